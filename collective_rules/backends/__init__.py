@@ -1,0 +1,36 @@
+"""What the backends take. Another backend fills in a table of the same shape and is added to `BACKENDS`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from collective_rules.backends.columns import Backend, Limit
+from collective_rules.backends.gloo import GLOO
+from collective_rules.errors import CallError
+from collective_rules.ops import Row
+
+__all__ = ["BACKENDS", "Backend", "Limit", "limits_of"]
+
+BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (GLOO,)}
+
+
+def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
+    """Return the limits that `backend` sets to the op of `row`; none where `backend` is None.
+
+    Raises `CallError` for a backend that is not known, naming those that are.
+    """
+    try:
+        return _limits(backend, row)
+    except KeyError:
+        known = ", ".join(map(repr, BACKENDS))
+        raise CallError(
+            f"backend={backend!r}, but should be one of {known}, or None for what every backend needs"
+        ) from None
+
+
+@functools.cache
+def _limits(backend: str | None, row: Row) -> tuple[Limit, ...]:
+    if backend is None:
+        return ()
+    return tuple(limit for limit in BACKENDS[backend].limits if row.op in limit.ops or row.rule.name in limit.rules)

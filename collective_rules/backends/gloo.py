@@ -1,0 +1,137 @@
+"""What gloo takes: measured on torch 2.13.0 (CPU), every op × dtype × reduce op × group size. Rows only.
+
+A dtype or reduce op that gloo refuses is refused in every group size and for empty tensors too, when the work is
+waited on; some ops have overwritten their arguments by then.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from collective_rules.backends.columns import Backend, Limit
+from collective_rules.finding import WARNING
+
+__all__ = ["GLOO"]
+
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_INTS = frozenset({torch.int8, torch.uint8, torch.int32, torch.int64})
+_BOOL = frozenset({torch.bool})
+_COMPLEX = frozenset({torch.complex64, torch.complex128})
+_REAL = _FLOATS | _INTS | _BOOL
+
+_REDUCING = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor")
+_F, _A, _L = "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
+
+GLOO = Backend(
+    name="gloo",
+    source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp; measured on torch 2.13.0",
+    limits=(
+        Limit(
+            "GLOO1",
+            "float16, bfloat16, float32, float64, int8, uint8, int32, int64, bool, complex64 and complex128",
+            "Convert to one of these dtypes, for instance with .view(torch.uint8) where nothing is reduced.",
+            ops=(
+                "c10d::broadcast_",
+                _F + "broadcast",
+                _F + "broadcast_",
+                _L + "broadcast",
+                _F + "all_gather_into_tensor",
+                _A + "all_gather_into_tensor",
+                _L + "all_gather_into_tensor",
+                "_dtensor::shard_dim_alltoall",
+            ),
+            rules=_REDUCING,
+            dtypes=_REAL | _COMPLEX,
+        ),
+        Limit(
+            "GLOO2",
+            "float16, bfloat16, float32, float64, int8, uint8, int32, int64 and bool",
+            "Convert to one of these dtypes; a complex tensor travels as torch.view_as_real(...).",
+            ops=(
+                "c10d::_allgather_base_",
+                "c10d::allgather_into_tensor_coalesced_",
+                _F + "all_gather_into_tensor_out",
+                _F + "all_gather_into_tensor_coalesced",
+                _L + "all_gather_into_tensor_coalesced",
+            ),
+            rules=("all_gather", "gather", "scatter", "all_to_all", "all_to_all_single"),
+            dtypes=_REAL,
+        ),
+        Limit(
+            "GLOO3",
+            "sum of any dtype; avg of floating and complex ones; product, min and max of real ones; "
+            "band, bor and bxor of integers and bool; premul_sum of none",
+            "Reduce in another dtype, or with another op (avg of integers: sum, then divide).",
+            rules=_REDUCING,
+            reduces={
+                "sum": _REAL | _COMPLEX,
+                "avg": _FLOATS | _COMPLEX,
+                "product": _REAL,
+                "min": _REAL,
+                "max": _REAL,
+                "band": _INTS | _BOOL,
+                "bor": _INTS | _BOOL,
+                "bxor": _INTS | _BOOL,
+                "premul_sum": frozenset(),
+            },
+        ),
+        Limit(
+            "GLOO4",
+            "a sum of bool stores the bytes 2, 3, … in these ops, which read as True but do not compare equal to it",
+            "Use bor, or max.",
+            ops=(
+                "c10d::allreduce_",
+                "c10d::reduce_",
+                "c10d::reduce_scatter_",
+                _F + "all_reduce",
+                _F + "all_reduce_",
+                _L + "all_reduce",
+            ),
+            reduces={"sum": _REAL - _BOOL | _COMPLEX},
+            from_size=2,
+            severity=WARNING,
+        ),
+        Limit(
+            "GLOO5",
+            "the concatenated form alone: no stacked, flat or 0-d output",
+            "Pass an output of (W d, *s), and reshape it afterwards.",
+            rules=("all_gather_into_tensor", "reduce_scatter_tensor"),
+            forms=("concatenated",),
+        ),
+        Limit(
+            "GLOO6",
+            "even lists alone: all tensors of one shape",
+            "Pad to one shape, or use all_to_all_single with split sizes.",
+            rules=("all_gather", "all_to_all"),
+            forms=("even",),
+        ),
+        Limit(
+            "GLOO7",
+            "equal shapes, where the rule is content with equally many elements",
+            "Reshape one side with .view(...).",
+            ops=("c10d::allreduce_", "c10d::broadcast_"),
+            rules=("all_gather", "gather", "scatter", "all_to_all", "reduce_scatter"),
+            exact=True,
+        ),
+        Limit(
+            "GLOO8",
+            "lists of one dtype",
+            "Call the op once for each dtype.",
+            ops=(
+                "c10d::allreduce_coalesced_",
+                _F + "all_reduce_coalesced",
+                _F + "all_reduce_coalesced_",
+                _L + "all_reduce_coalesced",
+                "c10d::allgather_coalesced_",
+            ),
+            one_dtype=True,
+        ),
+        Limit(
+            "GLOO9",
+            "no empty tensor from any source",
+            "Name the source, or do not send empty tensors.",
+            ops=("c10d::recv_any_source_",),
+            nonempty=True,
+        ),
+    ),
+)

@@ -1,0 +1,413 @@
+"""From a `Call` to the names that it binds: the one place where a rule's text meets a call's sizes.
+
+`bind` tries the forms that the op admits and keeps the nearest one. `infer`, `check` and `agree` only consume what it
+bound. It knows sizes, lists, splits, dtypes and size functions; it does not know layouts, backends or other ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from collective_rules.bound import Bound, Demand, Key, Problem, Slot, key_text, walk
+from collective_rules.call import Call
+from collective_rules.finding import ERROR, WARNING
+from collective_rules.notation import ANY, GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.ops import Spelling
+from collective_rules.ops.columns import EVEN
+from collective_rules.rules import Unsolvable
+from collective_rules.rules.sizes import Sizing
+from collective_rules.spec import Spec
+from collective_rules.symbols import known, same
+
+__all__ = ["bind"]
+
+
+def bind(call: Call, forms: tuple[str, ...] | None = None) -> Bound:
+    """Bind the names of `call` under the form that fits, or is nearest; `forms` narrows those that are tried."""
+    best: Bound | None = None
+    for spelling in call.row.spellings:
+        if forms is not None and spelling.form.name not in forms:
+            continue
+        bound = _Binder(call, spelling).run()
+        if not bound.problems:
+            return bound
+        if best is None or bound.badness < best.badness:
+            best = bound
+    return best if best is not None else bind(call)
+
+
+class _Stop(Exception):  # noqa: N818 - control flow inside the binder
+    """The rest of this part cannot be matched."""
+
+
+class _Binder:
+    def __init__(self, call: Call, spelling: Spelling) -> None:
+        self.call = call
+        self.bound = Bound(call, spelling)
+        self.group_size = call.group.size
+        self.entry = call.row.entry
+        self.root = call.attribute("root")
+
+    def run(self) -> Bound:
+        statement = self.bound.spelling.statement
+        for part in statement.reads:
+            self.part(part)
+        self.derive()
+        read = {part.path.name for part in statement.reads}
+        for part in statement.writes:
+            if part.path.name not in read:
+                self.part(part)
+        for demand in self.entry.demands:
+            self.solve(demand, None, None)
+        return self.bound
+
+    # -- lists
+
+    def part(self, part: Part) -> None:
+        if part.root_only and self.root != self.call.group.rank:
+            if part.path.name in self.call.row.in_place:
+                return
+            value = self.call.arguments.get(part.path.name)
+            if part.path.index and value:
+                self.problem(
+                    "presence",
+                    f"{part.path.name} is given on rank {self.call.group.rank}, which is not the root ({self.root})",
+                    part,
+                )
+            return
+        value = self.call.arguments.get(part.path.name)
+        if value is None:
+            self.promised(part)
+            return
+        if part.root_only and part.path.index and not value:
+            self.problem("presence", f"{part.path.name} is empty on the root", part)
+            return
+        try:
+            self.lengths(part, value, part.path.index, part.path.name)
+        except _Stop:
+            return
+        for slot in walk(value, part, part.path.index, None, None):
+            self.bound.slots.append(slot)
+            try:
+                self.dtype(slot)
+                self.match(slot)
+            except _Stop:
+                continue
+
+    def lengths(self, part: Part, value: Any, index: tuple[str, ...], label: str) -> None:
+        if not index:
+            if not isinstance(value, Spec):
+                self.fail("lists", f"{label} is {value!r}, not a tensor", part)
+            return
+        length, kind = len(value), index[0]
+        if kind == "1" and length != 1:
+            self.fail(
+                "lists",
+                f"{label} has {length} elements, but takes exactly one",
+                part,
+                advice="Pass a list of one.",
+            )
+        if kind == "p" and length != self.group_size:
+            self.fail("lists", f"{label} has {length} elements, but the group has {self.group_size} ranks", part)
+        if kind == "i":
+            if self.bound.count is None:
+                self.bound.count = length
+                self.bound.names["n", None] = length
+            if length == 0:
+                self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
+            if length != self.bound.count:
+                self.fail(
+                    "lists",
+                    f"{label} has {length} elements, another list {self.bound.count}",
+                    part,
+                    advice="Pass lists of one length.",
+                )
+        for place, item in enumerate(value):
+            self.lengths(part, item, index[1:], f"{label}[{place}]")
+
+    # -- sizes
+
+    def dtype(self, slot: Slot) -> None:
+        rule, dtype = self.call.row.rule, slot.spec.dtype
+        behind = self.behind(slot.part)
+        fixed = rule.fixed_dtypes.get(behind)
+        if dtype is None or "dtype" not in rule.agreed or behind in self.entry.dtypes:
+            return
+        if fixed is not None:
+            if dtype is not fixed:
+                self.problem(
+                    "dtype",
+                    f"{slot.label} has dtype {_dtype(dtype)}, but must have {_dtype(fixed)}",
+                    slot.part,
+                    {slot.label: slot.spec},
+                )
+            return
+        key = ("dtype", None if self.entry.alike else slot.element)
+        if key[1] is not None and ("dtype", None) in self.bound.names:
+            key = ("dtype", None)
+        first = self.bound.names.setdefault(key, dtype)
+        origin = self.bound.origins.setdefault(key, slot)
+        if first is not dtype:
+            self.problem(
+                "dtype",
+                f"{slot.label} has dtype {_dtype(dtype)}, but {origin.label} has {_dtype(first)}",
+                slot.part,
+                {origin.label: origin.spec, slot.label: slot.spec},
+            )
+
+    def match(self, slot: Slot) -> None:
+        part, shape = slot.part, slot.spec.shape
+        if shape is None:
+            return
+        if self.bound.spelling.form.flat:
+            shape = (math.prod(shape),)
+        rest = next((place for place, size in enumerate(part.sizes) if isinstance(size, Rest)), None)
+        wanted = len(part.sizes) - (rest is not None)
+        if len(shape) < wanted or (rest is None and len(shape) != wanted):
+            least = "at least " if rest is not None else ""
+            kind = "sizes" if "dims" not in self.call.row.rule.constraints.values() else "dims"
+            self.fail(
+                kind,
+                f"{slot.label} has {_count(len(shape), 'dim')}, but needs {least}{wanted}",
+                part,
+                {slot.label + ".shape": shape},
+            )
+        before = len(part.sizes) if rest is None else rest
+        after = wanted - before if rest is not None else 0
+        for place in range(before):
+            self.one(part.sizes[place], shape[place], place, slot)
+        for place in range(after):
+            self.one(part.sizes[-1 - place], shape[-1 - place], len(shape) - 1 - place, slot)
+        if rest is not None:
+            size = part.sizes[rest]
+            assert isinstance(size, Rest)
+            self.unify(self.bound.key(size, slot.element, slot.rank), shape[before : len(shape) - after], slot)
+
+    def one(self, size: Size, value: Any, dim: int, slot: Slot) -> None:
+        if isinstance(size, Name):
+            self.unify(self.bound.key(size, slot.element, slot.rank), value, slot)
+        elif isinstance(size, (GroupSize, Number)):
+            wanted = self.group_size if isinstance(size, GroupSize) else size.value
+            if known(value == wanted) is False:
+                self.fail(
+                    "sizes",
+                    f"dim {dim} of {slot.label} has size {value}, but should have {size}={wanted}"
+                    if isinstance(size, GroupSize)
+                    else f"dim {dim} of {slot.label} has size {value}, but should have {wanted}",
+                    slot.part,
+                    {"W": self.group_size, slot.label + ".shape": slot.spec.shape},
+                )
+        elif isinstance(size, Shares):
+            problem = Problem(
+                "divides",
+                f"dim {dim} of {slot.label} has {value} elements, which is no multiple of W={self.group_size}",
+                slot.part,
+                {"W": self.group_size, slot.label + ".shape": slot.spec.shape},
+            )
+            self.demand(value % self.group_size == 0, problem)
+            self.unify(self.bound.key(size, slot.element, slot.rank), value // self.group_size, slot)
+        elif isinstance(size, Splits):
+            self.split(size, value, slot)
+
+    def split(self, size: Splits, value: Any, slot: Slot) -> None:
+        shares = self.shares(size, slot.part, value, slot)
+        for rank, share in enumerate(shares):
+            self.unify(self.split_key(size, rank), share, slot)
+
+    def shares(self, size: Splits, part: Part, value: Any, slot: Slot | None) -> tuple[Any, ...]:
+        """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
+        column = self.entry.splits[self.behind(part)]
+        given = self.call.arguments.get(column.argument) if column.argument else ()
+        label = slot.label if slot else part.path.name
+        if not given:
+            if column.empty != EVEN:
+                return (0,) * self.group_size
+            if value is None:
+                own = self.bound.names.get((size.name, None, self.call.group.rank, self.call.group.rank))
+                return (own,) * self.group_size if own is not None else ()
+            problem = Problem(
+                "divides",
+                f"{label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes",
+                part,
+                {"W": self.group_size, label + ".shape": slot.spec.shape if slot else None},
+            )
+            self.demand(value % self.group_size == 0, problem)
+            return (value // self.group_size,) * self.group_size
+        values: dict[str, Any] = {str(column.argument): given}
+        if len(given) != self.group_size:
+            self.fail(
+                "splits",
+                f"{column.argument} names {_count(len(given), 'split size')}, but the group has "
+                f"{self.group_size} ranks",
+                part,
+                values,
+            )
+        for number in given:
+            if known(number < 0):
+                self.fail("splits", f"{column.argument} holds a negative number, {number}", part, values)
+        if value is not None:
+            total = sum(given)
+            problem = Problem(
+                "splits", f"{column.argument} sums to {total}, but {label} has {value} rows", part, values
+            )
+            self.demand(total == value, problem)
+        return tuple(given)
+
+    def promised(self, part: Part) -> None:
+        """Bind the split sizes of a tensor that is not given."""
+        for size in part.sizes:
+            if isinstance(size, Splits):
+                try:
+                    for rank, share in enumerate(self.shares(size, part, None, None)):
+                        self.unify(self.split_key(size, rank), share, Slot(part, None, None, Spec(None, None)))
+                except _Stop:
+                    return
+
+    def split_key(self, size: Splits, rank: int) -> Key:
+        row, column = (rank if i == ANY else self.call.group.rank for i in (size.row, size.column))
+        return (size.name, None, row, column)
+
+    def unify(self, key: Key, value: Any, slot: Slot) -> None:
+        names, origins = self.bound.names, self.bound.origins
+        if key not in names:
+            names[key], origins[key] = value, slot
+            return
+        first, origin = names[key], origins.get(key, slot)
+        answer = same(first, value)
+        if answer:
+            return
+        indexed = len(key) > 2 and "pairs" in self.call.row.rule.constraints.values()
+        kind = "pairs" if indexed else "sizes"
+        text = key_text(key)
+        if origin.label == slot.label:
+            verdict = f"{slot.label} makes {text} both {first} and {value}"
+        else:
+            verdict = f"{slot.label} makes {text} {value}, but {origin.label} makes it {first}"
+        shapes = {origin.label + ".shape": origin.spec.shape, slot.label + ".shape": slot.spec.shape}
+        problem = Problem(kind, verdict, slot.part, {text: (first, value), **shapes})
+        if answer is None:
+            for a, b in zip(*((first, value) if isinstance(first, tuple) else ((first,), (value,))), strict=True):
+                self.bound.demands.append(Demand(a == b, problem))
+            return
+        if _same_elements(slot, first, value):
+            advice = "The memory is read as the other shape; reshape one side if that is not meant."
+            problem = attrs.evolve(problem, severity=WARNING, advice=advice)
+        self.bound.problems.append(problem)
+        if problem.severity == ERROR:
+            raise _Stop
+
+    # -- size functions
+
+    def derive(self) -> None:
+        derived = self.call.row.rule.derived
+        statement = self.bound.spelling.statement
+        listed = ("n", None) not in self.bound.names
+        if "n" in derived and listed and self.solve(derived["n"], ("n", None), None):
+            self.bound.count = self.bound.names["n", None]
+        for part in statement.writes:
+            for size in part.sizes:
+                if isinstance(size, Rest) and size.name in derived:
+                    elements = range(self.bound.count or 0) if "i" in part.path.index else (None,)
+                    for element in elements:
+                        key = self.bound.key(size, element, None)
+                        if not self.solve(derived[size.name], key, element):
+                            return
+
+    def solve(self, function: Any, key: Key | None, element: int | None) -> bool:
+        def require(condition: Any, kind: str, verdict: str) -> None:
+            self.demand(condition, Problem(kind, verdict, self.bound.spelling.statement.parts[0]))
+
+        view = _NameView(self.bound.names, element)
+        sizing = Sizing(view, self.group_size, self.call.group.rank, element or 0, self.call.arguments, require)
+        try:
+            value = function(sizing)
+        except Unsolvable as error:
+            self.problem(error.kind, str(error), self.bound.spelling.statement.parts[0])
+            return False
+        except (_Stop, _Unbound):
+            return False
+        if key is not None:
+            self.bound.names[key] = value
+            self.bound.origins[key] = self.bound.slots[0]
+        return True
+
+    # -- problems
+
+    def behind(self, part: Part) -> str:
+        """The rule's name for `part`."""
+        spelling = self.bound.spelling
+        place = next(place for place, known in enumerate(spelling.statement.parts) if known is part)
+        return spelling.behind[place]
+
+    def demand(self, condition: Any, problem: Problem) -> None:
+        holds = known(condition)
+        if holds is False:
+            self.bound.problems.append(problem)
+            raise _Stop
+        if not isinstance(condition, bool):
+            self.bound.demands.append(Demand(condition, problem))
+
+    def problem(
+        self,
+        kind: str,
+        verdict: str,
+        part: Part | None,
+        values: Mapping[str, Any] | None = None,
+        *,
+        advice: str = "",
+    ) -> None:
+        self.bound.problems.append(Problem(kind, verdict, part, values or {}, advice=advice))
+
+    def fail(
+        self,
+        kind: str,
+        verdict: str,
+        part: Part | None,
+        values: Mapping[str, Any] | None = None,
+        *,
+        advice: str = "",
+    ) -> None:
+        self.problem(kind, verdict, part, values, advice=advice)
+        raise _Stop
+
+
+class _Unbound(Exception):  # noqa: N818 - control flow inside the binder
+    """A size function asked for a name that this call does not bind."""
+
+
+class _NameView(Mapping[str, Any]):
+    """The bound names as a size function sees them, in one element of a list."""
+
+    def __init__(self, names: Mapping[Key, Any], element: int | None) -> None:
+        self.names, self.element = names, element
+
+    def __getitem__(self, name: str) -> Any:
+        for key, value in self.names.items():
+            if key[0] == name and (key[1] is None or key[1] == self.element):
+                return value
+        raise _Unbound(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({key[0] for key in self.names})
+
+    def __len__(self) -> int:
+        return len({key[0] for key in self.names})
+
+
+def _same_elements(slot: Slot, first: Any, value: Any) -> bool:
+    """Whether the whole part is one `*s`, and both shapes have equally many elements."""
+    if len(slot.part.sizes) != 1 or not isinstance(first, tuple):
+        return False
+    return known(math.prod(first) == math.prod(value)) is True
+
+
+def _dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,112 @@
+"""What a call binds, as data: its tensors in their places, the names, and what does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from collective_rules.call import Call
+from collective_rules.finding import ERROR, WARNING
+from collective_rules.notation import Name, Part, Rest, Shares
+from collective_rules.ops import Spelling
+from collective_rules.spec import Spec
+
+__all__ = ["Bound", "Demand", "Key", "Problem", "Slot", "key_text", "slots", "walk"]
+
+Key = tuple[Any, ...]
+"""A bound name: (name, element of the list or None, *indices)."""
+
+
+@attrs.frozen
+class Slot:
+    """One tensor of a call: which part it plays, and where in the argument's lists it stands."""
+
+    part: Part
+    element: int | None
+    rank: int | None
+    spec: Spec
+
+    @property
+    def label(self) -> str:
+        """How a person would write it, `output_tensors[0][2]`."""
+        at = {"1": 0, "i": self.element, "p": self.rank}
+        return self.part.path.name + "".join(f"[{at[i]}]" for i in self.part.path.index)
+
+
+@attrs.frozen
+class Problem:
+    """One thing that does not hold. `verdict` is a clause without the op; `values` are shown below the rule."""
+
+    kind: str
+    verdict: str
+    part: Part | None = None
+    values: Mapping[str, Any] = attrs.field(factory=dict)
+    severity: str = ERROR
+    advice: str = ""
+
+
+@attrs.frozen
+class Demand:
+    """Something that only the run can tell: `infer` has torch check it there."""
+
+    condition: Any
+    problem: Problem
+
+
+@attrs.define
+class Bound:
+    """What one call binds under one form: `names`, where each came from, and what does not hold."""
+
+    call: Call
+    spelling: Spelling
+    names: dict[Key, Any] = attrs.field(factory=dict)
+    origins: dict[Key, Slot] = attrs.field(factory=dict)
+    slots: list[Slot] = attrs.field(factory=list)
+    problems: list[Problem] = attrs.field(factory=list)
+    demands: list[Demand] = attrs.field(factory=list)
+    count: int | None = None
+
+    @property
+    def badness(self) -> tuple[int, int]:
+        """How far the call is from this form."""
+        severities = [problem.severity for problem in self.problems]
+        return severities.count(ERROR), severities.count(WARNING)
+
+    def key(self, size: Name | Shares | Rest, slot_element: int | None, rank: int | None) -> Key:
+        """Return the key of `size` in a part's element: names that vary carry their indices."""
+        element = None if size.name in self.spelling.shared else slot_element
+        index = () if isinstance(size, Shares) else size.index
+        return (size.name, element, *(self.place(i, rank) for i in index))
+
+    def place(self, index: str, rank: int | None) -> Any:
+        """Return the rank that `r`, `p` or `peer` stands for."""
+        if index == "r":
+            return self.call.group.rank
+        return rank if index == "p" else self.call.attribute("peer")
+
+
+def key_text(key: Key) -> str:
+    """Write a key as a person would: `d`, `d[i=1]`, `S[2,3]`."""
+    name, element, *index = key
+    parts = ([f"i={element}"] if element is not None else []) + [
+        "*" if i is None else ",".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in index
+    ]
+    return f"{name}[{','.join(parts)}]" if parts else str(name)
+
+
+def slots(call: Call, part: Part) -> Iterator[Slot]:
+    """Yield the tensors of one part, in order, whatever the lengths of its lists."""
+    yield from walk(call.arguments.get(part.path.name), part, part.path.index, None, None)
+
+
+def walk(value: Any, part: Part, index: tuple[str, ...], element: int | None, rank: int | None) -> Iterator[Slot]:
+    """Yield the tensors below `value`, an argument or a part of its lists."""
+    if not index:
+        if isinstance(value, Spec):
+            yield Slot(part, element, rank, value)
+        return
+    for place, item in enumerate(value or ()):
+        inner = {"i": (place, rank), "p": (element, place)}.get(index[0], (element, rank))
+        yield from walk(item, part, index[1:], *inner)

@@ -1,0 +1,129 @@
+"""What is wrong with one rank's call, whatever the other ranks do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from collective_rules.attributes import attribute_problems
+from collective_rules.backends import Limit, limits_of
+from collective_rules.batch import members
+from collective_rules.bind import bind
+from collective_rules.bound import Bound, Problem
+from collective_rules.call import Call
+from collective_rules.errors import CallError
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
+from collective_rules.memory import memory_problems
+from collective_rules.messages import compose, finding_of, value_text, worst_first
+from collective_rules.symbols import known
+
+__all__ = ["check"]
+
+
+def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
+    """Return everything that is wrong with `call`, errors first; empty for a legal call.
+
+    Without a backend: what every backend needs. With one ("gloo"): its own limits too. What the data cannot decide
+    (an unknown shape, an unbacked size) is a finding of severity "undecidable".
+
+    Raises `CallError` for an unknown backend.
+
+    >>> import collective_rules as cr
+    >>> call = cr.call("c10d::broadcast_", group=cr.Group(size=2), tensors=[(3,)], root_rank=2)
+    >>> print(*cr.check(call))
+    c10d::broadcast_: root_rank=2 is no rank of a group of 2   [BC3]
+        tensors[i]: *s -> tensors[i]: *s
+      root_rank = 2
+      W = 2
+    Pass the root's rank in the group; torch.distributed's src and dst are global ranks.
+    """
+    limits = limits_of(backend, call.row)
+    if call.row.entry.batch is not None:
+        return _check_batch(call, backend)
+    bound = bind(call)
+    root = call.attribute("root")
+    problems = list(attribute_problems(call))
+    if root is None or 0 <= root < call.group.size:
+        problems += bound.problems
+    problems += [
+        attrs.evolve(demand.problem, severity=UNDECIDABLE) for demand in bound.demands if _open(demand.condition)
+    ]
+    problems += memory_problems(bound)
+    found = [finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in problems]
+    found += (finding for limit in limits for finding in _beyond(bound, limit, backend or ""))
+    return worst_first(found)
+
+
+def _open(condition: object) -> bool:
+    return known(condition) is None
+
+
+def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
+    try:
+        each = list(members(call))
+    except CallError as error:
+        bound = bind(call)
+        problem = Problem("lists" if "length" in str(error) else "argument", str(error).removeprefix(f"{call.op}: "))
+        return (finding_of(call.row, bound.spelling, problem, call.group.rank),)
+    name = call.row.entry.batch and call.row.entry.batch.tensors
+    found = []
+    for place, member in enumerate(each):
+        for one in check(member, backend):
+            found.append(attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}"))
+    return worst_first(found)
+
+
+def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
+    """Yield what `limit` finds beyond the rule."""
+    call = bound.call
+    if call.group.size < limit.from_size:
+        return
+    for verdict, slot_specs in _violations(bound, limit, backend):
+        values = [(name, value_text(value), "") for name, value in slot_specs.items()]
+        part = next((slot.part for slot in bound.slots if slot.label in slot_specs), None)
+        message = compose(call.row, bound.spelling, part, verdict, limit.id, values, limit.advice)
+        yield Finding(limit.id, limit.severity, message, (call.group.rank,), dict(slot_specs))
+
+
+def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:
+    call = bound.call
+    if limit.missing:
+        yield f"{backend} has no kernel for it", {}
+    for slot in bound.slots:
+        dtype = slot.spec.dtype
+        name = str(dtype).removeprefix("torch.")
+        if dtype is None:
+            continue
+        if limit.dtypes is not None and dtype not in limit.dtypes:
+            yield f"{backend} does not take {name} here", {slot.label: slot.spec}
+            break
+        reduce_op = call.attribute("reduce_op")
+        if limit.reduces is not None and reduce_op in limit.reduces and dtype not in limit.reduces[reduce_op]:
+            verb = "does not" if limit.severity == ERROR else "does not faithfully"
+            yield f"{backend} {verb} reduce {name} with {reduce_op}", {slot.label: slot.spec}
+            break
+        if limit.nonempty and slot.spec.shape is not None and 0 in slot.spec.shape:
+            yield f"{backend} refuses the empty {slot.label}", {slot.label: slot.spec}
+            break
+    if limit.forms is not None:
+        yield from _wrong_form(bound, limit, backend)
+    if limit.exact:
+        for problem in bound.problems:
+            if problem.severity == WARNING:
+                yield f"{backend} needs equal shapes: {problem.verdict}", dict(problem.values)
+    if limit.one_dtype:
+        dtypes = {slot.spec.dtype: slot for slot in bound.slots if slot.spec.dtype is not None}
+        if len(dtypes) > 1:
+            specs: dict[str, object] = {slot.label: slot.spec for slot in dtypes.values()}
+            yield f"{backend} needs one dtype for the whole list", specs
+
+
+def _wrong_form(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:
+    if any(problem.severity == ERROR for problem in bound.problems) or limit.forms is None:
+        return
+    narrow = bind(bound.call, limit.forms)
+    if bound.spelling.form.name in limit.forms or not any(p.severity == ERROR for p in narrow.problems):
+        return
+    why = next(problem for problem in narrow.problems if problem.severity == ERROR)
+    yield f"{backend} takes only the {' or '.join(limit.forms)} form, and {why.verdict}", dict(why.values)

@@ -1,0 +1,79 @@
+"""The exceptions, by who is to blame: the author of a row, this rank's call, or the group.
+
+Every one is a `CollectiveRulesError`. An error carries its data as attributes; the text is made from them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collective_rules.finding import Finding
+
+__all__ = [
+    "CallError",
+    "CollectiveRulesError",
+    "DisagreementError",
+    "NotationError",
+    "UnknownOpError",
+]
+
+
+class CollectiveRulesError(Exception):
+    """Anything that this library raises on purpose."""
+
+
+@attrs.frozen(str=False, eq=False)
+class NotationError(CollectiveRulesError):
+    """A rule's text is malformed: the author of the row is to blame.
+
+    `text` is the whole text, `start` and `stop` bound the offending part (0-based characters, `stop` exclusive).
+
+    >>> from collective_rules.notation import parse
+    >>> parse("input: (d W) -> output: d")
+    Traceback (most recent call last):
+    collective_rules.errors.NotationError: write (W d): the ranks' pieces lie one after another
+      input: (d W) -> output: d
+              ^
+    """
+
+    message: str
+    text: str
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{pointed(self.text, self.start, self.stop)}"
+
+
+def pointed(text: str, start: int, stop: int, *, indent: str = "  ", width: int = 100) -> str:
+    """Return `text` with a caret line under `[start, stop)`; a long text is cut around the place."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    left = max(0, start - width // 2) if len(text) > width else 0
+    shown = text[left : left + width]
+    marks = "^" + "~" * (min(stop, left + width) - start - 1)
+    return f"{indent}{shown}\n{indent}{' ' * (start - left)}{marks}"
+
+
+class _FindingsError(CollectiveRulesError, ValueError):
+    """What `CallError` and `DisagreementError` share: a message, and the findings behind it."""
+
+    def __init__(self, message: str, findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
+class CallError(_FindingsError):
+    """This rank's call is wrong, whatever the other ranks do. `findings` holds what is known, worst first."""
+
+
+class UnknownOpError(CallError, LookupError):
+    """No rule for this op: it is misspelt, not a collective (the text says why), or newer than the tables."""
+
+    __str__ = Exception.__str__
+
+
+class DisagreementError(_FindingsError):
+    """The ranks' calls do not belong to one collective. `findings` names the ranks and both values."""

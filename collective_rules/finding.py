@@ -1,0 +1,40 @@
+"""What is found wrong, as data. Knows nothing of how it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+__all__ = ["ERROR", "SEVERITIES", "UNDECIDABLE", "WARNING", "Finding"]
+
+ERROR, WARNING, UNDECIDABLE = "error", "warning", "undecidable"
+SEVERITIES = (ERROR, WARNING, UNDECIDABLE)
+
+
+@attrs.frozen
+class Finding:
+    """One thing wrong with a call, or with the calls of several ranks.
+
+    - `id`: the constraint that is violated (`AGT2`), as in the reference page.
+    - `severity`: "error" (backends raise, hang, abort or corrupt), "warning" (legal, almost surely meant otherwise)
+      or "undecidable" (the data do not tell).
+    - `message`: the verdict, the op and its rule with a caret, the values, what to do.
+    - `ranks`: the group ranks at fault; of several, the odd ones out where there is a majority.
+    - `names`: what was bound, by name; of several ranks, a mapping from rank to value.
+
+    >>> import collective_rules as cr
+    >>> call = cr.call("_c10d_functional::reduce_scatter_tensor", group=cr.Group(size=4, rank=0), input=(13,))
+    >>> [(found.id, found.severity, dict(found.names)) for found in cr.check(call)]
+    [('RST1', 'error', {'W': 4, 'input.shape': (13,)})]
+    """
+
+    id: str
+    severity: str
+    message: str
+    ranks: tuple[int, ...] = ()
+    names: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,216 @@
+"""What a call writes and returns: sizes, dtypes, strides and aliases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from collective_rules.attributes import wrong_group_size
+from collective_rules.batch import members
+from collective_rules.bind import bind
+from collective_rules.bound import Bound, Demand
+from collective_rules.call import Call
+from collective_rules.errors import CallError
+from collective_rules.finding import ERROR
+from collective_rules.messages import finding_of
+from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.ops.columns import EVEN
+from collective_rules.ops.row import Output
+from collective_rules.spec import Spec
+
+__all__ = ["infer"]
+
+
+def infer(call: Call) -> dict[str, Any]:
+    """Return what `call` writes and returns: name → `Spec`, or a (nested) tuple of them for a list.
+
+    Shapes, dtypes, strides and aliases are those of eager torch. A written argument that was given keeps its own
+    strides; one that was left out is what it must be. `Spec.alias` names the argument whose memory it is; a fresh
+    return is called `output`, or `outputs` if it is a list, and has none. A list that this rank does not write (a
+    gather's, off the root) is empty. What the data cannot decide has the shape None.
+
+    Raises `CallError` where the tensors that are read fit no form of the rule. A size that only the run can tell (an
+    unbacked SymInt) is checked there, with `torch._check`.
+
+    >>> import collective_rules as cr
+    >>> cr.infer(cr.call("_c10d_functional::all_gather_into_tensor", group=cr.Group(size=8), input=(16, 4)))
+    {'output': Spec((128, 4), float32)}
+    """
+    if call.row.entry.batch is not None:
+        return _infer_batch(call)
+    bound = bind(call)
+    written = {part.path.name for part in bound.spelling.statement.writes} - call.row.in_place
+    wrong = [p for p in bound.problems if p.severity == ERROR and (p.part is None or p.part.path.name not in written)]
+    wrong += wrong_group_size(call, severities=(ERROR,))
+    if wrong:
+        found = tuple(finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in wrong)
+        raise CallError(found[0].message, found)
+    for demand in bound.demands:
+        _check_in_the_run(call, bound, demand)
+    result: dict[str, Any] = {}
+    for part in bound.spelling.statement.writes:
+        result[part.path.name] = _written(bound, part)
+    for name in call.row.entry.scratch:
+        result.setdefault(name, _given(call, name))
+    for output in call.row.returns:
+        _add_return(result, call, bound, output)
+    return result
+
+
+def _infer_batch(call: Call) -> dict[str, Any]:
+    each = [infer(member) for member in members(call)]
+    name = call.row.writes[0]
+    returned = tuple(next(iter(result.values())) for result in each)
+    written = tuple(
+        _aliased(spec, name) if "output" not in result else None
+        for spec, result in zip(call.arguments[name], each, strict=True)
+    )
+    outputs = tuple(w or r for w, r in zip(written, returned, strict=True))
+    return {name: tuple(w for w in written if w is not None), "outputs": outputs}
+
+
+def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
+    torch._check(
+        demand.condition,
+        lambda: finding_of(call.row, bound.spelling, demand.problem, call.group.rank).message,
+    )
+
+
+def _given(call: Call, name: str) -> Any:
+    return _aliased(call.arguments[name], name)
+
+
+def _aliased(value: Any, name: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_aliased(item, name) for item in value)
+    return _copy(value, alias=name) if isinstance(value, Spec) else value
+
+
+def _copy(spec: Spec, *, alias: str | None) -> Spec:
+    return Spec(
+        spec.shape,
+        spec.dtype,
+        spec._stride,
+        spec.device,
+        layout=spec.layout,
+        view=spec.view,
+        memory=spec.memory,
+        alias=alias,
+    )
+
+
+def _add_return(result: dict[str, Any], call: Call, bound: Bound, output: Output) -> None:
+    if output.kind == "argument" and output.name not in result:
+        result[output.name] = (
+            _given(call, output.name) if call.arguments.get(output.name) is not None else Spec(None, None)
+        )
+    elif output.kind == "empty":
+        result[output.name] = Spec((0,), bound.slots[0].spec.dtype, device=bound.slots[0].spec.device)
+
+
+def _written(bound: Bound, part: Part) -> Any:
+    call = bound.call
+    name = part.path.name
+    given = call.arguments.get(name)
+    if part.root_only and call.attribute("root") != call.group.rank:
+        if part.path.index and name not in call.row.in_place:
+            return ()
+        if given is not None:  # off the root the argument is scratch, or left alone
+            return _aliased(given, name)
+    return _nested(bound, part, part.path.index, given, None, None)
+
+
+def _nested(bound: Bound, part: Part, index: tuple[str, ...], given: Any, element: int | None, rank: int | None) -> Any:
+    if not index:
+        return _one(bound, part, given if isinstance(given, Spec) else None, element, rank)
+    lengths = {"1": 1, "p": bound.call.group.size, "i": bound.count or 0}
+    inner = []
+    for place in range(lengths[index[0]]):
+        item = given[place] if isinstance(given, tuple) and place < len(given) else None
+        at = {"i": (place, rank), "p": (element, place)}.get(index[0], (element, rank))
+        inner.append(_nested(bound, part, index[1:], item, *at))
+    return tuple(inner)
+
+
+def _one(bound: Bound, part: Part, given: Spec | None, element: int | None, rank: int | None) -> Spec:
+    call, entry, name = bound.call, bound.call.row.entry, part.path.name
+    shape = _shape(bound, part, element, rank, given)
+    dtype = _dtype(bound, part, element, given)
+    fresh = name in call.row.fresh
+    alias = None if fresh else name
+    if fresh and name in entry.own and rank == call.group.rank:
+        alias = entry.own[name]
+    if given is not None and (shape is None or given.shape == shape):
+        return (
+            _copy(given, alias=alias)
+            if given.dtype is not None
+            else Spec(given.shape, dtype, given._stride, alias=alias)
+        )
+    behind = _behind(bound, part)
+    stride = entry.strides[behind](shape, call.arguments) if behind in entry.strides and shape is not None else None
+    device = bound.slots[0].spec.device if bound.slots else "cpu"
+    return Spec(shape, dtype, stride, device, alias=alias)
+
+
+def _behind(bound: Bound, part: Part) -> str:
+    place = next(place for place, known in enumerate(bound.spelling.statement.parts) if known is part)
+    return bound.spelling.behind[place]
+
+
+def _dtype(bound: Bound, part: Part, element: int | None, given: Spec | None) -> torch.dtype | None:
+    call, behind = bound.call, _behind(bound, part)
+    fixed = call.row.rule.fixed_dtypes.get(behind)
+    if fixed is not None:
+        return fixed
+    if behind in call.row.entry.dtypes:
+        chosen = call.arguments.get(call.row.entry.dtypes[behind])
+        chosen = chosen[element] if isinstance(chosen, tuple) and element is not None else chosen
+        if isinstance(chosen, torch.dtype):
+            return chosen
+    for key in (("dtype", element), ("dtype", None)):
+        if key in bound.names:
+            known: torch.dtype = bound.names[key]
+            return known
+    return given.dtype if given is not None else None
+
+
+def _shape(
+    bound: Bound, part: Part, element: int | None, rank: int | None, given: Spec | None
+) -> tuple[int, ...] | None:
+    if bound.spelling.form.flat and given is not None:
+        return given.shape
+    shape: list[Any] = []
+    for size in part.sizes:
+        value = _size(bound, part, size, element, rank)
+        if value is None:
+            return None
+        shape.extend(value)
+    return tuple(shape)
+
+
+def _size(bound: Bound, part: Part, size: Size, element: int | None, rank: int | None) -> tuple[Any, ...] | None:
+    group_size = bound.call.group.size
+    if isinstance(size, (GroupSize, Number)):
+        return (group_size if isinstance(size, GroupSize) else size.value,)
+    if isinstance(size, Splits):
+        return _total(bound, part, size)
+    value = bound.names.get(bound.key(size, element, rank))
+    if value is None:
+        return None
+    if isinstance(size, Rest):
+        return tuple(value)
+    return (value * group_size,) if isinstance(size, Shares) else (value,)
+
+
+def _total(bound: Bound, part: Part, size: Splits) -> tuple[Any, ...] | None:
+    call = bound.call
+    column = call.row.entry.splits[_behind(bound, part)]
+    given = call.arguments.get(column.argument) if column.argument else ()
+    if given:
+        return (sum(given),)
+    if column.empty != EVEN:
+        return (0,)
+    rank = call.group.rank
+    own = bound.names.get((size.name, None, rank, rank))
+    return None if own is None else (own * call.group.size,)

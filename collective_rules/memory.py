@@ -1,0 +1,152 @@
+"""What a call's memory must be: its layout, its order, and what may overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from collective_rules.bound import Bound, Problem, Slot
+from collective_rules.ops.columns import ANY, CONTIGUOUS, FORMAT, FREE, NEVER, ORDER, OWN
+from collective_rules.spec import Spec
+
+__all__ = ["memory_order", "memory_problems"]
+
+_CHANNELS_LAST = ((0, 2, 3, 1), (0, 2, 3, 4, 1))
+
+
+def memory_problems(bound: Bound) -> Iterator[Problem]:
+    """Yield what is wrong with the memory of the call's tensors."""
+    row, layouts_matter = bound.call.row, bound.call.group.size >= bound.call.row.entry.layouts_from
+    plain = True
+    for slot in bound.slots:
+        spec, name = slot.spec, slot.part.path.name
+        if spec.layout != "strided":
+            if not row.entry.sparse:
+                plain = False
+                yield _problem("strided", f"{slot.label} is {spec.layout}", slot)
+            continue
+        if spec.view and _loses_view(bound, slot, layouts_matter):
+            yield _problem("view", f"{slot.label} is a lazy {spec.view} view", slot)
+        if spec._stride is None or spec.shape is None:
+            continue
+        fault = _layout_fault(spec, row.layout_of(name)) if layouts_matter else ""
+        if fault:
+            plain = False
+            yield _problem("dense", f"{slot.label} {fault}", slot)
+        elif name in row.writes and spec.overlaps_itself and (layouts_matter or name not in row.in_place):
+            yield _problem("overlap", f"{slot.label} is written, but holds some elements twice in memory", slot)
+    if plain and layouts_matter:
+        yield from _mixed_orders(bound)
+    if len(bound.slots) > 1:
+        yield from _overlaps(bound)
+
+
+def _problem(kind: str, verdict: str, *slots: Slot) -> Problem:
+    return Problem(kind, verdict, slots[-1].part, {slot.label: slot.spec for slot in slots})
+
+
+def _layout_fault(spec: Spec, layout: str) -> str:
+    if layout in (ANY, ORDER) or spec.is_contiguous:
+        return ""
+    if layout == CONTIGUOUS:
+        return "must be contiguous"
+    order = spec.order
+    if order is None:
+        return "has gaps, or elements twice, in memory that travels as it is"
+    if layout == FORMAT and not _is_channels_last(spec):
+        return "must be contiguous or channels_last"
+    return ""
+
+
+def _is_channels_last(spec: Spec) -> bool:
+    dims = next((dims for dims in _CHANNELS_LAST if len(dims) == len(spec.shape)), ())
+    return spec.order == tuple(d for d in dims if spec.shape[d] != 1)
+
+
+def _loses_view(bound: Bound, slot: Slot, layouts_matter: bool) -> bool:
+    """Whether the dispatcher's fallback for lazy views loses what is written, or passes raw memory on.
+
+    The fallback resolves tensors and lists of tensors into copies, but not lists of lists.
+    """
+    row, name = bound.call.row, slot.part.path.name
+    nested = row.by_name[name].depth > 1 if name in row.by_name else False
+    if nested:
+        return layouts_matter and row.layout_of(name) not in (ANY, ORDER)
+    return name in row.writes and not (name in row.in_place and bound.call.group.size == 1)
+
+
+def memory_order(bound: Bound) -> Iterator[tuple[tuple[Any, ...], Slot, tuple[int, ...]]]:
+    """Yield (key, slot, dims from slowest to fastest) of every tensor whose memory order must be agreed."""
+    row = bound.call.row
+    if bound.call.group.size < row.entry.layouts_from:
+        return
+    for slot in bound.slots:
+        if row.layout_of(slot.part.path.name) != ANY and slot.spec.shape is not None:
+            yield ("order", slot.element), slot, slot.spec.order or ()
+
+
+def _mixed_orders(bound: Bound) -> Iterator[Problem]:
+    first: dict[tuple[Any, ...], tuple[Slot, tuple[int, ...]]] = {}
+    for key, slot, order in memory_order(bound):
+        origin, known = first.setdefault(key, (slot, order))
+        if known != order and not _trivial(origin.spec) and not _trivial(slot.spec):
+            yield _problem(
+                "order",
+                f"{slot.label} and {origin.label} lie in memory in different orders of dims",
+                origin,
+                slot,
+            )
+            return
+
+
+def _trivial(spec: Spec) -> bool:
+    """Whether every order of dims is the same memory."""
+    return 0 in spec.shape or sum(n != 1 for n in spec.shape) < 2
+
+
+def _overlaps(bound: Bound) -> Iterator[Problem]:
+    row, entry = bound.call.row, bound.call.row.entry
+    written = [slot for slot in bound.slots if slot.part.path.name in row.writes]
+    for a, b in combinations(written, 2):
+        if _share(a.spec, b.spec) and not _harmless_twice(bound, a, b):
+            yield _problem("overlap", f"{b.label} and {a.label} are written, and share memory", a, b)
+            return
+    if entry.overlap == FREE:
+        return
+    for slot in written:
+        for other in bound.slots:
+            if other.part.path.name not in row.writes and _share(slot.spec, other.spec) and not _own(bound, other):
+                yield _problem(
+                    "overlap",
+                    f"{slot.label} is written while {other.label}, which shares its memory, is read",
+                    other,
+                    slot,
+                )
+                return
+
+
+def _harmless_twice(bound: Bound, a: Slot, b: Slot) -> bool:
+    """In place, memory given twice gets the same contents twice, unless raw memory is reduced twice."""
+    row, name = bound.call.row, a.part.path.name
+    if name not in row.in_place or name in row.entry.scratch:
+        return False
+    if row.layout_of(name) == ANY:
+        return True
+    return not row.reduce_op and a.spec.extent() == b.spec.extent()
+
+
+def _own(bound: Bound, read: Slot) -> bool:
+    overlap, rank = bound.call.row.entry.overlap, bound.call.group.rank
+    if overlap == NEVER or read.rank is None:
+        return False
+    return read.rank == rank if overlap == OWN else read.rank <= rank
+
+
+def _share(a: Spec, b: Spec) -> bool:
+    if a is b:
+        return a.shape is None or 0 not in a.shape
+    if a.memory is None or b.memory is None or a.memory.storage != b.memory.storage:
+        return False
+    one, two = a.extent(), b.extent()
+    return one is not None and two is not None and one[1] < two[2] and two[1] < one[2]

@@ -1,0 +1,103 @@
+"""Prose from data: a `Finding`'s message, in the four parts that every one has.
+
+The verdict in one sentence with the constraint's id; the op's rule with a caret; the values; what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from collective_rules.bound import Problem
+from collective_rules.finding import SEVERITIES, Finding
+from collective_rules.notation import Part, Statement
+from collective_rules.ops import Row, Spelling
+from collective_rules.rules import KINDS
+from collective_rules.spec import Spec
+
+__all__ = ["compose", "finding_of", "ranks_text", "value_text", "worst_first"]
+
+_MOST_VALUES = 12
+
+
+def finding_of(row: Row, spelling: Spelling, problem: Problem, rank: int) -> Finding:
+    """Return the finding for one problem of this rank's call."""
+    id_ = row.rule.id_of(problem.kind)
+    rows = [(name, value_text(value), "") for name, value in problem.values.items()]
+    advice = problem.advice or KINDS[problem.kind].advice
+    message = compose(row, spelling, problem.part, problem.verdict, id_, rows, advice)
+    return Finding(id_, problem.severity, message, (rank,), dict(problem.values))
+
+
+def compose(
+    row: Row,
+    spelling: Spelling,
+    part: Part | None,
+    verdict: str,
+    id_: str,
+    values: Iterable[tuple[str, str, str]],
+    advice: str,
+) -> str:
+    """Put a message together; `values` are (name, value, where)."""
+    lines = [f"{row.op}: {verdict}   [{id_}]"]
+    text = str(spelling.statement)
+    if text != "->":
+        lines.append(f"    {text}")
+        if part is not None:
+            start, stop = _place(spelling.statement, part)
+            lines.append("    " + " " * start + "^" * (stop - start))
+    rows = list(values)
+    if rows:
+        width = max(len(f"{name} = {value}") for name, value, _ in rows[:_MOST_VALUES])
+        lines += [f"  {f'{name} = {value}':<{width}}   {where}".rstrip() for name, value, where in rows[:_MOST_VALUES]]
+        if len(rows) > _MOST_VALUES:
+            lines.append(f"  … and {len(rows) - _MOST_VALUES} more")
+    lines.append(advice)
+    return "\n".join(lines)
+
+
+def _place(statement: Statement, part: Part) -> tuple[int, int]:
+    """Return where `part` stands in the statement's text."""
+    text, start = str(statement), 0
+    for known in statement.parts:
+        start = text.index(str(known), start)
+        if known is part:
+            return start, start + len(str(known))
+        start += len(str(known))
+    return 0, len(text)
+
+
+def value_text(value: Any) -> str:
+    """Write a value as messages show it."""
+    if isinstance(value, Spec):
+        dtype = str(value.dtype).removeprefix("torch.")
+        shape = "x".join(map(str, value.shape)) if value.shape else "0-d"
+        plain = value.is_contiguous_or_unknown or len(value.stride) == 0
+        return f"{shape} {dtype}" if plain else f"{shape} {dtype}, stride {value.stride}"
+    if isinstance(value, tuple) and len(value) > 16:
+        return f"({', '.join(map(str, value[:8]))}, … {len(value)} numbers)"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {value_text(item)}" for name, item in value.items())
+    return str(value)
+
+
+def ranks_text(ranks: Iterable[int]) -> str:
+    """Write ranks as a person would: `rank 1`, `ranks 0, 2, 3`, `ranks 0-6, 8`.
+
+    >>> ranks_text([0, 1, 2, 3, 7])
+    'ranks 0-3, 7'
+    """
+    known = sorted(ranks)
+    runs: list[list[int]] = []
+    for rank in known:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"{'rank' if len(known) == 1 else 'ranks'} {', '.join(parts)}"
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the findings with errors first, otherwise in order."""
+    return tuple(sorted(findings, key=lambda found: SEVERITIES.index(found.severity)))

@@ -1,0 +1,177 @@
+"""The op table: `c10d::*`, the ops that torch.distributed's own functions dispatch. Rows only.
+
+These ops declare no aliases: what they write is known from here alone. Those that return (tensors, Work) return the
+written argument itself. Layouts: torch/csrc/distributed/c10d/ProcessGroupGloo.cpp and ProcessGroupNCCL.cpp hand the
+memory of the arguments named below to the transport as it is.
+"""
+
+from __future__ import annotations
+
+from collective_rules.ops.columns import (
+    CONTIGUOUS,
+    DENSE,
+    FORMAT,
+    NEVER,
+    ORDER,
+    OWN,
+    UP_TO_OWN,
+    Op,
+    SplitSizes,
+)
+
+__all__ = ["C10D"]
+
+_TENSOR_FORMS = ("concatenated", "stacked")
+_UNEVEN = ("even", "uneven")
+_REDUCES = {"reduce_op": "reduce_op"}
+_ROOT = {"root": "root_rank"}
+
+C10D = (
+    Op(
+        "c10d::allreduce_",
+        "all_reduce",
+        {"input": "tensors[i]", "output": "tensors[i]"},
+        attributes=_REDUCES,
+        alike=True,
+        sparse=True,
+        layouts={"tensors": DENSE},
+        layouts_from=2,
+    ),
+    Op(
+        "c10d::allreduce_coalesced_",
+        "all_reduce",
+        {"input": "tensors[i]", "output": "tensors[i]"},
+        attributes=_REDUCES,
+    ),
+    Op(
+        "c10d::broadcast_",
+        "broadcast",
+        {"input": "tensors[i]", "output": "tensors[i]"},
+        attributes={"root": "root_rank", "root_tensor": "root_tensor"},
+        alike=True,
+        layouts={"tensors": DENSE},
+        layouts_from=2,
+    ),
+    Op(
+        "c10d::reduce_",
+        "reduce",
+        {"input": "tensors[1]", "output": "tensors[1]"},
+        attributes={"reduce_op": "reduce_op", "root": "root_rank", "root_tensor": "root_tensor"},
+        scratch=("tensors",),
+        layouts={"tensors": DENSE},
+        layouts_from=2,
+    ),
+    Op(
+        "c10d::allgather_",
+        "all_gather",
+        {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"},
+        forms=_UNEVEN,
+    ),
+    Op(
+        "c10d::allgather_coalesced_",
+        "all_gather",
+        {"input": "input_list[i]", "outputs": "output_lists[p][i]"},
+        forms=_UNEVEN,
+    ),
+    Op(
+        "c10d::_allgather_base_",
+        "all_gather_into_tensor",
+        {"input": "input_tensor", "output": "output_tensor"},
+        forms=_TENSOR_FORMS,
+    ),
+    Op(
+        "c10d::allgather_into_tensor_coalesced_",
+        "all_gather_into_tensor",
+        {"input": "inputs[i]", "output": "outputs[i]"},
+        forms=_TENSOR_FORMS,
+    ),
+    Op(
+        "c10d::reduce_scatter_",
+        "reduce_scatter",
+        {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
+        forms=_UNEVEN,
+        attributes=_REDUCES,
+        layouts={"input_tensors": ORDER, "output_tensors": DENSE},
+        layouts_from=2,
+        overlap=UP_TO_OWN,
+    ),
+    Op(
+        "c10d::_reduce_scatter_base_",
+        "reduce_scatter_tensor",
+        {"input": "input_tensor", "output": "output_tensor"},
+        forms=_TENSOR_FORMS,
+        attributes=_REDUCES,
+        layouts={"input_tensor": ORDER},
+    ),
+    Op(
+        "c10d::reduce_scatter_tensor_coalesced_",
+        "reduce_scatter_tensor",
+        {"input": "inputs[i]", "output": "outputs[i]"},
+        forms=_TENSOR_FORMS,
+        attributes=_REDUCES,
+        layouts={"inputs": ORDER},
+    ),
+    Op(
+        "c10d::gather_",
+        "gather",
+        {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"},
+        attributes=_ROOT,
+    ),
+    Op(
+        "c10d::gather_into_tensor_",
+        "gather_into_tensor",
+        {"input": "input_tensor", "output": "output_tensor"},
+        forms=_TENSOR_FORMS,
+        attributes=_ROOT,
+        since="2.14",
+        schema="c10d::gather_into_tensor_(Tensor output_tensor, Tensor input_tensor, "
+        "__torch__.torch.classes.c10d.ProcessGroup process_group, int root_rank, bool async_op=True, "
+        "int timeout=-1) -> (Tensor, __torch__.torch.classes.c10d.Work)",
+    ),
+    Op(
+        "c10d::scatter_",
+        "scatter",
+        {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
+        attributes=_ROOT,
+        layouts={"input_tensors": DENSE, "output_tensors": DENSE},
+        overlap=OWN,
+    ),
+    Op(
+        "c10d::alltoall_",
+        "all_to_all",
+        {"inputs": "input_tensors[p]", "outputs": "output_tensors[p]"},
+        forms=_UNEVEN,
+    ),
+    Op(
+        "c10d::alltoall_base_",
+        "all_to_all_single",
+        {"input": "input", "output": "output"},
+        forms=("split",),
+        splits={"input": SplitSizes("input_split_sizes"), "output": SplitSizes("output_split_sizes")},
+        layouts={"input": FORMAT, "output": DENSE},
+        overlap=NEVER,
+    ),
+    Op(
+        "c10d::send",
+        "send",
+        {"input": "tensors[1]"},
+        attributes={"peer": "dst", "tag": "tag"},
+        layouts={"tensors": CONTIGUOUS},
+    ),
+    Op(
+        "c10d::recv_",
+        "recv",
+        {"output": "tensors[1]"},
+        attributes={"peer": "src", "tag": "tag"},
+        layouts={"tensors": CONTIGUOUS},
+    ),
+    Op(
+        "c10d::recv_any_source_",
+        "recv",
+        {"output": "tensors[1]"},
+        attributes={"tag": "tag"},
+        layouts={"tensors": CONTIGUOUS},
+    ),
+    Op("c10d::barrier", "barrier", {}),
+    Op("c10d::monitored_barrier_", "barrier", {}),
+)

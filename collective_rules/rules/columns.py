@@ -1,0 +1,177 @@
+"""What a rule says beyond its text: the typed columns of the rule table, and the kinds of constraint.
+
+A constraint is a statement about the whole group. The same one may be violated inside one call (`check`) or between
+two ranks (`agree`); it has one id either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from collective_rules.notation import Statement, parse
+
+__all__ = ["KINDS", "Form", "Kind", "Rule", "Unsolvable"]
+
+
+@attrs.frozen
+class Kind:
+    """A kind of constraint: `says` states it for the reference page, `advice` is what a message ends with."""
+
+    says: str
+    advice: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "divides": Kind(
+        "a size written `(W d)` is a multiple of the group size",
+        "Pad that size to a multiple of the group size.",
+    ),
+    "dims": Kind(
+        "a tensor has the dimensions that its sizes name",
+        "Give it the missing dimensions, for instance with unsqueeze or reshape.",
+    ),
+    "sizes": Kind(
+        "a name stands for the same size wherever it is written, and on every rank",
+        "Every rank must pass tensors of the same sizes; pad them where the data are uneven.",
+    ),
+    "lists": Kind(
+        "a list indexed by `p` has one tensor for each rank; lists indexed by `i` have the same, non-zero length",
+        "Pass one tensor for each rank of the group, in the order of the ranks.",
+    ),
+    "splits": Kind(
+        "split sizes are one number for each rank, none negative, and sum to the size that they split",
+        "Pass one split size for each rank; they must sum to the tensor's first size.",
+    ),
+    "pairs": Kind(
+        "what rank i sends to rank j is what rank j expects from rank i: one `S[i,j]`, one `s[i,j]`",
+        "Exchange the split sizes first (an all_to_all_single of the counts), then allocate the output.",
+    ),
+    "dtype": Kind(
+        "all tensors of one transfer have one dtype, on every rank",
+        "Convert one side with .to(dtype) before the call.",
+    ),
+    "reduce_op": Kind(
+        "the reduce op is one that exists, and the same on every rank",
+        "Use one of sum, avg, product, min, max, band, bor, bxor, premul_sum, the same on every rank.",
+    ),
+    "root": Kind(
+        "the root is a rank of the group (counted in the group), and the same on every rank",
+        "Pass the root's rank in the group; torch.distributed's src and dst are global ranks.",
+    ),
+    "presence": Kind(
+        "an argument marked `@root` is given on the root, and is empty on every other rank",
+        "Pass the list on the root alone, and an empty list on every other rank.",
+    ),
+    "peer": Kind(
+        "the peer is another rank of the group (counted in the group)",
+        "Pass the peer's rank in the group; torch.distributed's src and dst are global ranks.",
+    ),
+    "tag": Kind("the tag is not negative, and the same for the sender and the receiver", "Use a tag of 0 or more."),
+    "partner": Kind(
+        "every send has a receive on the other rank, and every receive a send",
+        "Post the matching call on the other rank.",
+    ),
+    "group_size": Kind(
+        "the argument group_size is the group's size",
+        "Pass the size of the very group that is named, group.size().",
+    ),
+    "dense": Kind(
+        "a tensor that travels as raw memory is dense: no gaps, no element twice",
+        "Call .contiguous() first, and copy the result back for an in-place op.",
+    ),
+    "order": Kind(
+        "tensors that travel as raw memory keep their dims in one memory order, within a call and on every rank",
+        "Call .contiguous() on every rank.",
+    ),
+    "overlap": Kind(
+        "memory that is written holds each element once, and is not read by the same call",
+        "Write to a fresh tensor, for instance torch.empty_like(...).",
+    ),
+    "view": Kind(
+        "a tensor that is written is no lazy conjugate or negative view: the dispatcher would write to a copy",
+        "Call .resolve_conj().resolve_neg() first, and pass the result.",
+    ),
+    "strided": Kind("a tensor has a strided layout", "Convert it with .to_dense() first."),
+    "list_dtype": Kind("all tensors of one list have one dtype", "Call the op once for each dtype."),
+    "argument": Kind("the other arguments are in their range", "Correct the argument."),
+    "call": Kind("all ranks of the group make the same collective", "Call the same collective on every rank."),
+    "ranks": Kind("every rank of the group takes part, once", "Make the call on every rank of the group."),
+}
+
+
+class Unsolvable(Exception):  # noqa: N818 - never escapes: the binder turns it into a finding
+    """Raised by a size function: these arguments have no output sizes. `kind` is the constraint's."""
+
+    def __init__(self, kind: str, verdict: str) -> None:
+        super().__init__(verdict)
+        self.kind = kind
+
+
+@attrs.frozen
+class Form:
+    """One legal spelling of a rule. A `flat` form sees every tensor as one dimension of all its elements."""
+
+    name: str
+    text: str
+    flat: bool = False
+
+    @property
+    def statement(self) -> Statement:
+        """The parsed text."""
+        return parse(self.text)
+
+
+@attrs.frozen
+class Rule:
+    """What one collective does, stated once for the whole group.
+
+    - `forms`: the spellings, the usual one first.
+    - `constraints`: id → kind. Ids are stable: a new one gets the next number, none is used twice.
+    - `agreed`: attributes beyond the sizes that every rank must pass alike.
+    - `contents`: the ranks whose input's contents count: "all", or "root" (broadcast reads the root's alone).
+    - `fixed_dtypes`: parts whose dtype does not follow that of the others.
+    - `derived`: for a name that only Python can compute, its size function (see `rules.sizes`).
+    - `sent`: bytes this rank sends under a bandwidth-optimal algorithm; `buffer` and `bus_factor`: nccl-tests' S and
+      factor (see `rules.volumes`).
+    - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`).
+    - `source`: where torch documents or implements it.
+    """
+
+    name: str
+    title: str
+    forms: tuple[Form, ...]
+    constraints: Mapping[str, str]
+    sent: Callable[..., Any]
+    buffer: Callable[..., Any]
+    bus_factor: Callable[..., Any]
+    oracle: Callable[..., Any] | None
+    source: str
+    agreed: tuple[str, ...] = ("dtype",)
+    contents: str = "all"
+    fixed_dtypes: Mapping[str, torch.dtype] = attrs.field(factory=dict)
+    derived: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    point_to_point: bool = False
+    one_sided: bool = False
+
+    @property
+    def notation(self) -> str:
+        """The text of the usual form."""
+        return self.forms[0].text
+
+    def id_of(self, kind: str) -> str:
+        """Return the id of this rule's constraint of `kind`; every kind that can be violated has one."""
+        for id_, known in self.constraints.items():
+            if known == kind:
+                return id_
+        raise KeyError(f"the rule {self.name} lists no constraint of kind {kind!r}")
+
+    def form(self, name: str) -> Form:
+        """Return the form called `name`."""
+        for form in self.forms:
+            if form.name == name:
+                return form
+        raise KeyError(f"the rule {self.name} has no form {name!r}")

@@ -1,0 +1,266 @@
+"""A tensor, and a group, as data: what the rules need to know of them, and nothing of their contents or processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
+
+import attrs
+import torch
+
+from collective_rules.errors import CallError
+
+__all__ = ["Group", "Memory", "Spec", "contiguous_stride", "is_size"]
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Return whether `value` can be a size: an int or a SymInt, not a bool."""
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a fresh tensor of `shape`, as torch makes them: a size of 0 counts as 1.
+
+    >>> contiguous_stride((4, 0, 3))
+    (3, 3, 1)
+    """
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step = step * (max(size, 1) if isinstance(size, int) else torch.sym_max(size, 1))
+    return tuple(reversed(strides))
+
+
+def _sizes(value: object, what: str) -> tuple[int, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, torch.Tensor)):
+        sizes = tuple(value)
+        if all(is_size(size) for size in sizes):
+            if any(isinstance(size, int) and size < 0 for size in sizes):
+                raise CallError(f"{what}={sizes!r}, but none of its numbers may be negative")
+            return sizes
+    raise CallError(f"{what}={value!r}, but should be a tuple of sizes such as (16, 4)")
+
+
+@attrs.frozen
+class Memory:
+    """Where a tensor lies: `storage` identifies the allocation, `offset` counts elements from its start."""
+
+    storage: int
+    offset: int
+
+
+@attrs.frozen(slots=False, eq=False, init=False, repr=False)
+class Spec:
+    """A tensor without its contents.
+
+    - `shape`: sizes, ints or SymInts; None where it is not known (a trace that does not tell).
+    - `dtype`: a `torch.dtype`, or None where it is not known.
+    - `stride`: in elements; left out, that of a contiguous tensor.
+    - `device`: the device type, "cpu".
+    - `layout`: "strided", or torch's name of another layout ("sparse_coo").
+    - `view`: "conj" or "neg" (or "conj neg") for torch's lazy views, which raw memory does not show.
+    - `memory`: where it lies, if known. The same `Spec` object passed twice is the same memory.
+    - `alias`: in what `infer` returns, the argument whose memory this is; None means fresh.
+
+    Two specs are equal where shape, dtype, strides, device, layout and view are; memory and alias do not count.
+    A malformed one raises `CallError`.
+
+    >>> Spec((16, 4), torch.bfloat16)
+    Spec((16, 4), bfloat16)
+    >>> Spec((2, 3)).stride
+    (3, 1)
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str = "cpu"
+    layout: str = "strided"
+    view: str = ""
+    memory: Memory | None = None
+    alias: str | None = None
+    _stride: tuple[int, ...] | None = None
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None,
+        dtype: torch.dtype | None = torch.float32,
+        stride: Iterable[int] | None = None,
+        device: str = "cpu",
+        *,
+        layout: str = "strided",
+        view: str = "",
+        memory: Memory | None = None,
+        alias: str | None = None,
+    ) -> None:
+        if shape is not None:
+            shape = _sizes(shape, "shape")
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise CallError(f"dtype={dtype!r}, but should be a torch.dtype such as torch.float32")
+        if stride is not None:
+            stride = _sizes(stride, "stride")
+            if shape is None or len(stride) != len(shape):
+                raise CallError(f"stride={stride!r}, but should have one number for each size of shape={shape!r}")
+        if not isinstance(device, str):
+            device = device.type if isinstance(device, torch.device) else _no_device(device)
+        fields = self.__dict__
+        fields["shape"] = shape
+        fields["dtype"] = dtype
+        fields["device"] = device
+        fields["layout"] = layout
+        fields["view"] = view
+        fields["memory"] = memory
+        fields["alias"] = alias
+        fields["_stride"] = stride
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Spec:
+        """Describe `tensor` (of any device, meta and fake too) without touching its data."""
+        strided = tensor.layout is torch.strided
+        view = ("conj" if tensor.is_conj() else "") + (" neg" if tensor.is_neg() else "")
+        return cls(
+            tuple(tensor.shape),
+            tensor.dtype,
+            tensor.stride() if strided else None,
+            tensor.device.type,
+            layout="strided" if strided else str(tensor.layout).removeprefix("torch."),
+            view=view.strip(),
+            memory=_memory(tensor),
+        )
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """The strides in elements, computed where they were left out; `()` where the shape is not known."""
+        return contiguous_stride(self.shape or ()) if self._stride is None else self._stride
+
+    @property
+    def numel(self) -> int:
+        """The number of elements; the shape must be known."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The payload in bytes: logical elements times the size of one, never the storage behind a view."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether it lies in memory as its shape reads; sizes of 1 and empty tensors do not count."""
+        if self._stride is None or 0 in self.shape:
+            return True
+        expected = contiguous_stride(self.shape)
+        return all(n == 1 or a == b for n, a, b in zip(self.shape, self._stride, expected, strict=True))
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The dims from the slowest to the fastest in memory, where it is dense; None where it is not.
+
+        Sizes of 1 do not count, and a contiguous tensor's order is `()` whatever its shape.
+
+        >>> Spec((2, 3), stride=(1, 2)).order
+        (1, 0)
+        >>> Spec((2, 3), stride=(6, 2)).order is None
+        True
+        """
+        if self.is_contiguous:
+            return ()
+        stride = self.stride
+        dims = sorted((d for d, n in enumerate(self.shape) if n != 1), key=lambda d: stride[d], reverse=True)
+        step = 1
+        for d in reversed(dims):
+            if stride[d] != step:
+                return None
+            step *= self.shape[d]
+        return tuple(dims)
+
+    @property
+    def overlaps_itself(self) -> bool:
+        """Whether two of its elements may share memory, as in an expanded tensor."""
+        if self._stride is None or 0 in self.shape:
+            return False
+        dims = sorted((stride, n) for n, stride in zip(self.shape, self._stride, strict=True) if n > 1)
+        reach = 0
+        for stride, n in dims:
+            if stride <= reach:
+                return True
+            reach += stride * (n - 1)
+        return False
+
+    def extent(self) -> tuple[int, int, int] | None:
+        """Return (storage, first byte, one past the last byte) of what it may touch, or None if that is not known."""
+        if self.memory is None or self.dtype is None or 0 in self.shape:
+            return None
+        reach = sum(stride * (n - 1) for n, stride in zip(self.shape, self.stride, strict=True))
+        start = self.memory.offset * self.dtype.itemsize
+        return self.memory.storage, start, start + (reach + 1) * self.dtype.itemsize
+
+    def _key(self) -> tuple[object, ...]:
+        return self.shape, self.dtype, self.stride, self.device, self.layout, self.view
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Spec):
+            return NotImplemented
+        return self is other or self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype))
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        extra = "" if self.is_contiguous_or_unknown else f", stride={self.stride}"
+        for name, default in (("device", "cpu"), ("layout", "strided"), ("view", ""), ("alias", None)):
+            value = getattr(self, name)
+            extra += "" if value == default else f", {name}={value!r}"
+        return f"Spec({self.shape}, {dtype}{extra})"
+
+    @property
+    def is_contiguous_or_unknown(self) -> bool:
+        """Whether there is nothing to say of its strides."""
+        return self.shape is None or self.is_contiguous
+
+
+def _no_device(device: object) -> str:
+    raise CallError(f"device={device!r}, but should be a device type such as 'cpu' or 'cuda'")
+
+
+def _memory(tensor: torch.Tensor) -> Memory | None:
+    try:
+        return Memory(tensor.untyped_storage()._cdata, int(tensor.storage_offset()))
+    except (
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+    ):  # no storage of its own: sparse tensors, wrapper subclasses
+        return None
+
+
+@attrs.frozen
+class Group:
+    """A process group as one of its ranks sees it: `size` ranks, this one being `rank` (0-based, in the group).
+
+    `name` and `ranks` (the global rank of each group rank) are for reports; rules do not need them.
+
+    >>> Group(size=8, rank=3)
+    Group(size=8, rank=3, name='', ranks=())
+    >>> Group(size=8, rank=8)
+    Traceback (most recent call last):
+    collective_rules.errors.CallError: rank=8, but should be 0 to 7 in a group of 8
+    """
+
+    size: int = attrs.field()
+    rank: int = attrs.field(default=0)
+    name: str = ""
+    ranks: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+
+    def __attrs_post_init__(self) -> None:
+        for what in ("size", "rank"):
+            value: Any = getattr(self, what)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise CallError(f"{what}={value!r}, but should be an int")
+        if self.size < 1:
+            raise CallError(f"size={self.size}, but a group has at least one rank")
+        if not 0 <= self.rank < self.size:
+            raise CallError(f"rank={self.rank}, but should be 0 to {self.size - 1} in a group of {self.size}")
+        if self.ranks and len(self.ranks) != self.size:
+            raise CallError(f"ranks={self.ranks!r}, but should name {self.size} global ranks, one for each group rank")

@@ -1,0 +1,77 @@
+"""How many bytes a call moves, by four conventions."""
+
+from __future__ import annotations
+
+import attrs
+
+from collective_rules.batch import members
+from collective_rules.bind import bind
+from collective_rules.bound import slots
+from collective_rules.call import Call
+from collective_rules.infer import infer
+from collective_rules.rules.volumes import Volume
+from collective_rules.spec import Spec
+
+__all__ = ["Traffic", "traffic"]
+
+
+@attrs.frozen
+class Traffic:
+    """Bytes that one rank's call moves, each by the convention of its name.
+
+    - `read`, `written`: payload, logical elements times their size, never the storage behind a view. Contents that do
+      not count (a broadcast's input off the root) count as nothing, and so does what is not written on this rank.
+    - `sent`: what this rank sends under a bandwidth-optimal algorithm.
+    - `buffer`, `bus_factor`: nccl-tests' S and the factor from algorithm to bus bandwidth.
+    """
+
+    read: int
+    written: int
+    sent: float
+    buffer: float
+    bus_factor: float
+
+
+def traffic(call: Call) -> Traffic:
+    """Return the bytes that `call` moves.
+
+    >>> import collective_rules as cr
+    >>> cr.traffic(cr.call("c10d::allreduce_", group=cr.Group(size=4), tensors=[(1024,)]))
+    Traffic(read=4096, written=4096, sent=6144.0, buffer=4096, bus_factor=1.5)
+    """
+    if call.row.entry.batch is not None:
+        each = [traffic(member) for member in members(call)]
+        read, written, sent = (sum(getattr(one, name) for one in each) for name in ("read", "written", "sent"))
+        return Traffic(int(read), int(written), sent, sum(one.buffer for one in each), 1)
+    row, rank, root = call.row, call.group.rank, call.attribute("root")
+    bound = bind(call)
+    reads = [slot for part in bound.spelling.statement.reads for slot in slots(call, part)]
+    results = infer(call)
+    stated = {part.path.name: part for part in bound.spelling.statement.writes}
+    writes = {name: _bytes(results.get(name)) for name in stated}
+    inputs, outputs = sum(slot.spec.nbytes for slot in reads), sum(writes.values())
+    first = reads[0].spec.nbytes if reads else 0
+    kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
+    volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
+    read = inputs if row.rule.contents == "all" or rank == root else 0
+    written = sum(size for name, size in writes.items() if not stated[name].root_only or rank == root)
+    if row.rule.contents == "root" and rank == root and row.in_place:
+        written = 0
+    return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
+
+
+def _bytes(value: object) -> int:
+    if isinstance(value, tuple):
+        return sum(map(_bytes, value))
+    return value.nbytes if isinstance(value, Spec) and value.shape is not None and value.dtype is not None else 0
+
+
+def _kept(call: Call, own: list[Spec], names: dict[tuple[object, ...], object], inputs: int) -> float:
+    """The bytes that an all_to_all leaves where they are."""
+    if own:
+        return sum(spec.nbytes for spec in own)
+    rank = call.group.rank
+    rows = [value for key, value in names.items() if key[0] == "S" and key[2] == rank]
+    share = names.get(("S", None, rank, rank))
+    total = sum(value for value in rows if isinstance(value, int))
+    return inputs * share / total if isinstance(share, int) and total else 0
