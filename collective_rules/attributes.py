@@ -9,10 +9,13 @@ from collective_rules.bound import Problem
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, WARNING
 
-__all__ = ["REDUCE_OPS", "attribute_problems", "wrong_group_size"]
+__all__ = ["REDUCE_OPS", "TAGS", "attribute_problems", "wrong_group_size"]
 
 REDUCE_OPS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
 """The reduce ops that torch has (torch/csrc/distributed/c10d/Types.hpp), by their lower-case names."""
+
+TAGS = 2**31
+"""Backends keep a tag in 32 bits, with a sign (gloo drops the others without a word)."""
 
 
 def attribute_problems(call: Call) -> Iterator[Problem]:
@@ -46,8 +49,9 @@ def _peer(call: Call) -> Iterator[Problem]:
         elif peer == call.group.rank and rule.point_to_point:
             yield Problem("peer", f"{call.row.peer}={peer} is this very rank", values=values)
     tag = call.attribute("tag")
-    if tag is not None and tag < 0:
-        yield Problem("tag", f"{call.row.tag}={tag} is negative", values={call.row.tag: tag})
+    if tag is not None and not 0 <= tag < TAGS:
+        fault = "is negative" if tag < 0 else "does not fit into 31 bits"
+        yield Problem("tag", f"{call.row.tag}={tag} {fault}", values={call.row.tag: tag})
 
 
 def _reduce_op(call: Call) -> Iterator[Problem]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import attrs
+import torch
 
 from collective_rules.attributes import attribute_problems
 from collective_rules.backends import Limit, limits_of
@@ -16,6 +18,8 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.memory import memory_problems
 from collective_rules.messages import compose, finding_of, value_text, worst_first
+from collective_rules.plans import plan_of
+from collective_rules.spec import Spec
 from collective_rules.symbols import known
 
 __all__ = ["check"]
@@ -39,6 +43,30 @@ def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
     Pass the root's rank in the group; torch.distributed's src and dst are global ranks.
     """
     limits = limits_of(backend, call.row)
+    specs = plan_of(call.row).legal(call)
+    if specs is not None and (not limits or _within(call, specs, limits)):
+        return ()
+    return _check(call, backend, limits)
+
+
+def _within(call: Call, specs: list[Spec], limits: tuple[Limit, ...]) -> bool:
+    """Whether a call that is legal in the usual form is certainly within `limits`."""
+    dtypes = {spec.dtype for spec in specs}
+    reduce_op, form = call.attribute("reduce_op"), call.row.spellings[0].form.name
+    for limit in limits:
+        if limit.missing or limit.nonempty or ((limit.one_dtype or limit.promotes) and len(dtypes) > 1):
+            return False
+        if limit.forms is not None and form not in limit.forms:
+            return False
+        if limit.dtypes is not None and not dtypes <= limit.dtypes:
+            return False
+        if limit.reduces is not None and not dtypes <= limit.reduces.get(reduce_op, dtypes):
+            return False
+    return True
+
+
+def _check(call: Call, backend: str | None, limits: tuple[Limit, ...]) -> tuple[Finding, ...]:
+    """`check`, for every call."""
     if call.row.entry.batch is not None:
         return _check_batch(call, backend)
     bound = bind(call)
@@ -112,11 +140,17 @@ def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str,
         for problem in bound.problems:
             if problem.severity == WARNING:
                 yield f"{backend} needs equal shapes: {problem.verdict}", dict(problem.values)
-    if limit.one_dtype:
-        dtypes = {slot.spec.dtype: slot for slot in bound.slots if slot.spec.dtype is not None}
-        if len(dtypes) > 1:
-            specs: dict[str, object] = {slot.label: slot.spec for slot in dtypes.values()}
-            yield f"{backend} needs one dtype for the whole list", specs
+    if limit.one_dtype or limit.promotes:
+        yield from _mixed_dtypes(bound, limit, backend)
+
+
+def _mixed_dtypes(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:
+    dtypes = {slot.spec.dtype: slot for slot in reversed(bound.slots) if slot.spec.dtype is not None}
+    specs: dict[str, object] = {slot.label: slot.spec for slot in dtypes.values()}
+    if limit.one_dtype and len(dtypes) > 1:
+        yield f"{backend} needs one dtype for the whole list", specs
+    elif limit.promotes and dtypes and functools.reduce(torch.promote_types, dtypes) is not bound.slots[0].spec.dtype:
+        yield f"{backend} sends the whole list in the first tensor's dtype", specs
 
 
 def _wrong_form(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:

@@ -17,6 +17,7 @@ from collective_rules.messages import finding_of
 from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
 from collective_rules.ops.columns import EVEN
 from collective_rules.ops.row import Output
+from collective_rules.plans import plan_of
 from collective_rules.spec import Spec
 
 __all__ = ["infer"]
@@ -37,6 +38,12 @@ def infer(call: Call) -> dict[str, Any]:
     >>> cr.infer(cr.call("_c10d_functional::all_gather_into_tensor", group=cr.Group(size=8), input=(16, 4)))
     {'output': Spec((128, 4), float32)}
     """
+    result = plan_of(call.row).infer(call)
+    return _infer(call) if result is None else result
+
+
+def _infer(call: Call) -> dict[str, Any]:
+    """`infer`, for every call."""
     if call.row.entry.batch is not None:
         return _infer_batch(call)
     bound = bind(call)

@@ -10,6 +10,7 @@ import attrs
 import torch
 
 from collective_rules.errors import CallError
+from collective_rules.symbols import hint
 
 __all__ = ["Group", "Memory", "Spec", "contiguous_stride", "is_size"]
 
@@ -63,6 +64,7 @@ class Spec:
     - `view`: "conj" or "neg" (or "conj neg") for torch's lazy views, which raw memory does not show.
     - `memory`: where it lies, if known. The same `Spec` object passed twice is the same memory.
     - `alias`: in what `infer` returns, the argument whose memory this is; None means fresh.
+    - `plain`: whether all is known and there is nothing to say of its memory: ints, contiguous, no view.
 
     Two specs are equal where shape, dtype, strides, device, layout and view are; memory and alias do not count.
     A malformed one raises `CallError`.
@@ -80,6 +82,7 @@ class Spec:
     view: str = ""
     memory: Memory | None = None
     alias: str | None = None
+    plain: bool = False
     _stride: tuple[int, ...] | None = None
 
     def __init__(
@@ -94,15 +97,23 @@ class Spec:
         memory: Memory | None = None,
         alias: str | None = None,
     ) -> None:
-        if shape is not None:
+        ints = type(shape) is tuple
+        for size in shape if ints else ():  # type: ignore[union-attr]  # a tuple here
+            if type(size) is not int or size < 0:
+                ints = False
+                break
+        if not ints and shape is not None:
             shape = _sizes(shape, "shape")
-        if dtype is not None and not isinstance(dtype, torch.dtype):
+            ints = all(type(size) is int for size in shape)
+        if type(dtype) is not torch.dtype and dtype is not None:
             raise CallError(f"dtype={dtype!r}, but should be a torch.dtype such as torch.float32")
         if stride is not None:
             stride = _sizes(stride, "stride")
-            if shape is None or len(stride) != len(shape):
+            if shape is None or len(stride) != len(shape):  # type: ignore[arg-type]  # a tuple by now
                 raise CallError(f"stride={stride!r}, but should have one number for each size of shape={shape!r}")
-        if not isinstance(device, str):
+            if ints and stride == contiguous_stride(shape):  # type: ignore[arg-type]  # a tuple by now
+                stride = None
+        if type(device) is not str:
             device = device.type if isinstance(device, torch.device) else _no_device(device)
         fields = self.__dict__
         fields["shape"] = shape
@@ -112,6 +123,7 @@ class Spec:
         fields["view"] = view
         fields["memory"] = memory
         fields["alias"] = alias
+        fields["plain"] = ints and stride is None and layout == "strided" and not view and dtype is not None
         fields["_stride"] = stride
 
     @classmethod
@@ -144,13 +156,21 @@ class Spec:
         """The payload in bytes: logical elements times the size of one, never the storage behind a view."""
         return self.numel * self.dtype.itemsize
 
+    def _numbers(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Sizes and strides as ints, SymInts by their hints; None where strides were left out or are not known."""
+        if self._stride is None:
+            return None
+        shape, stride = tuple(map(hint, self.shape)), tuple(map(hint, self._stride))
+        return None if None in shape + stride else (shape, stride)  # type: ignore[return-value]  # no None left
+
     @property
     def is_contiguous(self) -> bool:
         """Whether it lies in memory as its shape reads; sizes of 1 and empty tensors do not count."""
-        if self._stride is None or 0 in self.shape:
+        numbers = self._numbers()
+        if numbers is None or 0 in numbers[0]:
             return True
-        expected = contiguous_stride(self.shape)
-        return all(n == 1 or a == b for n, a, b in zip(self.shape, self._stride, expected, strict=True))
+        shape, stride = numbers
+        return all(n == 1 or a == b for n, a, b in zip(shape, stride, contiguous_stride(shape), strict=True))
 
     @property
     def order(self) -> tuple[int, ...] | None:
@@ -163,25 +183,26 @@ class Spec:
         >>> Spec((2, 3), stride=(6, 2)).order is None
         True
         """
-        if self.is_contiguous:
+        numbers = self._numbers()
+        if numbers is None or self.is_contiguous:
             return ()
-        stride = self.stride
-        dims = sorted((d for d, n in enumerate(self.shape) if n != 1), key=lambda d: stride[d], reverse=True)
+        shape, stride = numbers
+        dims = sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: stride[d], reverse=True)
         step = 1
         for d in reversed(dims):
             if stride[d] != step:
                 return None
-            step *= self.shape[d]
+            step *= shape[d]
         return tuple(dims)
 
     @property
     def overlaps_itself(self) -> bool:
         """Whether two of its elements may share memory, as in an expanded tensor."""
-        if self._stride is None or 0 in self.shape:
+        numbers = self._numbers()
+        if numbers is None or 0 in numbers[0]:
             return False
-        dims = sorted((stride, n) for n, stride in zip(self.shape, self._stride, strict=True) if n > 1)
         reach = 0
-        for stride, n in dims:
+        for stride, n in sorted((stride, n) for n, stride in zip(*numbers, strict=True) if n > 1):
             if stride <= reach:
                 return True
             reach += stride * (n - 1)
@@ -189,9 +210,10 @@ class Spec:
 
     def extent(self) -> tuple[int, int, int] | None:
         """Return (storage, first byte, one past the last byte) of what it may touch, or None if that is not known."""
-        if self.memory is None or self.dtype is None or 0 in self.shape:
+        shape, stride = tuple(map(hint, self.shape or ())), tuple(map(hint, self.stride))
+        if self.memory is None or self.dtype is None or 0 in shape or None in shape + stride:
             return None
-        reach = sum(stride * (n - 1) for n, stride in zip(self.shape, self.stride, strict=True))
+        reach = sum(step * (n - 1) for n, step in zip(shape, stride, strict=True))  # type: ignore[operator,misc]  # no None
         start = self.memory.offset * self.dtype.itemsize
         return self.memory.storage, start, start + (reach + 1) * self.dtype.itemsize
 

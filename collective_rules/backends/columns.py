@@ -20,7 +20,8 @@ class Limit:
     - `ops`: the ops that it limits; `rules`: the rules all of whose ops it limits.
     - `dtypes`: the dtypes that it takes. `reduces`: reduce op → the dtypes that it reduces so.
     - `forms`: the forms that it takes. `exact`: equal shapes, where the rule is content with equal element counts.
-    - `one_dtype`: all tensors of a list have one dtype. `nonempty`: no tensor without elements.
+    - `one_dtype`: all tensors of a list have one dtype. `promotes`: the list travels as torch.cat makes it, in the
+      first tensor's dtype, which the others must be promoted to. `nonempty`: no tensor without elements.
     - `missing`: there is no kernel at all.
     - `from_size`: the smallest group in which it matters. `severity`: of the finding.
     """
@@ -35,6 +36,7 @@ class Limit:
     forms: tuple[str, ...] | None = None
     exact: bool = False
     one_dtype: bool = False
+    promotes: bool = False
     nonempty: bool = False
     missing: bool = False
     from_size: int = 1

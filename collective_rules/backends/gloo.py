@@ -22,6 +22,13 @@ _REAL = _FLOATS | _INTS | _BOOL
 _REDUCING = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor")
 _F, _A, _L = "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
 
+_CONCATENATES = (
+    "c10d::allgather_coalesced_",
+    "c10d::allgather_into_tensor_coalesced_",
+    _F + "all_gather_into_tensor_coalesced",
+    _L + "all_gather_into_tensor_coalesced",
+)
+
 GLOO = Backend(
     name="gloo",
     source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp; measured on torch 2.13.0",
@@ -122,7 +129,6 @@ GLOO = Backend(
                 _F + "all_reduce_coalesced",
                 _F + "all_reduce_coalesced_",
                 _L + "all_reduce_coalesced",
-                "c10d::allgather_coalesced_",
             ),
             one_dtype=True,
         ),
@@ -132,6 +138,21 @@ GLOO = Backend(
             "Name the source, or do not send empty tensors.",
             ops=("c10d::recv_any_source_",),
             nonempty=True,
+        ),
+        Limit(
+            "GLOO10",
+            "lists that travel as one tensor, in the dtype of the first: the others must be promoted to it",
+            "Call the op once for each dtype.",
+            ops=_CONCATENATES,
+            promotes=True,
+        ),
+        Limit(
+            "GLOO11",
+            "lists of one dtype: another is rounded to that of the first",
+            "Call the op once for each dtype.",
+            ops=_CONCATENATES,
+            one_dtype=True,
+            severity=WARNING,
         ),
     ),
 )

@@ -114,14 +114,21 @@ FUNCTIONAL = (
     Op(_A + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, attributes=_SIZED),
     Op(_A + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED),
     Op(_A + "all_to_all_single", "all_to_all_single", _ONE, forms=("split",), splits=_SPLITS),
-    Op(_L + "all_reduce", "all_reduce", _SELF, attributes=_LEGACY_REDUCES),
+    Op(_L + "all_reduce", "all_reduce", _SELF, attributes=_LEGACY_REDUCES, group_size_ignored=True),
     Op(
         _L + "all_reduce_coalesced",
         "all_reduce",
         {"input": "self[i]", "output": "outputs[i]"},
         attributes=_LEGACY_REDUCES,
+        group_size_ignored=True,
     ),
-    Op(_L + "broadcast", "broadcast", _SELF, attributes={"root": "src", "group_size": "group_size"}),
+    Op(
+        _L + "broadcast",
+        "broadcast",
+        _SELF,
+        attributes={"root": "src", "group_size": "group_size"},
+        group_size_ignored=True,
+    ),
     Op(
         _L + "all_gather_into_tensor",
         "all_gather_into_tensor",

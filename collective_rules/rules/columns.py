@@ -70,7 +70,9 @@ KINDS: Mapping[str, Kind] = {
         "the peer is another rank of the group (counted in the group)",
         "Pass the peer's rank in the group; torch.distributed's src and dst are global ranks.",
     ),
-    "tag": Kind("the tag is not negative, and the same for the sender and the receiver", "Use a tag of 0 or more."),
+    "tag": Kind(
+        "the tag is from 0 to 2**31 - 1, and the same for the sender and the receiver", "Use a tag from 0 to 2**31 - 1."
+    ),
     "partner": Kind(
         "every send has a receive on the other rank, and every receive a send",
         "Post the matching call on the other rank.",
