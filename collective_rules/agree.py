@@ -65,6 +65,10 @@ def agree(calls: Iterable[Call], backend: str | None = None) -> tuple[Finding, .
     sizes = {call.group.size for call in known_calls}
     if len(sizes) > 1:
         raise CallError(f"calls of groups of {' and '.join(map(str, sorted(sizes)))} ranks cannot be one collective")
+    for what in ("name", "ranks"):
+        known = dict.fromkeys(getattr(call.group, what) for call in known_calls if getattr(call.group, what))
+        if len(known) > 1:
+            raise CallError(f"calls of groups of {what} {' and '.join(map(repr, known))} cannot be one collective")
     first = known_calls[0]
     if first.row.rule.one_sided:
         return ()

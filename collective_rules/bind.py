@@ -224,7 +224,7 @@ class _Binder:
         given = self.call.arguments.get(column.argument) if column.argument else ()
         label = slot.label if slot else part.path.name
         if not given:
-            if column.empty != EVEN:
+            if given is not None and column.empty != EVEN:
                 return (0,) * self.group_size
             if value is None:
                 own = self.bound.names.get((size.name, None, self.call.group.rank, self.call.group.rank))

@@ -62,57 +62,60 @@ def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
     row = lookup(op)
     if not isinstance(group, Group):
         raise CallError(f"{row.op}: group={group!r}, but should be a Group such as Group(size=8, rank=3)")
-    normal: dict[str, Any] = {}
-    left = len(arguments)
-    for name, convert, default in _door(row):
-        if name in arguments:
-            left -= 1
-            normal[name] = convert(arguments[name])
-        elif default is _GROUP_SIZE:
-            normal[name] = group.size
-        elif default is _REQUIRED:
-            raise CallError(_missing(row, name))
-        elif default is not _ABSENT:
-            normal[name] = default
-    if left:
-        raise CallError(_surplus(row, arguments))
+    door = _door(row)
+    normal = door.defaults.copy()
+    if door.group_size:
+        normal[door.group_size] = group.size
+    for name, value in arguments.items():
+        convert = door.converters.get(name)
+        if convert is None:
+            raise CallError(_surplus(row, name))
+        normal[name] = convert(value)
+    if not door.required <= arguments.keys():
+        raise CallError(_missing(row, arguments))
     return Call(row, group, normal)
 
-
-_REQUIRED, _ABSENT, _GROUP_SIZE = object(), object(), object()
 
 _Convert = Callable[[Any], Any]
 
 
+@attrs.frozen
+class _Door:
+    """How the arguments of one op come in: what converts each, which must be given, and what the others are."""
+
+    converters: dict[str, _Convert]
+    required: frozenset[str]
+    defaults: dict[str, Any]
+    group_size: str
+
+
 @functools.cache
-def _door(row: Row) -> tuple[tuple[str, _Convert, Any], ...]:
-    """How each argument of `row` comes in: its name, what converts it, and its default."""
-    off_root = {part.path.name for part in row.spellings[0].statement.parts if part.root_only}
-    door = []
+def _door(row: Row) -> _Door:
+    statement = row.spellings[0].statement
+    off_root = {part.path.name for part in statement.parts if part.root_only}
+    converters, required, defaults = {}, set(), {}
     for argument in row.arguments:
+        name = argument.name
         if argument.is_group:
             continue
-        name = argument.name
-        default: Any = _REQUIRED
+        converters[name] = _converter(row, argument)
         if name == row.group_size:
-            default = _GROUP_SIZE
-        elif argument.has_default:
-            default = argument.default
-        elif argument.kind == "Tensor" and name in row.writes and name not in row.reads:
-            default = _ABSENT
+            continue
+        if argument.has_default:
+            defaults[name] = argument.default
         elif argument.depth and name in off_root:
-            default = ()
-        elif not row.spellings[0].statement.parts and argument.kind == "Tensor":  # a barrier's tensor says nothing
-            default = _ABSENT
-        door.append((name, _converter(row, argument), default))
-    return tuple(door)
+            defaults[name] = ()
+        elif argument.kind != "Tensor" or (statement.parts and (name in row.reads or name not in row.writes)):
+            required.add(name)  # a barrier's tensor says nothing, and what is only written can be inferred
+    return _Door(converters, frozenset(required), defaults, row.group_size)
 
 
 def _converter(row: Row, argument: Argument) -> _Convert:
     what = f"{row.op}: {argument.name}"
     if argument.name == row.reduce_op:
         return functools.partial(_reduce_op, what)
-    convert = functools.partial(_ONE.get(argument.kind, _anything), what)
+    chooses_dtype = argument.name in row.entry.dtypes.values()
+    convert = functools.partial(_dtype if chooses_dtype else _ONE.get(argument.kind, _anything), what)
     if argument.gaps:
         convert = functools.partial(_optional, convert)
     items = "tensors" if argument.kind == "Tensor" else "values"
@@ -130,7 +133,10 @@ def _tensor(what: str, value: Any) -> Any:
     if kind is Spec:
         return value
     if kind is tuple:
-        return Spec(value) if all(map(is_size, value)) else _refuse(what, value, "a tensor, a Spec or a shape tuple")
+        try:
+            return Spec(value)
+        except CallError as error:
+            raise CallError(f"{what}: {error}") from None
     if isinstance(value, torch.Tensor):
         return Spec.of(value)
     if isinstance(value, torch.Size):
@@ -139,7 +145,11 @@ def _tensor(what: str, value: Any) -> Any:
 
 
 def _int(what: str, value: Any) -> Any:
-    return value if is_size(value) or isinstance(value, torch.dtype) else _refuse(what, value, "an int")
+    return value if is_size(value) else _refuse(what, value, "an int")
+
+
+def _dtype(what: str, value: Any) -> Any:
+    return value if isinstance(value, torch.dtype) else _refuse(what, value, "a torch.dtype such as torch.bfloat16")
 
 
 def _bool(what: str, value: Any) -> Any:
@@ -172,19 +182,10 @@ def reduce_op_name(value: Any) -> str | None:
     """Return the lower-case name of a reduce op: a name, a `ReduceOp` or its boxed form; None for anything else."""
     if isinstance(value, str):
         return value
-    name = str(getattr(value, "name", "") or value)
-    if not name.isidentifier():
-        with_type = getattr(value, "op", None) or _unboxed(value)
-        name = str(with_type).rpartition(".")[2]
-    return name.lower() if name.isidentifier() else None
-
-
-def _unboxed(value: Any) -> Any:
-    """The type of a boxed ReduceOp, as the dispatcher passes it."""
-    try:
-        return torch.distributed.ReduceOp.unbox(value).op  # type: ignore[attr-defined]  # absent from torch's stubs
-    except (AttributeError, RuntimeError, TypeError):
-        return None
+    if isinstance(value, torch.ScriptObject) and hasattr(value, "op"):  # boxed, as the dispatcher passes it
+        value = torch.distributed.ReduceOp.RedOpType(value.op())
+    kind = getattr(value, "op", value)
+    return str(kind.name).lower() if type(kind).__name__ == "RedOpType" else None
 
 
 def _reduce_op(what: str, value: Any) -> str:
@@ -197,16 +198,17 @@ def _refuse(what: str, value: Any, wanted: str) -> Any:
     raise CallError(f"{what}={shown if len(shown) <= 120 else shown[:117] + '...'}, but should be {wanted}")
 
 
-def _missing(row: Row, name: str) -> str:
-    return f"{row.op}: {name} is missing; the op takes {', '.join(argument for argument, _, _ in _door(row))}"
+def _missing(row: Row, arguments: Mapping[str, Any]) -> str:
+    door = _door(row)
+    names = [name for name in door.converters if name in door.required and name not in arguments]
+    verb = "is" if len(names) == 1 else "are"
+    return f"{row.op}: {' and '.join(names)} {verb} missing; the op takes {', '.join(door.converters)}"
 
 
-def _surplus(row: Row, arguments: Mapping[str, Any]) -> str:
-    known = [name for name, _, _ in _door(row)]
-    surplus = [name for name in arguments if name not in known]
-    name = surplus[0]
+def _surplus(row: Row, name: str) -> str:
     if name in row.by_name:
         return f"{row.op}: {name} is the group, which group= says; leave it out"
+    known = list(_door(row).converters)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; the op takes {', '.join(known)}"
     return f"{row.op} has no argument {name!r}{hint}"

@@ -54,7 +54,7 @@ def _within(call: Call, specs: list[Spec], limits: tuple[Limit, ...]) -> bool:
     dtypes = {spec.dtype for spec in specs}
     reduce_op, form = call.attribute("reduce_op"), call.row.spellings[0].form.name
     for limit in limits:
-        if limit.missing or limit.nonempty or ((limit.one_dtype or limit.promotes) and len(dtypes) > 1):
+        if limit.missing or limit.nonempty or limit.single or ((limit.one_dtype or limit.promotes) and len(dtypes) > 1):
             return False
         if limit.forms is not None and form not in limit.forms:
             return False
@@ -134,6 +134,8 @@ def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str,
         if limit.nonempty and slot.spec.shape is not None and 0 in slot.spec.shape:
             yield f"{backend} refuses the empty {slot.label}", {slot.label: slot.spec}
             break
+    if call.attribute("reduce_op") in limit.single and len(bound.slots) > 1:
+        yield f"{backend} takes {call.attribute('reduce_op')} of one tensor alone", {"n": len(bound.slots)}
     if limit.forms is not None:
         yield from _wrong_form(bound, limit, backend)
     if limit.exact:

@@ -216,7 +216,7 @@ def _total(bound: Bound, part: Part, size: Splits) -> tuple[Any, ...] | None:
     given = call.arguments.get(column.argument) if column.argument else ()
     if given:
         return (sum(given),)
-    if column.empty != EVEN:
+    if given is not None and column.empty != EVEN:
         return (0,)
     rank = call.group.rank
     own = bound.names.get((size.name, None, rank, rank))

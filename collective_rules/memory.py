@@ -17,7 +17,7 @@ _CHANNELS_LAST = ((0, 2, 3, 1), (0, 2, 3, 4, 1))
 
 def memory_problems(bound: Bound) -> Iterator[Problem]:
     """Yield what is wrong with the memory of the call's tensors."""
-    row, layouts_matter = bound.call.row, bound.call.group.size >= bound.call.row.entry.layouts_from
+    row, layouts_matter = bound.call.row, _layouts_matter(bound)
     plain = True
     for slot in bound.slots:
         spec, name = slot.spec, slot.part.path.name
@@ -73,17 +73,30 @@ def _loses_view(bound: Bound, slot: Slot, layouts_matter: bool) -> bool:
     nested = row.by_name[name].depth > 1 if name in row.by_name else False
     if nested:
         return layouts_matter and row.layout_of(name) not in (ANY, ORDER)
-    return name in row.writes and not (name in row.in_place and bound.call.group.size == 1)
+    refused = name in row.by_name and row.by_name[name].depth and row.by_name[name].mutable
+    return name in row.writes and (refused or name not in row.in_place or bound.call.group.size > 1)
 
 
 def memory_order(bound: Bound) -> Iterator[tuple[tuple[Any, ...], Slot, tuple[int, ...]]]:
     """Yield (key, slot, dims from slowest to fastest) of every tensor whose memory order must be agreed."""
     row = bound.call.row
-    if bound.call.group.size < row.entry.layouts_from:
+    if not _layouts_matter(bound):
         return
     for slot in bound.slots:
-        if row.layout_of(slot.part.path.name) != ANY and slot.spec.shape is not None:
-            yield ("order", slot.element), slot, slot.spec.order or ()
+        layout = row.layout_of(slot.part.path.name)
+        stays = layout == ORDER and slot.rank == bound.call.group.rank
+        if layout != ANY and not stays and slot.spec.shape is not None:
+            yield ("order", None if _reduces_list(bound) else slot.element), slot, slot.spec.order or ()
+
+
+def _reduces_list(bound: Bound) -> bool:
+    """Whether the tensors of a list are reduced with each other, besides those of the other ranks."""
+    return bound.call.row.entry.alike and bool(bound.call.row.reduce_op)
+
+
+def _layouts_matter(bound: Bound) -> bool:
+    together = (bound.count or 1) if _reduces_list(bound) else 1
+    return bound.call.group.size * together >= bound.call.row.entry.layouts_from
 
 
 def _mixed_orders(bound: Bound) -> Iterator[Problem]:

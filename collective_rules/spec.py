@@ -273,7 +273,7 @@ class Group:
     size: int = attrs.field()
     rank: int = attrs.field(default=0)
     name: str = ""
-    ranks: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    ranks: tuple[int, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         for what in ("size", "rank"):
@@ -284,5 +284,11 @@ class Group:
             raise CallError(f"size={self.size}, but a group has at least one rank")
         if not 0 <= self.rank < self.size:
             raise CallError(f"rank={self.rank}, but should be 0 to {self.size - 1} in a group of {self.size}")
-        if self.ranks and len(self.ranks) != self.size:
+        if not isinstance(self.name, str):
+            raise CallError(f"name={self.name!r}, but should be a string")
+        ranks = tuple(self.ranks) if isinstance(self.ranks, (list, tuple, range)) else None
+        if ranks is None or not all(is_size(rank) and rank >= 0 for rank in ranks):
+            raise CallError(f"ranks={self.ranks!r}, but should be a tuple of global ranks")
+        if ranks and not len(ranks) == len(set(ranks)) == self.size:
             raise CallError(f"ranks={self.ranks!r}, but should name {self.size} global ranks, one for each group rank")
+        object.__setattr__(self, "ranks", ranks)

@@ -20,17 +20,14 @@ def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
 
     Raises `CallError` for a backend that is not known, naming those that are.
     """
-    try:
-        return _limits(backend, row)
-    except KeyError:
+    if backend is None:
+        return ()
+    if not isinstance(backend, str) or backend not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
-        raise CallError(
-            f"backend={backend!r}, but should be one of {known}, or None for what every backend needs"
-        ) from None
+        raise CallError(f"backend={backend!r}, but should be one of {known}, or None for what every backend needs")
+    return _limits(backend, row)
 
 
 @functools.cache
-def _limits(backend: str | None, row: Row) -> tuple[Limit, ...]:
-    if backend is None:
-        return ()
+def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
     return tuple(limit for limit in BACKENDS[backend].limits if row.op in limit.ops or row.rule.name in limit.rules)

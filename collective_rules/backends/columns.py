@@ -23,6 +23,7 @@ class Limit:
     - `one_dtype`: all tensors of a list have one dtype. `promotes`: the list travels as torch.cat makes it, in the
       first tensor's dtype, which the others must be promoted to. `nonempty`: no tensor without elements.
     - `missing`: there is no kernel at all.
+    - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
     - `from_size`: the smallest group in which it matters. `severity`: of the finding.
     """
 
@@ -39,6 +40,7 @@ class Limit:
     promotes: bool = False
     nonempty: bool = False
     missing: bool = False
+    single: tuple[str, ...] = ()
     from_size: int = 1
     severity: str = ERROR
 

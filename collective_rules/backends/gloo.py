@@ -154,5 +154,12 @@ GLOO = Backend(
             one_dtype=True,
             severity=WARNING,
         ),
+        Limit(
+            "GLOO12",
+            "avg of one tensor at a time: of several, the first is divided by W, and the others are not",
+            "Call the op once for each tensor, or reduce with sum and divide.",
+            ops=("c10d::allreduce_",),
+            single=("avg",),
+        ),
     ),
 )

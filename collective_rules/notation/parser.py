@@ -87,7 +87,8 @@ class _Parser:
         return token
 
     def expect(self, kind: str, what: str) -> Token:
-        return self.take(kind) or self.fail(f"expected {what}, found {self.next.text or 'the end'!r}")
+        found = repr(self.next.text) if self.next.text else "the end"
+        return self.take(kind) or self.fail(f"expected {what}, found {found}")
 
     def fail(self, message: str, token: Token | None = None) -> Token:
         token = token or self.next
@@ -99,9 +100,11 @@ class _Parser:
         writes = self.side(END)
         self.expect(END, "',' or the end")
         for side in (reads, writes):
-            for place, part in enumerate(side):
-                if any(part.path.name == other.path.name for other in side[:place]):
+            seen: set[str] = set()
+            for part in side:
+                if part.path.name in seen:
                     raise NotationError(f"{part.path.name} is stated twice", self.text, *part.span)
+                seen.add(part.path.name)
         return Statement(reads, writes)
 
     def side(self, end: str) -> tuple[Part, ...]:
@@ -155,8 +158,8 @@ class _Parser:
             name = self.fresh_name()
             token = self.next
             index = self.indices() if self.next.kind == "[" else ()
-            if ANY in index:
-                self.fail("':' sums split sizes; a *rest has none", token)
+            if ANY in index or not name.islower():
+                self.fail("a *rest has a lower-case name, and no ':', which sums split sizes", token)
             return Rest(name, index)
         if self.next.text == "W":
             self.take(NAME)
@@ -170,6 +173,8 @@ class _Parser:
         if self.next.kind != "[":
             return Name(name)
         index = self.indices()
+        if (ANY in index) == name.islower():
+            self.fail(f"{name}: names are lower-case, but for a matrix of split sizes", token)
         if ANY not in index:
             return Name(name, index)
         if len(index) != 2 or index.count(ANY) != 1:
@@ -192,6 +197,8 @@ class _Parser:
         token = self.expect(NAME, "a name")
         if token.text in _RESERVED:
             self.fail(f"{token.text} is reserved: it is {_RESERVED[token.text]}", token)
+        if not token.text.islower() and self.next.kind != "[":
+            self.fail(f"{token.text}: names are lower-case, but for a matrix of split sizes", token)
         return token.text
 
     def indices(self) -> tuple[str, ...]:

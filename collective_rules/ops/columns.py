@@ -31,7 +31,8 @@ ANY, ORDER, DENSE, FORMAT, CONTIGUOUS = "any", "order", "dense", "format", "cont
 """Layouts that an op takes, from the laxest to the strictest.
 
 - `any`: copied element by element.
-- `order`: copied too, but a dense tensor keeps its memory order, and all such tensors must have one order.
+- `order`: copied too, but a dense tensor keeps its memory order, and all such tensors must have one order. Of a list
+  indexed by `p`, this rank's own does not count: it does not travel.
 - `dense`: travels as raw memory: no gaps, no element twice, one order.
 - `format`: dense, and contiguous or channels_last; another is refused.
 - `contiguous`: another is refused.
@@ -41,7 +42,7 @@ FREE, OWN, UP_TO_OWN, NEVER = "free", "own", "up to own", "never"
 """Which memory that is read may be written by the same call: any, the r-th of `inputs[p]`, the first r+1, or none."""
 
 EVEN, NONE = "even", "none"
-"""What an empty list of split sizes means: equal shares, or no rows at all."""
+"""What an empty list of split sizes means: equal shares, or no rows at all. None always means equal shares."""
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ the argument that they write. Legacy ops name their group by (tag, ranks, group_
 from __future__ import annotations
 
 from collective_rules.ops.columns import CONTIGUOUS, DENSE, NONE, Batch, Op, SplitSizes
+from collective_rules.rules import sizes
 
 __all__ = ["FUNCTIONAL"]
 
@@ -27,8 +28,6 @@ _SPLITS = {
     "input": SplitSizes("input_split_sizes"),
     "output": SplitSizes("output_split_sizes", empty=NONE),
 }
-_LEGACY_SPLITS = {"input": SplitSizes("input_split_sizes"), "output": SplitSizes("output_split_sizes")}
-
 _F, _A, _L = "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
 
 FUNCTIONAL = (
@@ -102,12 +101,13 @@ FUNCTIONAL = (
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
         layouts={"tensors": CONTIGUOUS},
     ),
-    Op(_F + "wait_tensor", "wait", {"input": "tensor"}, returns="tensor"),
+    Op(_F + "wait_tensor", "wait", {"input": "tensor"}, returns="tensor", sparse=True),
     Op(
         _F + "wait_tensors",
         "wait",
         {"input": "tensors[i]"},
         returns="tensors",
+        sparse=True,
         since="2.15",
         schema="_c10d_functional::wait_tensors(Tensor[] tensors) -> Tensor[]",
     ),
@@ -149,7 +149,8 @@ FUNCTIONAL = (
         _ONE,
         forms=("split",),
         attributes=_SIZED,
-        splits=_LEGACY_SPLITS,
+        splits=_SPLITS,
+        demands=(sizes.both_splits_or_neither,),
     ),
     Op(
         _L + "isend",
@@ -175,6 +176,11 @@ FUNCTIONAL = (
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
         layouts={"tensors": CONTIGUOUS},
     ),
-    Op(_L + "wait_tensor", "wait", {"input": "self"}, returns="self"),
-    Op("_dtensor::shard_dim_alltoall", "shard_dim_alltoall", _ONE),
+    Op(_L + "wait_tensor", "wait", {"input": "self"}, returns="self", sparse=True),
+    Op(
+        "_dtensor::shard_dim_alltoall",
+        "shard_dim_alltoall",
+        _ONE,
+        attributes={"gather_dim": "gather_dim", "shard_dim": "shard_dim"},
+    ),
 )

@@ -56,7 +56,7 @@ _DEFAULTS: Mapping[str, Any] = {
 class Argument:
     """One argument of the schema: `kind` is its type without List and Optional, `depth` how deep its lists nest.
 
-    `optional`: it may be None; `gaps`: so may the elements of its list.
+    `optional`: it may be None; `gaps`: so may the elements of its list. `mutable`: the schema says that it is written.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Argument:
     depth: int
     optional: bool
     gaps: bool
+    mutable: bool
     has_default: bool
     default: Any
     is_group: bool
@@ -159,7 +160,7 @@ class Row:
     @property
     def group(self) -> str:
         """The argument that holds the group: a ProcessGroup, its name, its ranks or a SymmetricMemory."""
-        return next((argument.name for argument in self.arguments if argument.is_group), "")
+        return next((name for name in _GROUP_ARGUMENTS if name in self.by_name), "")
 
     @property
     def reduce_op(self) -> str:
@@ -296,13 +297,14 @@ def _argument(argument: Any, legacy: bool) -> Argument:
         optional = optional or (outer == "Optional" and depth == 0)
         depth += outer == "List"
     name = argument.name
+    mutable = argument.alias_info is not None and argument.alias_info.is_write
     is_group = name in _GROUP_ARGUMENTS or (legacy and name == "tag")
     has_default, default = argument.has_default_value(), argument.default_value
     if not has_default and (optional or name in _DEFAULTS):
-        has_default, default = True, _DEFAULTS.get(name)
+        has_default, default = True, None if optional else _DEFAULTS[name]
     if kind.removeprefix(_CLASS) == "ReduceOp":
         has_default, default = True, "sum"
-    return Argument(name, kind, depth, optional, gaps, has_default, default, is_group)
+    return Argument(name, kind, depth, optional, gaps, mutable, has_default, default, is_group)
 
 
 def _spelling(entry: Op, form: Form) -> Spelling:

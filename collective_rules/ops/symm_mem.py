@@ -27,13 +27,7 @@ _IN_AND_OUT = {"input": CONTIGUOUS, "out": CONTIGUOUS}
 _IN_AND_OUTPUT = {"input": CONTIGUOUS, "output": CONTIGUOUS}
 _TENSOR = {"tensor": CONTIGUOUS}
 _VDEV = {"input": "input", "output": "out", "out_splits": "out_splits_offsets"}
-_VDEV_LAYOUTS = {
-    "input": CONTIGUOUS,
-    "out": CONTIGUOUS,
-    "in_splits": CONTIGUOUS,
-    "in_splits_offsets": CONTIGUOUS,
-    "out_splits_offsets": CONTIGUOUS,
-}
+_VDEV_LAYOUTS = {"input": CONTIGUOUS, "out": CONTIGUOUS, "out_splits_offsets": CONTIGUOUS}
 
 SYMM_MEM = (
     Op(_S + "one_shot_all_reduce", "all_reduce", _ONE, attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN),
@@ -204,21 +198,21 @@ SYMM_MEM = (
         "all_to_all_vdev",
         {**_VDEV, "in_splits": "in_splits"},
         forms=("ranks",),
-        layouts=_VDEV_LAYOUTS,
+        layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
     ),
     Op(
         _S + "all_to_all_vdev_2d",
         "all_to_all_vdev",
         {**_VDEV, "in_splits": "in_splits"},
         forms=("experts",),
-        layouts=_VDEV_LAYOUTS,
+        layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
     ),
     Op(
         _S + "all_to_all_vdev_2d_offset",
         "all_to_all_vdev",
         {**_VDEV, "in_splits": "in_splits_offsets"},
         forms=("offsets",),
-        layouts=_VDEV_LAYOUTS,
+        layouts={**_VDEV_LAYOUTS, "in_splits_offsets": CONTIGUOUS},
     ),
     Op(
         _S + "nvshmem_broadcast",

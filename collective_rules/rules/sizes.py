@@ -243,6 +243,14 @@ def scatter_dims_not_last(sizing: Sizing) -> None:
     sizing.demand(not (before or after), "argument", "the last dim, along which scales vary, cannot be scattered")
 
 
+def both_splits_or_neither(sizing: Sizing) -> None:
+    """The legacy op takes both lists of split sizes, or None for both."""
+    given = [name for name in ("input_split_sizes", "output_split_sizes") if sizing.arguments[name] is not None]
+    sizing.demand(
+        len(given) != 1, "splits", f"{' and '.join(given)} is given, and the other list of split sizes is None"
+    )
+
+
 def byte_offset_not_negative(sizing: Sizing) -> None:
     """byte_offset counts from the start of the allocation."""
     offset = sizing.arguments["byte_offset"]

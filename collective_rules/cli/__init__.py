@@ -1,0 +1,115 @@
+"""The command line, `collective-rules`: where its commands meet, and how each of them ends.
+
+Exit status: 0 nothing wrong, 1 findings of severity error, 2 the command could not be carried out (one line on
+standard error, nothing on standard output). An interrupt ends with 130 and a closed pipe with 141, as in a shell.
+
+A command is a function that returns a `Report` and prints nothing. Knows no rule and no op.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import collective_rules
+from collective_rules.cli.infer import infer_call
+from collective_rules.cli.listing import list_ops
+from collective_rules.cli.render import render
+from collective_rules.cli.report import CommandError, Report
+from collective_rules.cli.show import show_op
+from collective_rules.errors import CollectiveRulesError
+
+__all__ = ["main"]
+
+_COMMANDS: Mapping[str, Callable[..., Report]] = {
+    "list": list_ops,
+    "show": show_op,
+    "infer": infer_call,
+}
+
+_CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command line (that of the process, if left out) and return its exit status.
+
+    >>> main(["list", "--rule", "reduce_to_roots"])
+    op                                rule             notation                          since
+    symm_mem::multi_root_tile_reduce  reduce_to_roots  in_tiles[i]: m n -> out_tile: m n
+    0
+    """
+    _never_fail_to_encode()
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except (CommandError, CollectiveRulesError) as error:
+        return _refuse(str(error))
+    except typer.TyperException as error:
+        return _refuse(f"{error.format_message()} (collective-rules --help says what there is)")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return _CLOSED_PIPE
+    except OSError as error:  # a full disk
+        _discard_output()
+        return _refuse(str(error))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    command = typer.main.get_command(_app())
+    answer: Report | int | None = command.main(
+        None if arguments is None else list(arguments), "collective-rules", standalone_mode=False
+    )
+    if isinstance(answer, Report):
+        render(answer)
+        return answer.status
+    return answer or 0  # --help, --version, or an interrupt
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, callback=_collective_rules
+    )
+    for name, command in _COMMANDS.items():
+        app.command(name)(command)
+    return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"collective-rules {collective_rules.__version__}, torch {torch.__version__}\n")
+        raise typer.Exit()
+
+
+def _collective_rules(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions, and exit.")
+    ] = False,
+) -> None:
+    """What every PyTorch collective's sizes must be."""
+
+
+def _never_fail_to_encode() -> None:
+    """Let output that the terminal's encoding lacks come out escaped."""
+    stream: Any = sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"collective-rules: {' '.join(message.split())}\n")
+    return _CANNOT
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere; the interpreter would fail on it once more when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,154 @@
+"""`collective-rules infer`: what one rank's call writes and returns, what is wrong with it, and what it moves.
+
+`--json`, one object:
+
+- `op`: text. `group`: {`size`, `rank`}. `backend`: its name or null.
+- `results`: {name: tensor or (nested) list of tensors}, null where the sizes have no solution. A tensor is {`shape`
+  (null where the data do not tell), `dtype`, `stride`, `alias` (the argument whose memory it is, null if fresh),
+  `bytes`}.
+- `findings`: [{`id`, `severity`, `message`, `ranks`, `names`}], errors first.
+- `traffic`: {`read`, `written`, `sent`, `buffer`, `bus_factor`} in bytes, null where `results` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import attrs
+import torch
+import typer
+
+from collective_rules.backends import limits_of
+from collective_rules.call import Call, call
+from collective_rules.check import check
+from collective_rules.cli.report import CommandError, Report, Table
+from collective_rules.cli.values import parse_arguments
+from collective_rules.errors import CallError
+from collective_rules.finding import ERROR, Finding
+from collective_rules.infer import infer
+from collective_rules.ops import lookup
+from collective_rules.spec import Group, Spec
+from collective_rules.traffic import Traffic, traffic
+
+__all__ = ["infer_call"]
+
+_COLUMNS = ("name", "is", "shape", "dtype", "stride", "memory of", "bytes")
+
+
+def infer_call(
+    op: Annotated[str, typer.Argument(help="The op's qualified name, such as c10d::allreduce_.")],
+    group_size: Annotated[int, typer.Option(help="The number of ranks in the group.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            help="The op's arguments. A tensor is 16x4:bfloat16 (float32 if left out; 0d has no dims; strides as in "
+            "16x4@1,16); a list is 4x3,4x3 or [4x3,4x3]; a list of lists is 4x3,4x3;2x3,2x3 or [[4x3,4x3],[2x3,2x3]]. "
+            "Further: 3, true, false, none, and text.",
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="This rank's index in the group.")] = 0,
+    backend: Annotated[str | None, typer.Option(help="Check this backend's limits too, such as gloo.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> Report:
+    """Infer what one rank's call writes and returns, and check it."""
+    row = lookup(op)
+    limits_of(backend, row)  # an unknown backend is refused before anything is looked at
+    try:
+        group = Group(group_size, rank)
+    except CallError as error:
+        raise CommandError(f"--group-size {group_size} --rank {rank}: {error}") from None
+    made = call(row.op, group=group, **parse_arguments(row, arguments or ()))
+    results, moved, findings = _judge(made, backend)
+    data = {
+        "op": row.op,
+        "group": {"size": group_size, "rank": rank},
+        "backend": backend,
+        "results": None if results is None else _plain(results),
+        "findings": [_plain(attrs.asdict(found, recurse=False)) for found in findings],
+        "traffic": None if moved is None else attrs.asdict(moved),
+    }
+    status = int(any(found.severity == ERROR for found in findings))
+    return Report(data, tuple(_blocks(made, results, moved, findings)), as_json, status)
+
+
+def _judge(made: Call, backend: str | None) -> tuple[dict[str, Any] | None, Traffic | None, tuple[Finding, ...]]:
+    findings = check(made, backend)
+    try:
+        return infer(made), traffic(made), findings
+    except CallError as error:
+        if not any(found.severity == ERROR for found in findings):
+            findings = error.findings + findings
+        if not findings:
+            raise
+        return None, None, findings
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it."""
+    if isinstance(value, Spec):
+        known = value.shape is not None
+        return {
+            "shape": list(value.shape) if known else None,
+            "dtype": None if value.dtype is None else _dtype(value),
+            "stride": list(value.stride) if known else None,
+            "alias": value.alias,
+            "bytes": value.nbytes if known and value.dtype is not None else None,
+        }
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _dtype(spec: Spec) -> str:
+    return str(spec.dtype).removeprefix("torch.")
+
+
+def _blocks(
+    made: Call, results: dict[str, Any] | None, moved: Traffic | None, findings: tuple[Finding, ...]
+) -> Iterator[str | Table]:
+    yield f"{made.op} on rank {made.group.rank} of {made.group.size}"
+    if results:
+        rows = tuple(row for name, value in results.items() for row in _rows(made, name, name, value))
+        yield Table(_COLUMNS, rows, right=frozenset({"bytes"}))
+    elif results is not None:
+        yield "It writes no tensor and returns none."
+    for found in findings:
+        yield f"{found.severity}: {found.message}"
+    if not findings:
+        yield "Nothing wrong."
+    if moved is not None:
+        yield Table((), tuple(_traffic(moved)), "traffic")
+
+
+def _traffic(moved: Traffic) -> Iterator[tuple[str, str]]:
+    for name, what in (("read", "read"), ("written", "written"), ("sent", "sent"), ("buffer", "buffer S")):
+        count = getattr(moved, name)
+        yield what, f"{count:.0f} bytes" if count == int(count) else f"{count:.1f} bytes"
+    yield "bus factor", f"{moved.bus_factor:.6g}"
+
+
+def _rows(made: Call, name: str, label: str, value: Any) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, tuple) and value:
+        for place, item in enumerate(value):
+            yield from _rows(made, name, f"{label}[{place}]", item)
+        return
+    is_ = ["written"] * (name in made.row.writes) + ["returned"] * any(name == one.name for one in made.row.returns)
+    if isinstance(value, tuple):
+        yield label, ", ".join(is_), "no tensors", "", "", "", ""
+    elif value is not None:
+        yield label, ", ".join(is_), *_cells(value)
+
+
+def _cells(spec: Spec) -> tuple[str, ...]:
+    dtype = "?" if spec.dtype is None else _dtype(spec)
+    memory = "fresh" if spec.alias is None else spec.alias
+    if spec.shape is None:
+        return "?", dtype, "?", memory, "?"
+    shape = "x".join(map(str, spec.shape)) or "0d"
+    return shape, dtype, ",".join(map(str, spec.stride)), memory, str(spec.nbytes) if spec.dtype else "?"

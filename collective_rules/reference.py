@@ -1,0 +1,276 @@
+"""The reference page `docs/rules.md`, drawn from the tables, and the sentences that it shares with the command line.
+
+    python -m collective_rules.reference > docs/rules.md
+
+Knows how to word what a row says, and nothing that a row does not say. The page is the same whichever torch runs it:
+what it takes from a schema (the returns) does not change from version to version.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from collective_rules.backends import BACKENDS, Backend, Limit
+from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
+from collective_rules.ops.columns import EVEN, FREE, NEVER, OWN, UP_TO_OWN
+from collective_rules.rules import KINDS, RULES, Rule
+
+__all__ = ["notes", "reference", "returned", "summary"]
+
+_INTRODUCTION = """\
+# The rules
+
+What every PyTorch collective's sizes must be. This page is drawn from the tables of the package, with
+
+    python -m collective_rules.reference > docs/rules.md
+
+## How to read a rule
+
+A rule is a statement about the whole group: what is read, an arrow, what is written. A bare name is the same number
+on every rank, and wherever it is written; only an index makes it vary.
+
+    input: d *s -> output: (W d) *s
+
+On each of the `W` ranks the input has a first dim of `d` elements and whatever dims follow; the output's first dim has
+`W` times as many, and the same dims follow.
+"""
+
+_NOTATION = (
+    ("`W`", "the number of ranks in the group, the group size"),
+    ("`d`", "the size of one dim"),
+    ("`*s`", "any number of dims, none among them"),
+    ("`2`", "a size that is always the same"),
+    ("`(W d)`", "one dim of W times `d` elements: the ranks' pieces, one after another"),
+    ("`S[r,:]`, `S[:,r]`", "one dim: a row, or a column, of the matrix of split sizes, summed; `S[i,j]` is what rank i "
+     "sends to rank j"),
+    ("`*s[r]`, `*s[r,p]`, `m[r]`", "sizes that vary with the rank, or with a pair of ranks"),
+    ("`r`, `p`, `peer`", "this rank; each rank of the group in turn; the partner of a point-to-point op"),
+    ("`outputs[p]`", "a list with one tensor for each rank"),
+    ("`tensors[i]`", "a list of any length; every name has a value for each tensor"),
+    ("`tensors[1]`", "a list of exactly one"),
+    ("`@root`", "on the root alone; elsewhere it is absent, or left alone"),
+    ("nothing", "`input: -> …` is a tensor without dims; a side without arguments reads, or writes, no tensor"),
+)  # fmt: skip
+
+_AFTER_NOTATION = """\
+A rule that has several forms admits each of them; an op names those that it takes, the usual one first. A *flat* form
+sees every tensor as one dim of all its elements. A constraint's id is the one that messages show. What all ranks must
+pass alike stands under *agreed*.
+
+*Sent* is what one rank sends under a bandwidth-optimal algorithm. *S* and *bus factor* are nccl-tests': S divided by
+the time is the algorithm bandwidth, and that times the factor the bus bandwidth.
+
+A fresh tensor that an op returns is called `output`, or `outputs` if it is a list. *Since* is the first torch version
+that has the op; it is left out for those that 2.13 has.
+
+Layouts, from the laxest to the strictest:
+"""
+
+_LAYOUTS = (
+    ("any", "copied element by element (an argument without a layout is of this kind)"),
+    ("order", "copied too, but a dense tensor keeps its memory order, and all such tensors must have one order"),
+    ("dense", "travels as raw memory: no gaps, no element twice, one order"),
+    ("format", "dense, and contiguous or channels_last; another is refused"),
+    ("contiguous", "another is refused"),
+)
+
+_OVERLAPS = {
+    OWN: "Of the tensors that are read, only this rank's own may be written.",
+    UP_TO_OWN: "Of the tensors that are read, only those up to this rank's own may be written.",
+    NEVER: "No memory that is read may be written.",
+}
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Return the first paragraph of a formula's or size function's docstring, as one line.
+
+    >>> summary(RULES["all_reduce"].sent)
+    '2 (W-1)/W of the buffer: a reduce_scatter, then an all_gather.'
+    """
+    return " ".join((function.__doc__ or "").partition("\n\n")[0].split())
+
+
+def returned(output: Output) -> str:
+    """Say what one return of an op is."""
+    kinds = {"work": "a Work", "fresh": f"{output.name} (fresh)", "empty": f"{output.name} (no data: empty(0))"}
+    return kinds.get(output.kind, output.name)
+
+
+def notes(row: Row) -> Iterator[str]:
+    """Yield, as sentences, what the op's row says beyond its rule, its arguments' parts and their layouts.
+
+    >>> list(notes(lookup("_c10d_functional::reduce_scatter_tensor_out")))
+    ['torch ignores `group_size`.']
+    """
+    entry = row.entry
+    for part, split in entry.splits.items():
+        empty = "equal shares" if split.empty == EVEN else "no rows at all"
+        if split.argument:
+            yield f"`{split.argument}` splits the {part}; an empty list means {empty}."
+        else:
+            yield f"The {part} is always split evenly."
+    if entry.reduce_ops:
+        yield f"It takes the reduce op {' or '.join(entry.reduce_ops)} alone."
+    if entry.overlap != FREE:
+        yield _OVERLAPS[entry.overlap]
+    if entry.layouts_from > 1:
+        yield f"Layouts matter in groups of {entry.layouts_from} ranks or more."
+    yield from _more_notes(row)
+
+
+def _more_notes(row: Row) -> Iterator[str]:
+    entry = row.entry
+    if entry.alike:
+        yield "All tensors of the list have one shape."
+    if entry.sparse:
+        yield "It takes sparse tensors too."
+    for argument in entry.scratch:
+        yield f"What `{argument}` holds afterwards is undefined, on ranks where it is no output."
+    for part, argument in entry.dtypes.items():
+        yield f"`{argument}` chooses the dtype of the {part}."
+    for part, argument in entry.own.items():
+        yield f"This rank's own place in `{part}` is `{argument}` itself."
+    if entry.batch is not None:
+        kinds = " or ".join(f"`{kind}` (`{op}`)" for kind, op in entry.batch.ops.items())
+        yield f"`{entry.batch.kinds}` says what each element is: {kinds}."
+    if entry.group_size_ignored:
+        yield f"torch ignores `{row.group_size}`."
+    for function in dict.fromkeys((*entry.demands, *entry.strides.values())):
+        yield summary(function)
+
+
+def reference() -> str:
+    """Return the page, as Markdown."""
+    sections = [
+        _INTRODUCTION,
+        _table(("written", "means"), _NOTATION),
+        _AFTER_NOTATION,
+        _table(("layout", "the tensor is"), _LAYOUTS),
+        "## Contents\n",
+        "\n".join([*(_contents()), ""]),
+        *(_rule(rule) for rule in RULES.values()),
+        *(_backend(backend) for backend in BACKENDS.values()),
+        "## Ops without a rule\n",
+        _table(("op", "why"), ((_code(op), _prose(reason)) for op, reason in EXCLUSIONS.items())),
+    ]
+    return "\n".join(sections)
+
+
+def _contents() -> Iterator[str]:
+    for rule in RULES.values():
+        yield f"- [{rule.name}](#{rule.name}): {_prose(rule.title)}"
+    for backend in BACKENDS.values():
+        yield f"- [What {backend.name} takes](#what-{backend.name}-takes)"
+    yield "- [Ops without a rule](#ops-without-a-rule)"
+
+
+def _rule(rule: Rule) -> str:
+    rows = [lookup(op) for op, entry in OPS.items() if entry.rule == rule.name]
+    constraints = ((id_, _prose(KINDS[kind].says)) for id_, kind in rule.constraints.items())
+    blocks = [
+        f"## {rule.name}\n",
+        f"{_prose(rule.title)}\n",
+        _forms(rule),
+        "\n".join([*(f"- {fact}" for fact in _facts(rule)), ""]),
+        _table(("id", "what holds"), constraints),
+        _table(("op", "notation", "reads", "writes", "returns", "layouts", "since"), map(_op, rows)),
+    ]
+    return "\n".join([*blocks, *_besides(rows)])
+
+
+def _besides(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield a list of what rows say beyond their rule, each sentence once, with the ops that it holds for."""
+    holds: dict[str, list[str]] = {}
+    for row in rows:
+        for note in notes(row):
+            holds.setdefault(note, []).append(_code(row.op))
+    if holds:
+        yield "\n".join(["Besides:\n", *(f"- {', '.join(ops)}: {_prose(note)}" for note, ops in holds.items()), ""])
+
+
+def _forms(rule: Rule) -> str:
+    width = max(len(form.name) for form in rule.forms)
+    lines = [f"    {form.name:<{width}}  {form.text}{'  (flat)' if form.flat else ''}" for form in rule.forms]
+    return "\n".join([*lines, ""])
+
+
+def _facts(rule: Rule) -> Iterator[str]:
+    for name, function in rule.derived.items():
+        yield f"`{name}`: {_prose(summary(function))}"
+    for part, dtype in rule.fixed_dtypes.items():
+        yield f"`{part}` is always of dtype {str(dtype).removeprefix('torch.')}."
+    if rule.contents == "root":
+        yield "Only what the root's input holds counts."
+    if rule.one_sided:
+        yield "No other rank need take part."
+    if not rule.one_sided:
+        yield f"Agreed, besides the sizes: {', '.join(map(_code, rule.agreed)) or 'nothing'}"
+    yield f"Sent: {_prose(summary(rule.sent))}"
+    yield f"S: {_prose(summary(rule.buffer))}"
+    yield f"Bus factor: {_prose(summary(rule.bus_factor))}"
+    yield f"Source: {_prose(rule.source)}"
+
+
+def _op(row: Row) -> tuple[str, ...]:
+    several = len(row.spellings) > 1
+    notation = "<br>".join(
+        _code(str(spelling.statement)) + (f" ({spelling.form.name})" if several else "") for spelling in row.spellings
+    )
+    layouts = (f"`{argument}` {layout}" for argument, layout in row.entry.layouts.items())
+    return (
+        _code(row.op),
+        notation,
+        ", ".join(map(_code, row.reads)),
+        ", ".join(map(_code, row.writes)),
+        ", ".join(_prose(returned(output)) for output in row.returns),
+        ", ".join(layouts),
+        row.entry.since,
+    )
+
+
+def _backend(backend: Backend) -> str:
+    columns = ("id", "it takes", "severity", "instead", "where")
+    return "\n".join(
+        [
+            f"## What {backend.name} takes\n",
+            f"Where it takes less than the rules allow. Source: {_prose(backend.source)}\n",
+            _table(columns, map(_limit, backend.limits)),
+        ]
+    )
+
+
+def _limit(limit: Limit) -> tuple[str, ...]:
+    where = [f"[{rule}](#{rule})" for rule in limit.rules] + [_code(op) for op in limit.ops]
+    place = ", ".join(where) + (f" (groups of {limit.from_size} or more)" if limit.from_size > 1 else "")
+    return limit.id, _prose(limit.says), limit.severity, _prose(limit.advice), place
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+_SIGNS = re.compile(r"[*<]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")
+"""What Markdown takes for a sign: an underscore inside a word is none."""
+
+
+def _prose(text: str) -> str:
+    """Return `text` with the signs outside of its code escaped."""
+    pieces = text.split("`")
+    pieces[::2] = [_SIGNS.sub(lambda found: "".join(f"\\{c}" for c in found[0]), piece) for piece in pieces[::2]]
+    return "`".join(pieces)
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *(tuple(map(_cell, row)) for row in rows)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(reference().encode())
