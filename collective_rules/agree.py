@@ -17,7 +17,7 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.memory import memory_order
 from collective_rules.messages import compose, ranks_text, value_text, worst_first
-from collective_rules.notation import Rest
+from collective_rules.notation import Part, Rest, Size
 from collective_rules.ops import Row
 from collective_rules.rules import KINDS
 
@@ -39,8 +39,10 @@ def agree(calls: Iterable[Call], backend: str | None = None) -> tuple[Finding, .
     """Return what the ranks of one group disagree on; empty where the calls belong together.
 
     `calls` are the calls of one collective, one for each rank of its group, in any order (of point-to-point ops, one
-    for each rank that takes part). A finding names the constraint, the name, and each value with its ranks; `ranks`
-    are the odd ones out where there is a majority. Calls that are wrong by themselves are `check`'s business.
+    for each rank that takes part). One-sided ones have no partner to agree with, and are passed over.
+
+    A finding names the constraint, the name, and each value with its ranks; `ranks` are the odd ones out where there is
+    a majority. Calls that are wrong by themselves are `check`'s business.
 
     Raises `CallError` for an unknown backend, and for calls of different groups or two calls of one rank.
 
@@ -52,12 +54,12 @@ def agree(calls: Iterable[Call], backend: str | None = None) -> tuple[Finding, .
     >>> print(*cr.agree(calls))
     c10d::_allgather_base_: ranks disagree on d   [AGT2]
         input_tensor: d *s -> output_tensor: (W d) *s
-        ^^^^^^^^^^^^^^^^^^
+                      ^
       d = 5   ranks 0, 2, 3
       d = 6   rank 1
     Every rank must pass tensors of the same sizes; pad them where the data are uneven.
     """
-    known_calls = list(calls)
+    known_calls = [call for call in calls if not call.row.rule.one_sided]
     if not known_calls:
         return ()
     for call in known_calls:
@@ -69,9 +71,6 @@ def agree(calls: Iterable[Call], backend: str | None = None) -> tuple[Finding, .
         known = dict.fromkeys(getattr(call.group, what) for call in known_calls if getattr(call.group, what))
         if len(known) > 1:
             raise CallError(f"calls of groups of {what} {' and '.join(map(repr, known))} cannot be one collective")
-    first = known_calls[0]
-    if first.row.rule.one_sided:
-        return ()
     if any(call.row.rule.point_to_point for call in known_calls):
         return worst_first(_point_to_point(known_calls))
     twice = [rank for rank, count in Counter(call.group.rank for call in known_calls).items() if count > 1]
@@ -118,7 +117,8 @@ def _flat(bounds: list[Bound]) -> Iterator[Finding]:
     """Ranks that use different forms of one rule still move equally many elements."""
     counts: dict[Any, list[int]] = {}
     for bound in bounds:
-        counts.setdefault(sum(slot.spec.numel for slot in bound.slots), []).append(bound.call.group.rank)
+        if all(slot.spec.shape is not None for slot in bound.slots):
+            counts.setdefault(sum(slot.spec.numel for slot in bound.slots), []).append(bound.call.group.rank)
     if len(counts) > 1:
         rows = [("elements", str(count), ranks_text(ranks)) for count, ranks in counts.items()]
         yield _finding(bounds[0], "sizes", "ranks disagree on the number of elements", rows, counts, None)
@@ -174,7 +174,7 @@ def _disagreement(key: Key, values: dict[Any, list[_Binding]]) -> Finding | None
     rows = [(name, value_text(_shown(group[0].value)), _where(group)) for group in groups]
     majority = len(groups[0]) > len(groups[1])
     odd = tuple(sorted(binding.rank for group in groups[1 if majority else 0 :] for binding in group))
-    ranks_by_value = {binding.rank: binding.value for group in groups for binding in group}
+    ranks_by_value = {b.rank: b.value for b in sorted((b for group in groups for b in group), key=lambda b: b.rank)}
     severity = WARNING if _same_elements(speaker, groups) else ERROR
     if any(known_shape is None for known_shape in (binding.value for group in groups for binding in group)):
         severity = UNDECIDABLE
@@ -183,8 +183,7 @@ def _disagreement(key: Key, values: dict[Any, list[_Binding]]) -> Finding | None
         if indexed and len(key) == 4
         else f"ranks disagree on {name}"
     )
-    slot = speaker.slot
-    return _finding(speaker.bound, kind, who, rows, {name: ranks_by_value}, slot, odd, severity)
+    return _finding(speaker.bound, kind, who, rows, {name: ranks_by_value}, speaker, odd, severity)
 
 
 def _shown(value: Any) -> Any:
@@ -202,7 +201,7 @@ def _kind(row: Row, key: Key) -> str:
     name = key[0]
     if name in ("dtype", "order", "reduce_op", "root", "tag"):
         return str(name)
-    if name == "n":
+    if name == "length":
         return "lists"
     if name == "roots":
         return "root"
@@ -235,16 +234,24 @@ def _finding(
     verdict: str,
     rows: list[tuple[str, str, str]],
     names: dict[Any, Any],
-    slot: Slot | None,
+    speaker: _Binding | None,
     ranks: tuple[int, ...] = (),
     severity: str = ERROR,
 ) -> Finding:
     row = bound.call.row
     id_ = row.rule.id_of(kind)
     advice = KINDS[kind].advice
-    part = slot.part if slot is not None and any(slot.part is p for p in bound.spelling.statement.parts) else None
-    message = compose(row, bound.spelling, part, verdict, id_, rows, advice)
+    message = compose(row, bound.spelling, _place(speaker), verdict, id_, rows, advice)
     return Finding(id_, severity, message, ranks, names)
+
+
+def _place(speaker: _Binding | None) -> tuple[Part | None, Size | None]:
+    """Where in the rule's text the speaker's name stands."""
+    slot = speaker.slot if speaker is not None else None
+    parts = speaker.bound.spelling.statement.parts if speaker is not None else ()
+    if speaker is None or slot is None or not any(slot.part is part for part in parts):
+        return None, None
+    return slot.part, next((size for size in slot.part.sizes if getattr(size, "name", "") == speaker.key[0]), None)
 
 
 def _point_to_point(calls: list[Call]) -> Iterator[Finding]:

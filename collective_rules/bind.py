@@ -116,7 +116,7 @@ class _Binder:
         if kind == "i":
             if self.bound.count is None:
                 self.bound.count = length
-                self.bound.names["n", None] = length
+                self.bound.names["length", None] = length
             if length == 0:
                 self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
             if length != self.bound.count:
@@ -185,38 +185,30 @@ class _Binder:
         if rest is not None:
             size = part.sizes[rest]
             assert isinstance(size, Rest)
-            self.unify(self.bound.key(size, slot.element, slot.rank), shape[before : len(shape) - after], slot)
+            self.unify(self.bound.key(size, slot.element, slot.rank), shape[before : len(shape) - after], slot, size)
 
     def one(self, size: Size, value: Any, dim: int, slot: Slot) -> None:
         if isinstance(size, Name):
-            self.unify(self.bound.key(size, slot.element, slot.rank), value, slot)
+            self.unify(self.bound.key(size, slot.element, slot.rank), value, slot, size)
         elif isinstance(size, (GroupSize, Number)):
             wanted = self.group_size if isinstance(size, GroupSize) else size.value
             if known(value == wanted) is False:
-                self.fail(
-                    "sizes",
-                    f"dim {dim} of {slot.label} has size {value}, but should have {size}={wanted}"
-                    if isinstance(size, GroupSize)
-                    else f"dim {dim} of {slot.label} has size {value}, but should have {wanted}",
-                    slot.part,
-                    {"W": self.group_size, slot.label + ".shape": slot.spec.shape},
-                )
+                meant = f"W={wanted}" if isinstance(size, GroupSize) else str(wanted)
+                verdict = f"dim {dim} of {slot.label} has size {value}, but should have {meant}"
+                self.fail("sizes", verdict, slot.part, self.sizes(slot), size=size)
         elif isinstance(size, Shares):
-            problem = Problem(
-                "divides",
-                f"dim {dim} of {slot.label} has {value} elements, which is no multiple of W={self.group_size}",
-                slot.part,
-                {"W": self.group_size, slot.label + ".shape": slot.spec.shape},
+            verdict = f"dim {dim} of {slot.label} has {value} elements, which is no multiple of W={self.group_size}"
+            self.demand(
+                value % self.group_size == 0, Problem("divides", verdict, slot.part, self.sizes(slot), size=size)
             )
-            self.demand(value % self.group_size == 0, problem)
-            self.unify(self.bound.key(size, slot.element, slot.rank), value // self.group_size, slot)
+            self.unify(self.bound.key(size, slot.element, slot.rank), value // self.group_size, slot, size)
         elif isinstance(size, Splits):
             self.split(size, value, slot)
 
     def split(self, size: Splits, value: Any, slot: Slot) -> None:
         shares = self.shares(size, slot.part, value, slot)
         for rank, share in enumerate(shares):
-            self.unify(self.split_key(size, rank), share, slot)
+            self.unify(self.split_key(size, rank), share, slot, size)
 
     def shares(self, size: Splits, part: Part, value: Any, slot: Slot | None) -> tuple[Any, ...]:
         """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
@@ -229,32 +221,23 @@ class _Binder:
             if value is None:
                 own = self.bound.names.get((size.name, None, self.call.group.rank, self.call.group.rank))
                 return (own,) * self.group_size if own is not None else ()
-            problem = Problem(
-                "divides",
-                f"{label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes",
-                part,
-                {"W": self.group_size, label + ".shape": slot.spec.shape if slot else None},
-            )
+            verdict = f"{label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes"
+            problem = Problem("divides", verdict, part, self.sizes(slot) if slot else {}, size=size)
             self.demand(value % self.group_size == 0, problem)
             return (value // self.group_size,) * self.group_size
         values: dict[str, Any] = {str(column.argument): given}
         if len(given) != self.group_size:
-            self.fail(
-                "splits",
-                f"{column.argument} names {_count(len(given), 'split size')}, but the group has "
-                f"{self.group_size} ranks",
-                part,
-                values,
-            )
+            count = _count(len(given), "split size")
+            verdict = f"{column.argument} names {count}, but the group has {self.group_size} ranks"
+            self.fail("splits", verdict, part, values, size=size)
         for number in given:
             if known(number < 0):
-                self.fail("splits", f"{column.argument} holds a negative number, {number}", part, values)
+                verdict = f"{column.argument} holds a negative number, {number}"
+                self.fail("splits", verdict, part, values, size=size)
         if value is not None:
             total = sum(given)
-            problem = Problem(
-                "splits", f"{column.argument} sums to {total}, but {label} has {value} rows", part, values
-            )
-            self.demand(total == value, problem)
+            verdict = f"{column.argument} sums to {total}, but {label} has {value} rows"
+            self.demand(total == value, Problem("splits", verdict, part, values, size=size))
         return tuple(given)
 
     def promised(self, part: Part) -> None:
@@ -263,15 +246,18 @@ class _Binder:
             if isinstance(size, Splits):
                 try:
                     for rank, share in enumerate(self.shares(size, part, None, None)):
-                        self.unify(self.split_key(size, rank), share, Slot(part, None, None, Spec(None, None)))
+                        self.unify(self.split_key(size, rank), share, Slot(part, None, None, Spec(None, None)), size)
                 except _Stop:
                     return
+
+    def sizes(self, slot: Slot) -> dict[str, Any]:
+        return {"W": self.group_size, slot.label + ".shape": slot.spec.shape}
 
     def split_key(self, size: Splits, rank: int) -> Key:
         row, column = (rank if i == ANY else self.call.group.rank for i in (size.row, size.column))
         return (size.name, None, row, column)
 
-    def unify(self, key: Key, value: Any, slot: Slot) -> None:
+    def unify(self, key: Key, value: Any, slot: Slot, size: Size) -> None:
         names, origins = self.bound.names, self.bound.origins
         if key not in names:
             names[key], origins[key] = value, slot
@@ -280,34 +266,40 @@ class _Binder:
         answer = same(first, value)
         if answer:
             return
-        indexed = len(key) > 2 and "pairs" in self.call.row.rule.constraints.values()
-        kind = "pairs" if indexed else "sizes"
-        text = key_text(key)
-        if origin.label == slot.label:
-            verdict = f"{slot.label} makes {text} both {first} and {value}"
-        else:
-            verdict = f"{slot.label} makes {text} {value}, but {origin.label} makes it {first}"
-        shapes = {origin.label + ".shape": origin.spec.shape, slot.label + ".shape": slot.spec.shape}
-        problem = Problem(kind, verdict, slot.part, {text: (first, value), **shapes})
+        problem = self.clash(key, first, value, origin, slot, size)
         if answer is None:
-            for a, b in zip(*((first, value) if isinstance(first, tuple) else ((first,), (value,))), strict=True):
-                self.bound.demands.append(Demand(a == b, problem))
+            pairs = zip(first, value, strict=True) if isinstance(first, tuple) else ((first, value),)
+            self.bound.demands += [Demand(a == b, problem) for a, b in pairs]
             return
-        if _same_elements(slot, first, value):
-            advice = "The memory is read as the other shape; reshape one side if that is not meant."
-            problem = attrs.evolve(problem, severity=WARNING, advice=advice)
         self.bound.problems.append(problem)
         if problem.severity == ERROR:
             raise _Stop
+
+    def clash(self, key: Key, first: Any, value: Any, origin: Slot, slot: Slot, size: Size) -> Problem:
+        """One name, bound to two values."""
+        indexed = len(key) > 2 and "pairs" in self.call.row.rule.constraints.values()
+        text = key_text(key)
+        verdict = f"{slot.label} has {text} = {value}, but {origin.label} has {text} = {first}"
+        if origin.label == slot.label:
+            verdict = f"{slot.label} has both {text} = {first} and {text} = {value}"
+        shapes = {origin.label + ".shape": origin.spec.shape, slot.label + ".shape": slot.spec.shape}
+        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
+        problem = Problem(
+            "pairs" if indexed else "sizes", verdict, slot.part, shapes, size=size, names={text: (first, value)}
+        )
+        if not _same_elements(slot, first, value):
+            return problem
+        advice = "The memory is read as the other shape; reshape one side if that is not meant."
+        return attrs.evolve(problem, severity=WARNING, advice=advice)
 
     # -- size functions
 
     def derive(self) -> None:
         derived = self.call.row.rule.derived
         statement = self.bound.spelling.statement
-        listed = ("n", None) not in self.bound.names
-        if "n" in derived and listed and self.solve(derived["n"], ("n", None), None):
-            self.bound.count = self.bound.names["n", None]
+        listed = ("length", None) not in self.bound.names
+        if "length" in derived and listed and self.solve(derived["length"], ("length", None), None):
+            self.bound.count = self.bound.names["length", None]
         for part in statement.writes:
             for size in part.sizes:
                 if isinstance(size, Rest) and size.name in derived:
@@ -352,26 +344,14 @@ class _Binder:
             self.bound.demands.append(Demand(condition, problem))
 
     def problem(
-        self,
-        kind: str,
-        verdict: str,
-        part: Part | None,
-        values: Mapping[str, Any] | None = None,
-        *,
-        advice: str = "",
+        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
-        self.bound.problems.append(Problem(kind, verdict, part, values or {}, advice=advice))
+        self.bound.problems.append(Problem(kind, verdict, part, values or {}, **more))
 
     def fail(
-        self,
-        kind: str,
-        verdict: str,
-        part: Part | None,
-        values: Mapping[str, Any] | None = None,
-        *,
-        advice: str = "",
+        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
-        self.problem(kind, verdict, part, values, advice=advice)
+        self.problem(kind, verdict, part, values, **more)
         raise _Stop
 
 

@@ -9,7 +9,7 @@ import attrs
 
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, WARNING
-from collective_rules.notation import Name, Part, Rest, Shares
+from collective_rules.notation import Name, Part, Rest, Shares, Size
 from collective_rules.ops import Spelling
 from collective_rules.spec import Spec
 
@@ -37,7 +37,11 @@ class Slot:
 
 @attrs.frozen
 class Problem:
-    """One thing that does not hold. `verdict` is a clause without the op; `values` are shown below the rule."""
+    """One thing that does not hold.
+
+    `verdict` is a clause without the op; `part` and `size` say where in the rule's text; `values` are shown below it,
+    and `names` are what was bound beside them.
+    """
 
     kind: str
     verdict: str
@@ -45,6 +49,8 @@ class Problem:
     values: Mapping[str, Any] = attrs.field(factory=dict)
     severity: str = ERROR
     advice: str = ""
+    size: Size | None = None
+    names: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen

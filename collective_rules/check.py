@@ -110,7 +110,7 @@ def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
     for verdict, slot_specs in _violations(bound, limit, backend):
         values = [(name, value_text(value), "") for name, value in slot_specs.items()]
         part = next((slot.part for slot in bound.slots if slot.label in slot_specs), None)
-        message = compose(call.row, bound.spelling, part, verdict, limit.id, values, limit.advice)
+        message = compose(call.row, bound.spelling, (part, None), verdict, limit.id, values, limit.advice)
         yield Finding(limit.id, limit.severity, message, (call.group.rank,), dict(slot_specs))
 
 
@@ -151,8 +151,16 @@ def _mixed_dtypes(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[st
     specs: dict[str, object] = {slot.label: slot.spec for slot in dtypes.values()}
     if limit.one_dtype and len(dtypes) > 1:
         yield f"{backend} needs one dtype for the whole list", specs
-    elif limit.promotes and dtypes and functools.reduce(torch.promote_types, dtypes) is not bound.slots[0].spec.dtype:
+    elif limit.promotes and dtypes and _promoted(tuple(dtypes)) is not bound.slots[0].spec.dtype:
         yield f"{backend} sends the whole list in the first tensor's dtype", specs
+
+
+def _promoted(dtypes: tuple[torch.dtype, ...]) -> torch.dtype | None:
+    """What torch.cat makes of them; None where it refuses."""
+    try:
+        return functools.reduce(torch.promote_types, dtypes)
+    except RuntimeError:  # unsigned integers beyond uint8 have no promotion
+        return None
 
 
 def _wrong_form(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:

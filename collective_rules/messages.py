@@ -10,7 +10,7 @@ from typing import Any
 
 from collective_rules.bound import Problem
 from collective_rules.finding import SEVERITIES, Finding
-from collective_rules.notation import Part, Statement
+from collective_rules.notation import Part, Size, Statement
 from collective_rules.ops import Row, Spelling
 from collective_rules.rules import KINDS
 from collective_rules.spec import Spec
@@ -25,46 +25,51 @@ def finding_of(row: Row, spelling: Spelling, problem: Problem, rank: int) -> Fin
     id_ = row.rule.id_of(problem.kind)
     rows = [(name, value_text(value), "") for name, value in problem.values.items()]
     advice = problem.advice or KINDS[problem.kind].advice
-    message = compose(row, spelling, problem.part, problem.verdict, id_, rows, advice)
-    return Finding(id_, problem.severity, message, (rank,), dict(problem.values))
+    message = compose(row, spelling, (problem.part, problem.size), problem.verdict, id_, rows, advice)
+    return Finding(id_, problem.severity, message, (rank,), {**problem.names, **problem.values})
 
 
 def compose(
     row: Row,
     spelling: Spelling,
-    part: Part | None,
+    place: tuple[Part | None, Size | None],
     verdict: str,
     id_: str,
     values: Iterable[tuple[str, str, str]],
     advice: str,
 ) -> str:
-    """Put a message together; `values` are (name, value, where)."""
+    """Put a message together; `place` is what the caret stands under, and `values` are (name, value, where)."""
     lines = [f"{row.op}: {verdict}   [{id_}]"]
     text = str(spelling.statement)
     if text != "->":
         lines.append(f"    {text}")
-        if part is not None:
-            start, stop = _place(spelling.statement, part)
+        start, stop = _span(spelling.statement, *place)
+        if stop > start:
             lines.append("    " + " " * start + "^" * (stop - start))
     rows = list(values)
-    if rows:
-        width = max(len(f"{name} = {value}") for name, value, _ in rows[:_MOST_VALUES])
-        lines += [f"  {f'{name} = {value}':<{width}}   {where}".rstrip() for name, value, where in rows[:_MOST_VALUES]]
-        if len(rows) > _MOST_VALUES:
-            lines.append(f"  … and {len(rows) - _MOST_VALUES} more")
+    shown = [f"{name} = {value}" for name, value, _ in rows[:_MOST_VALUES]]
+    width = max(map(len, shown), default=0)
+    lines += [f"  {text:<{width}}   {where}".rstrip() for text, (_, _, where) in zip(shown, rows, strict=False)]
+    if len(rows) > _MOST_VALUES:
+        lines.append(f"  … and {len(rows) - _MOST_VALUES} more")
     lines.append(advice)
     return "\n".join(lines)
 
 
-def _place(statement: Statement, part: Part) -> tuple[int, int]:
-    """Return where `part` stands in the statement's text."""
+def _span(statement: Statement, part: Part | None, size: Size | None) -> tuple[int, int]:
+    """Return where `part`, or `size` in it, stands in the statement's text; nowhere for no part."""
     text, start = str(statement), 0
-    for known in statement.parts:
+    for known in statement.parts if part is not None else ():
         start = text.index(str(known), start)
-        if known is part:
+        if known is not part:
+            start += len(str(known))
+        elif size is None:
             return start, start + len(str(known))
-        start += len(str(known))
-    return 0, len(text)
+        else:
+            place = known.sizes.index(size)
+            start += len(" ".join([f"{known.path}:", *map(str, known.sizes[:place])])) + 1
+            return start, start + len(str(size))
+    return 0, 0
 
 
 def value_text(value: Any) -> str:

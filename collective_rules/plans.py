@@ -349,7 +349,11 @@ class _Writer:
         """The expression that makes a part from the bound names."""
         if index:
             inner = self.fresh(part, index[1:])
-            return {"1": f"({inner},)", "p": f"({inner},) * W", "i": f"tuple([{inner} for i in range(n)])"}[index[0]]
+            return {
+                "1": f"({inner},)",
+                "p": f"tuple([{inner} for _ in range(W)])",
+                "i": f"tuple([{inner} for i in range(n)])",
+            }[index[0]]
         in_list = "i" in part.path.index
         dtype = "t[i]" if in_list and not self.row.entry.alike else "t"
         alias = "" if part.path.name in self.row.fresh else f", alias={part.path.name!r}"

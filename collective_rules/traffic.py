@@ -8,6 +8,7 @@ from collective_rules.batch import members
 from collective_rules.bind import bind
 from collective_rules.bound import slots
 from collective_rules.call import Call
+from collective_rules.errors import CallError
 from collective_rules.infer import infer
 from collective_rules.rules.volumes import Volume
 from collective_rules.spec import Spec
@@ -35,6 +36,8 @@ class Traffic:
 def traffic(call: Call) -> Traffic:
     """Return the bytes that `call` moves.
 
+    Raises `CallError` where a shape or dtype is not known, and where `infer` does.
+
     >>> import collective_rules as cr
     >>> cr.traffic(cr.call("c10d::allreduce_", group=cr.Group(size=4), tensors=[(1024,)]))
     Traffic(read=4096, written=4096, sent=6144.0, buffer=4096, bus_factor=1.5)
@@ -46,6 +49,11 @@ def traffic(call: Call) -> Traffic:
     row, rank, root = call.row, call.group.rank, call.attribute("root")
     bound = bind(call)
     reads = [slot for part in bound.spelling.statement.reads for slot in slots(call, part)]
+    for slot in reads:
+        if slot.spec.shape is None or slot.spec.dtype is None:
+            raise CallError(
+                f"{call.op}: {slot.label}={slot.spec!r}, but its shape and dtype must be known to count bytes"
+            )
     results = infer(call)
     stated = {part.path.name: part for part in bound.spelling.statement.writes}
     writes = {name: _bytes(results.get(name)) for name in stated}

@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pairs": Kind(
         "what rank i sends to rank j is what rank j expects from rank i: one `S[i,j]`, one `s[i,j]`",
-        "Exchange the split sizes first (an all_to_all_single of the counts), then allocate the output.",
+        "Both sides must name one size; exchange the sizes first, for instance by an all_to_all_single of the counts.",
     ),
     "dtype": Kind(
         "all tensors of one transfer have one dtype, on every rank",
@@ -98,7 +98,6 @@ KINDS: Mapping[str, Kind] = {
         "Call .resolve_conj().resolve_neg() first, and pass the result.",
     ),
     "strided": Kind("a tensor has a strided layout", "Convert it with .to_dense() first."),
-    "list_dtype": Kind("all tensors of one list have one dtype", "Call the op once for each dtype."),
     "argument": Kind("the other arguments are in their range", "Correct the argument."),
     "call": Kind("all ranks of the group make the same collective", "Call the same collective on every rank."),
     "ranks": Kind("every rank of the group takes part, once", "Make the call on every rank of the group."),

@@ -187,7 +187,7 @@ def matrix(sizing: Sizing) -> None:
 
 def one_root_each(sizing: Sizing) -> None:
     """There is a root for each tensor, and no rank is root of two."""
-    roots, count, ranks = sizing.arguments["roots"], sizing.names["n"], range(sizing.group_size)
+    roots, count, ranks = sizing.arguments["roots"], sizing.names["length"], range(sizing.group_size)
     sizing.demand(len(roots) == count, "root", f"roots={tuple(roots)}, but there are {count} tensors")
     sizing.demand(all(root in ranks for root in roots), "root", f"roots={tuple(roots)} are not all ranks of the group")
     sizing.demand(len(set(roots)) == len(roots), "root", f"roots={tuple(roots)} names one rank twice")
@@ -209,7 +209,7 @@ def gather_dim_not_last(sizing: Sizing) -> None:
 
 def one_option_for_each_weight(sizing: Sizing) -> None:
     """B_scales, biases, result_scales, out_dtypes and use_fast_accum have one entry for each weight."""
-    count = sizing.names["n"]
+    count = sizing.names["length"]
     for argument in ("B_scales", "biases", "result_scales", "out_dtypes", "use_fast_accum"):
         length = len(sizing.arguments.get(argument) or ())
         sizing.demand(length == count, "lists", f"{argument} has {length} entries, but there are {count} weights")
