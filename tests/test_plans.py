@@ -1,0 +1,111 @@
+"""The fast path gives the answers of the slow one, which says why."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import collective_rules as cr
+from collective_rules.backends import limits_of
+from collective_rules.check import _check
+from collective_rules.infer import _infer
+from collective_rules.plans import _NO_PLAN, plan_of
+from tests.drawn import calls
+
+PLANNED = [op for op in cr.ops() if plan_of(cr.lookup(op)) is not _NO_PLAN]
+BACKENDS = (None, "gloo")
+FEWER = settings(max_examples=settings().max_examples // 4)
+
+
+def aliases(value: Any) -> Any:
+    """The aliases of a result, which do not count when specs are compared."""
+    return tuple(map(aliases, value)) if isinstance(value, tuple) else value.alias
+
+
+@pytest.mark.parametrize("op", PLANNED)
+def test_a_plan_never_passes_what_the_rule_refuses(op: str) -> None:
+    """Whatever is legal by the plan has no finding by the rule, with and without a backend."""
+
+    @FEWER
+    @given(st.data())
+    def law(data: st.DataObject) -> None:
+        call = data.draw(calls(cr.lookup(op)))
+        for backend in BACKENDS:
+            found = _check(call, backend, limits_of(backend, call.row))
+            assert found == cr.check(call, backend)
+        if plan_of(call.row).legal(call) is not None:
+            assert _check(call, None, ()) == ()
+
+    law()
+
+
+@pytest.mark.parametrize("op", PLANNED)
+def test_a_plan_infers_what_the_rule_infers(op: str) -> None:
+    """The same names, specs and aliases; where the plan gives up, nothing is lost."""
+
+    @FEWER
+    @given(st.data())
+    def law(data: st.DataObject) -> None:
+        call = data.draw(calls(cr.lookup(op)))
+        fast = plan_of(call.row).infer(call)
+        if fast is not None:
+            slow = _infer(call)
+            assert list(slow) == list(fast)
+            assert slow == fast
+            assert list(map(aliases, slow.values())) == list(map(aliases, fast.values()))
+
+    law()
+
+
+@pytest.mark.parametrize("op", PLANNED)
+def test_a_plain_legal_call_takes_the_fast_path(op: str) -> None:
+    """The usual form of a call that nothing is wrong with never waits for the slow path to infer."""
+
+    @FEWER
+    @given(st.data())
+    def law(data: st.DataObject) -> None:
+        call = data.draw(calls(cr.lookup(op), broken=False))
+        row = call.row
+        if row.reads and len(row.spellings) == 1 and _check(call, None, ()) == ():
+            assert plan_of(row).infer(call) is not None
+
+    law()
+
+
+@pytest.mark.parametrize("op", PLANNED)
+def test_what_is_inferred_is_legal(op: str) -> None:
+    """Written arguments that are what `infer` says have no finding, and are inferred again."""
+
+    @FEWER
+    @given(st.data())
+    def law(data: st.DataObject) -> None:
+        call = data.draw(calls(cr.lookup(op), broken=False))
+        row = call.row
+        only_written = [name for name in row.writes if name not in row.reads and name not in row.fresh]
+        reads = {name: value for name, value in call.arguments.items() if name not in only_written}
+        if not row.reads or any(finding.severity == "error" for finding in cr.check(call)):
+            return
+        inferred = cr.infer(cr.call(op, group=call.group, **reads))
+        given_back = {name: _lists(inferred[name]) for name in only_written}
+        again = cr.call(op, group=call.group, **reads, **given_back)
+        assert cr.check(again) == ()
+        assert cr.infer(again) == inferred
+
+    law()
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def test_most_ops_have_a_plan() -> None:
+    """An op is left out for a root, a size function or a batch, not by accident."""
+    left_out = {op for op in cr.ops() if op not in PLANNED}
+    for op in left_out:
+        row = cr.lookup(op)
+        entry = row.entry
+        rooted = any(part.root_only for part in row.spellings[0].statement.parts)
+        special = entry.batch or entry.demands or entry.dtypes or entry.own or entry.scratch or row.rule.fixed_dtypes
+        parts = row.spellings[0].statement.parts
+        assert rooted or special or row.rule.derived or row.spellings[0].form.flat or not parts, op
