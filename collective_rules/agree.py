@@ -256,7 +256,7 @@ def _place(speaker: _Binding | None) -> tuple[Part | None, Size | None]:
 
 def _point_to_point(calls: list[Call]) -> Iterator[Finding]:
     """Match sends with receives, in the order in which each rank lists them, then compare the pairs."""
-    singles = [member for call in calls for member in members(call)]
+    singles = [member for call in calls for member in _members(call)]
     sends = [call for call in singles if call.row.rule.name == "send"]
     receives = [call for call in singles if call.row.rule.name == "recv"]
     others = [call for call in singles if not call.row.rule.point_to_point]
@@ -274,6 +274,14 @@ def _point_to_point(calls: list[Call]) -> Iterator[Finding]:
         yield from _unify(_pair(send, receive), 2)
     for send in sends:
         yield _alone(send)
+
+
+def _members(call: Call) -> list[Call]:
+    """The single calls of a batch; none of a malformed one, which `check` reports."""
+    try:
+        return list(members(call))
+    except CallError:
+        return []
 
 
 def _partner(receive: Call, sends: list[Call]) -> Call | None:

@@ -61,10 +61,11 @@ def traffic(call: Call) -> Traffic:
     first = reads[0].spec.nbytes if reads else 0
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
     volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
-    read = inputs if row.rule.contents == "all" or rank == root else 0
+    counts = row.rule.contents == "all" or (row.rule.contents == "root" and rank == root)
+    read = inputs if counts else 0
     written = sum(size for name, size in writes.items() if not stated[name].root_only or rank == root)
-    if row.rule.contents == "root" and rank == root and row.in_place:
-        written = 0
+    if row.rule.contents == "none" or (row.rule.contents == "root" and counts and row.in_place):
+        written = 0  # a root in place keeps what it has
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
 
 

@@ -133,7 +133,8 @@ class Rule:
     - `forms`: the spellings, the usual one first.
     - `constraints`: id → kind. Ids are stable: a new one gets the next number, none is used twice.
     - `agreed`: attributes beyond the sizes that every rank must pass alike.
-    - `contents`: the ranks whose input's contents count: "all", or "root" (broadcast reads the root's alone).
+    - `contents`: the ranks whose input's contents count: "all", "root" (broadcast reads the root's alone) or "none"
+      (nothing moves).
     - `fixed_dtypes`: parts whose dtype does not follow that of the others.
     - `derived`: for a name that only Python can compute, its size function (see `rules.sizes`).
     - `sent`: bytes this rank sends under a bandwidth-optimal algorithm; `buffer` and `bus_factor`: nccl-tests' S and
