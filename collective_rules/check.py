@@ -166,8 +166,8 @@ def _promoted(dtypes: tuple[torch.dtype, ...]) -> torch.dtype | None:
 def _wrong_form(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:
     if any(problem.severity == ERROR for problem in bound.problems) or limit.forms is None:
         return
-    narrow = bind(bound.call, limit.forms)
-    if bound.spelling.form.name in limit.forms or not any(p.severity == ERROR for p in narrow.problems):
+    if bound.spelling.form.name in limit.forms:
         return
-    why = next(problem for problem in narrow.problems if problem.severity == ERROR)
-    yield f"{backend} takes only the {' or '.join(limit.forms)} form, and {why.verdict}", dict(why.values)
+    narrow = bind(bound.call, limit.forms)
+    for why in narrow.problems[:1]:
+        yield f"{backend} takes only the {' or '.join(limit.forms)} form, and {why.verdict}", dict(why.values)
