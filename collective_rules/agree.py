@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import attrs
+import torch
 
 from collective_rules.backends import limits_of
 from collective_rules.batch import members
@@ -20,6 +22,7 @@ from collective_rules.messages import compose, ranks_text, value_text, worst_fir
 from collective_rules.notation import Part, Rest, Size
 from collective_rules.ops import Row
 from collective_rules.rules import KINDS
+from collective_rules.symbols import hint
 
 __all__ = ["agree"]
 
@@ -135,7 +138,7 @@ def _bindings(bounds: list[Bound]) -> Iterator[_Binding]:
                 yield _Binding((attribute,), call.attribute(attribute), rank, bound, None)
         orders = {key: (slot, order) for key, slot, order in memory_order(bound)}
         for key, (slot, order) in orders.items():
-            if sum(n != 1 for n in slot.spec.shape) > 1 and 0 not in slot.spec.shape:
+            if not slot.spec.has_one_order:
                 yield _Binding(key, order, rank, bound, slot)
 
 
@@ -147,7 +150,7 @@ def _unify(bindings: Iterable[_Binding], count: int) -> Iterator[Finding]:
     for key, bound_by in by_key.items():
         values: dict[Any, list[_Binding]] = {}
         for binding in bound_by:
-            values.setdefault(_hashable(binding.value), []).append(binding)
+            values.setdefault(_comparable(binding.value), []).append(binding)
         if len(values) > 1 and (key[0], key[1] if len(key) > 1 else None) not in reported:
             finding = _disagreement(key, values)
             if finding is not None:
@@ -156,12 +159,21 @@ def _unify(bindings: Iterable[_Binding], count: int) -> Iterator[Finding]:
                 yield finding
 
 
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return str(value)
-    return value
+def _comparable(value: Any) -> Any:
+    """Return `value` as something to compare and hash: a SymInt's hint, or its name where it has none."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_comparable, value))
+    if isinstance(value, torch.SymInt):
+        number = hint(value)
+        return str(value) if number is None else number
+    return value if isinstance(value, Hashable) else str(value)
+
+
+def _is_open(value: Any) -> bool:
+    """Whether only the run will tell what `value` is."""
+    if isinstance(value, tuple):
+        return any(map(_is_open, value))
+    return value is None or (isinstance(value, torch.SymInt) and hint(value) is None)
 
 
 def _disagreement(key: Key, values: dict[Any, list[_Binding]]) -> Finding | None:
@@ -176,7 +188,7 @@ def _disagreement(key: Key, values: dict[Any, list[_Binding]]) -> Finding | None
     odd = tuple(sorted(binding.rank for group in groups[1 if majority else 0 :] for binding in group))
     ranks_by_value = {b.rank: b.value for b in sorted((b for group in groups for b in group), key=lambda b: b.rank)}
     severity = WARNING if _same_elements(speaker, groups) else ERROR
-    if any(known_shape is None for known_shape in (binding.value for group in groups for binding in group)):
+    if any(_is_open(group[0].value) for group in groups):
         severity = UNDECIDABLE
     who = (
         f"ranks {key[-2]} and {key[-1]} disagree on {name}"
@@ -218,14 +230,8 @@ def _same_elements(speaker: _Binding, groups: list[list[_Binding]]) -> bool:
     size = slot.part.sizes[0]
     if not isinstance(size, Rest) or speaker.key[0] != size.name:
         return False
-    return len({_numel(group[0].value) for group in groups}) == 1
-
-
-def _numel(shape: Any) -> Any:
-    total = 1
-    for size in shape:
-        total = total * size
-    return total
+    shapes = [_comparable(group[0].value) for group in groups]
+    return all(isinstance(n, int) for shape in shapes for n in shape) and len(set(map(math.prod, shapes))) == 1
 
 
 def _finding(

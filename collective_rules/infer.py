@@ -19,6 +19,7 @@ from collective_rules.ops.columns import EVEN
 from collective_rules.ops.row import Output
 from collective_rules.plans import plan_of
 from collective_rules.spec import Spec
+from collective_rules.symbols import same
 
 __all__ = ["infer"]
 
@@ -148,7 +149,7 @@ def _one(bound: Bound, part: Part, given: Spec | None, element: int | None, rank
     alias = None if fresh else name
     if fresh and name in entry.own and rank == call.group.rank:
         alias = entry.own[name]
-    if given is not None and (shape is None or given.shape == shape):
+    if given is not None and (shape is None or (given.shape is not None and same(given.shape, shape) is not False)):
         return (
             _copy(given, alias=alias)
             if given.dtype is not None

@@ -9,6 +9,7 @@ from typing import Any
 from collective_rules.bound import Bound, Problem, Slot
 from collective_rules.ops.columns import ANY, CONTIGUOUS, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Spec
+from collective_rules.symbols import hint
 
 __all__ = ["memory_order", "memory_problems"]
 
@@ -61,7 +62,7 @@ def _layout_fault(spec: Spec, layout: str) -> str:
 
 def _is_channels_last(spec: Spec) -> bool:
     dims = next((dims for dims in _CHANNELS_LAST if len(dims) == len(spec.shape)), ())
-    return spec.order == tuple(d for d in dims if spec.shape[d] != 1)
+    return spec.order == tuple(d for d in dims if hint(spec.shape[d]) != 1)
 
 
 def _loses_view(bound: Bound, slot: Slot, layouts_matter: bool) -> bool:
@@ -103,7 +104,7 @@ def _mixed_orders(bound: Bound) -> Iterator[Problem]:
     first: dict[tuple[Any, ...], tuple[Slot, tuple[int, ...]]] = {}
     for key, slot, order in memory_order(bound):
         origin, known = first.setdefault(key, (slot, order))
-        if known != order and not _trivial(origin.spec) and not _trivial(slot.spec):
+        if known != order and not origin.spec.has_one_order and not slot.spec.has_one_order:
             yield _problem(
                 "order",
                 f"{slot.label} and {origin.label} lie in memory in different orders of dims",
@@ -111,11 +112,6 @@ def _mixed_orders(bound: Bound) -> Iterator[Problem]:
                 slot,
             )
             return
-
-
-def _trivial(spec: Spec) -> bool:
-    """Whether every order of dims is the same memory."""
-    return 0 in spec.shape or sum(n != 1 for n in spec.shape) < 2
 
 
 def _overlaps(bound: Bound) -> Iterator[Problem]:
@@ -158,7 +154,7 @@ def _own(bound: Bound, read: Slot) -> bool:
 
 def _share(a: Spec, b: Spec) -> bool:
     if a is b:
-        return a.shape is None or 0 not in a.shape
+        return a.shape is None or 0 not in map(hint, a.shape)
     if a.memory is None or b.memory is None or a.memory.storage != b.memory.storage:
         return False
     one, two = a.extent(), b.extent()

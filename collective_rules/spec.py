@@ -196,6 +196,12 @@ class Spec:
         return tuple(dims)
 
     @property
+    def has_one_order(self) -> bool:
+        """Whether every order of its dims is the same memory: it is empty, or has one dim that counts."""
+        sizes = tuple(map(hint, self.shape))
+        return 0 in sizes or sum(n != 1 for n in sizes) < 2
+
+    @property
     def overlaps_itself(self) -> bool:
         """Whether two of its elements may share memory, as in an expanded tensor."""
         numbers = self._numbers()

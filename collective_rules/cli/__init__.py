@@ -38,9 +38,9 @@ _CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line (that of the process, if left out) and return its exit status.
 
-    >>> main(["list", "--rule", "reduce_to_roots"])
-    op                                rule             notation                          since
-    symm_mem::multi_root_tile_reduce  reduce_to_roots  in_tiles[i]: m n -> out_tile: m n
+    >>> main(["list", "--namespace", "_dtensor"])
+    op                            rule                notation                 since
+    _dtensor::shard_dim_alltoall  shard_dim_alltoall  input: *s -> output: *t
     0
     """
     _never_fail_to_encode()

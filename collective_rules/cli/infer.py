@@ -19,7 +19,6 @@ import attrs
 import torch
 import typer
 
-from collective_rules.backends import limits_of
 from collective_rules.call import Call, call
 from collective_rules.check import check
 from collective_rules.cli.report import CommandError, Report, Table
@@ -33,11 +32,11 @@ from collective_rules.traffic import Traffic, traffic
 
 __all__ = ["infer_call"]
 
-_COLUMNS = ("name", "is", "shape", "dtype", "stride", "memory of", "bytes")
+_COLUMNS = ("name", "is", "shape", "dtype", "stride", "memory", "bytes")
 
 
 def infer_call(
-    op: Annotated[str, typer.Argument(help="The op's qualified name, such as c10d::allreduce_.")],
+    op: Annotated[str, typer.Argument(metavar="OP", help="The op's qualified name, such as c10d::allreduce_.")],
     group_size: Annotated[int, typer.Option(help="The number of ranks in the group.")],
     arguments: Annotated[
         list[str] | None,
@@ -54,7 +53,6 @@ def infer_call(
 ) -> Report:
     """Infer what one rank's call writes and returns, and check it."""
     row = lookup(op)
-    limits_of(backend, row)  # an unknown backend is refused before anything is looked at
     try:
         group = Group(group_size, rank)
     except CallError as error:
@@ -142,12 +140,12 @@ def _rows(made: Call, name: str, label: str, value: Any) -> Iterator[tuple[str, 
     if isinstance(value, tuple):
         yield label, ", ".join(is_), "no tensors", "", "", "", ""
     elif value is not None:
-        yield label, ", ".join(is_), *_cells(value)
+        yield label, ", ".join(is_), *_cells(name, value)
 
 
-def _cells(spec: Spec) -> tuple[str, ...]:
+def _cells(name: str, spec: Spec) -> tuple[str, ...]:
     dtype = "?" if spec.dtype is None else _dtype(spec)
-    memory = "fresh" if spec.alias is None else spec.alias
+    memory = "given" if spec.alias == name else spec.alias or "fresh"
     if spec.shape is None:
         return "?", dtype, "?", memory, "?"
     shape = "x".join(map(str, spec.shape)) or "0d"

@@ -43,7 +43,7 @@ def list_ops(
 
 def _must_be_known(what: str, name: str | None, known: Iterable[str]) -> None:
     if name is not None and name not in known:
-        raise CommandError(f"no {what} {name!r}{suggestion(name, known) or ';'} there are {', '.join(known)}")
+        raise CommandError(f"no {what} {name!r}{suggestion(name, known)} (there are {', '.join(known)})")
 
 
 def _described(op: str) -> dict[str, Any]:

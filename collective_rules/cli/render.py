@@ -46,11 +46,11 @@ def _lines(block: str | Table) -> Iterator[str]:
 
 
 def _on_terminal(report: Report) -> None:
-    # rich takes as long to import as all of typer, and a pipe never needs it.
-    import rich.box  # noqa: PLC0415
-    import rich.console  # noqa: PLC0415
-    import rich.table  # noqa: PLC0415
-    import rich.text  # noqa: PLC0415
+    # rich takes as long to import as typer, and a pipe never needs it.
+    import rich.console
+    import rich.padding
+    import rich.table
+    import rich.text
 
     # Text, never markup: `outputs[p]` is no tag.
     console = rich.console.Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
@@ -58,13 +58,13 @@ def _on_terminal(report: Report) -> None:
         if place:
             console.print()
         if isinstance(block, str):
-            console.print(rich.text.Text(block, overflow="fold"), soft_wrap=True)
+            console.print(rich.text.Text(block), soft_wrap=True)
             continue
         if block.title:
             console.print(rich.text.Text(block.title, style="bold"))
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD if block.columns else None, show_header=bool(block.columns))
+        table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=bool(block.columns), header_style="bold")
         for column in block.columns or [""] * len(block.rows[0]):
             table.add_column(column, justify="right" if column in block.right else "left", overflow="fold")
         for row in block.rows:
             table.add_row(*(rich.text.Text(cell) for cell in row))
-        console.print(table)
+        console.print(rich.padding.Padding(table, (0, 0, 0, 2 if block.title else 0)))

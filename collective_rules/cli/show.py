@@ -35,7 +35,7 @@ _ROLES = ("group_size", "reduce_op", "root", "peer", "tag")
 
 
 def show_op(
-    op: Annotated[str, typer.Argument(help="The op's qualified name, such as c10d::allreduce_.")],
+    op: Annotated[str, typer.Argument(metavar="OP", help="The op's qualified name, such as c10d::allreduce_.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> Report:
     """Show one op: its rule in its own arguments, and every constraint and limit."""

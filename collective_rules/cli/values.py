@@ -90,7 +90,7 @@ class _Reader:
 
     def whole(self) -> Any:
         value = self.list_of(self.argument.depth) if self.argument.depth else self.item()
-        self.match(r"\s*")
+        self.match(r" *")
         if self.place < len(self.text):
             self.fail("expected the end")
         return value
@@ -108,10 +108,10 @@ class _Reader:
 
     def list_of(self, depth: int, separators: str = "") -> tuple[Any, ...]:
         """Read a list whose items are `depth` - 1 lists deep."""
-        if self.match(r"\s*\["):
+        if self.match(r" *\["):
             inner = (lambda: self.bracketed(depth - 1)) if depth > 1 else self.item
             items = self.items(inner, "[,;]")
-            if not self.match(r"\s*\]"):
+            if not self.match(r" *\]"):
                 self.fail("expected ',' or ']'")
             return items
         if depth > 1:
@@ -119,20 +119,20 @@ class _Reader:
         return self.items(self.item, separators or "[,;]")
 
     def bracketed(self, depth: int) -> tuple[Any, ...]:
-        if not re.compile(r"\s*\[").match(self.text, self.place):
+        if not re.compile(r" *\[").match(self.text, self.place):
             self.fail("expected '[': inside brackets, every inner list has its own")
         return self.list_of(depth)
 
     def items(self, read: Callable[[], Any], separator: str) -> tuple[Any, ...]:
-        if re.compile(r"\s*(\]|$)").match(self.text, self.place):
+        if re.compile(r" *(\]|$)").match(self.text, self.place):
             return ()
         items = [read()]
-        while self.match(rf"\s*{separator}"):
+        while self.match(rf" *{separator}"):
             items.append(read())
         return tuple(items)
 
     def item(self) -> Any:
-        self.match(r"\s*")
+        self.match(r" *")
         if self.argument.gaps and self.match(r"(?i:none)\b"):
             return None
         return _ITEMS.get(self.argument.kind, _Reader.word)(self)
@@ -197,4 +197,5 @@ _ITEMS: Mapping[str, Callable[[_Reader], Any]] = {
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 and text.isprintable() else f"{text[:57]!r}..."
+    shown = text if text.isprintable() else repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

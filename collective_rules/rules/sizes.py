@@ -169,7 +169,7 @@ def concatenated_exchange(sizing: Sizing) -> Shape:
 
 
 def gather_dim_outermost(shape: Shape, arguments: Mapping[str, Any]) -> tuple[int, ...]:
-    """Strides of the fused ops' fresh tensors: gather_dim lies outermost, unless it is the last dim."""
+    """The fresh tensors' strides have gather_dim outermost, unless it is the last dim."""
     dim = arguments["gather_dim"]
     order = list(range(len(shape)))
     if dim != len(shape) - 1:
@@ -258,7 +258,7 @@ def byte_offset_not_negative(sizing: Sizing) -> None:
 
 
 def room_for_size(sizing: Sizing) -> None:
-    """Dst holds at least `size` elements; offset and size are not negative."""
+    """The tensor `dst` holds at least `size` elements; offset and size are not negative."""
     size, offset = sizing.arguments["size"], sizing.arguments["offset"]
     room = math.prod(sizing.names["s"])
     sizing.demand(size >= 0 and offset >= 0, "argument", f"size={size}, offset={offset}, but neither may be negative")

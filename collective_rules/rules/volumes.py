@@ -8,6 +8,7 @@ bandwidth; S × factor / time is its bus bandwidth (nccl-tests, doc/PERFORMANCE.
 from __future__ import annotations
 
 import attrs
+import torch
 
 __all__ = ["Volume"]
 
@@ -34,6 +35,10 @@ class Volume:
         return self.rank == self.root
 
 
+def _plain(v: Volume) -> bool:
+    return isinstance(v.inputs, (int, float)) and isinstance(v.outputs, (int, float))
+
+
 def nothing(v: Volume) -> float:
     """No bytes."""
     return 0 * v.group_size
@@ -51,7 +56,7 @@ def outputs(v: Volume) -> float:
 
 def larger(v: Volume) -> float:
     """The larger of what is read and written: the whole buffer, whichever side holds it."""
-    return max(v.inputs, v.outputs)
+    return max(v.inputs, v.outputs) if _plain(v) else torch.sym_max(v.inputs, v.outputs)
 
 
 def gathered(v: Volume) -> float:
