@@ -20,7 +20,7 @@ from collective_rules.memory import memory_problems
 from collective_rules.messages import compose, finding_of, value_text, worst_first
 from collective_rules.plans import plan_of
 from collective_rules.spec import Spec
-from collective_rules.symbols import known
+from collective_rules.symbols import hint, known
 
 __all__ = ["check"]
 
@@ -78,9 +78,22 @@ def _check(call: Call, backend: str | None, limits: tuple[Limit, ...]) -> tuple[
         attrs.evolve(demand.problem, severity=UNDECIDABLE) for demand in bound.demands if _open(demand.condition)
     ]
     problems += memory_problems(bound)
+    problems += _unknown(bound)
     found = [finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in problems]
     found += (finding for limit in limits for finding in _beyond(bound, limit, backend or ""))
     return worst_first(found)
+
+
+def _unknown(bound: Bound) -> Iterator[Problem]:
+    """Yield what a trace that records less than a live call leaves open."""
+    kinds = bound.call.row.rule.constraints.values()
+    for slot in bound.slots:
+        for what, kind in (("shape", "sizes"), ("shape", "pairs"), ("dtype", "dtype")):
+            if getattr(slot.spec, what) is None and kind in kinds and slot.spec.layout == "strided":
+                verdict = f"the {what} of {slot.label} is not known"
+                advice = f"Record the {what} too, if it is to be checked."
+                yield Problem(kind, verdict, slot.part, severity=UNDECIDABLE, advice=advice)
+                break
 
 
 def _open(condition: object) -> bool:
@@ -115,27 +128,16 @@ def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
 
 
 def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:
-    call = bound.call
+    reduce_op = bound.call.attribute("reduce_op")
     if limit.missing:
         yield f"{backend} has no kernel for it", {}
     for slot in bound.slots:
-        dtype = slot.spec.dtype
-        name = str(dtype).removeprefix("torch.")
-        if dtype is None:
-            continue
-        if limit.dtypes is not None and dtype not in limit.dtypes:
-            yield f"{backend} does not take {name} here", {slot.label: slot.spec}
+        fault = _tensor_fault(slot.spec, limit, reduce_op)
+        if fault:
+            yield f"{backend} {fault}", {slot.label: slot.spec}
             break
-        reduce_op = call.attribute("reduce_op")
-        if limit.reduces is not None and reduce_op in limit.reduces and dtype not in limit.reduces[reduce_op]:
-            verb = "does not" if limit.severity == ERROR else "does not faithfully"
-            yield f"{backend} {verb} reduce {name} with {reduce_op}", {slot.label: slot.spec}
-            break
-        if limit.nonempty and slot.spec.shape is not None and 0 in slot.spec.shape:
-            yield f"{backend} refuses the empty {slot.label}", {slot.label: slot.spec}
-            break
-    if call.attribute("reduce_op") in limit.single and len(bound.slots) > 1:
-        yield f"{backend} takes {call.attribute('reduce_op')} of one tensor alone", {"n": len(bound.slots)}
+    if reduce_op in limit.single and len(bound.slots) > 1:
+        yield f"{backend} takes {reduce_op} of one tensor alone", {"tensors": len(bound.slots)}
     if limit.forms is not None:
         yield from _wrong_form(bound, limit, backend)
     if limit.exact:
@@ -144,6 +146,22 @@ def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str,
                 yield f"{backend} needs equal shapes: {problem.verdict}", dict(problem.values)
     if limit.one_dtype or limit.promotes:
         yield from _mixed_dtypes(bound, limit, backend)
+
+
+def _tensor_fault(spec: Spec, limit: Limit, reduce_op: str | None) -> str:
+    """What `limit` has against one tensor, after the backend's name; "" for nothing."""
+    dtype = str(spec.dtype).removeprefix("torch.")
+    if spec.dtype is not None:
+        if limit.dtypes is not None and spec.dtype not in limit.dtypes:
+            return f"does not take {dtype} here"
+        if limit.reduces is not None and spec.dtype not in limit.reduces.get(reduce_op or "", {spec.dtype}):
+            verb = "does not" if limit.severity == ERROR else "does not faithfully"
+            return f"{verb} reduce {dtype} with {reduce_op}"
+    if limit.sparse_reduces is not None and spec.layout != "strided" and reduce_op not in limit.sparse_reduces:
+        return f"does not reduce {spec.layout} tensors with {reduce_op}"
+    if limit.nonempty and spec.shape is not None and 0 in map(hint, spec.shape):
+        return "refuses an empty tensor here"
+    return ""
 
 
 def _mixed_dtypes(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str, dict[str, object]]]:

@@ -23,9 +23,9 @@ def memory_problems(bound: Bound) -> Iterator[Problem]:
     for slot in bound.slots:
         spec, name = slot.spec, slot.part.path.name
         if spec.layout != "strided":
-            if not row.entry.sparse:
+            if spec.layout not in row.entry.sparse and "strided" in row.rule.constraints.values():
                 plain = False
-                yield _problem("strided", f"{slot.label} is {spec.layout}", slot)
+                yield _problem("strided", f"{slot.label} has the layout {spec.layout}", slot)
             continue
         if spec.view and _loses_view(bound, slot, layouts_matter):
             yield _problem("view", f"{slot.label} is a lazy {spec.view} view", slot)

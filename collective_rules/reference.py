@@ -126,7 +126,7 @@ def _more_notes(row: Row) -> Iterator[str]:
     if entry.alike:
         yield "All tensors of the list have one shape."
     if entry.sparse:
-        yield "It takes sparse tensors too."
+        yield f"It takes tensors of layout {', '.join(entry.sparse)} too."
     for argument in entry.scratch:
         yield f"What `{argument}` holds afterwards is undefined, on ranks where it is no output."
     for part, argument in entry.dtypes.items():

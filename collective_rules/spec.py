@@ -129,6 +129,8 @@ class Spec:
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Spec:
         """Describe `tensor` (of any device, meta and fake too) without touching its data."""
+        if tensor.is_nested:  # it has no sizes that are numbers
+            return cls(None, tensor.dtype, None, tensor.device.type, layout="nested")
         strided = tensor.layout is torch.strided
         view = ("conj" if tensor.is_conj() else "") + (" neg" if tensor.is_neg() else "")
         return cls(

@@ -89,7 +89,7 @@ def test_what_is_inferred_is_legal(op: str) -> None:
         inferred = cr.infer(cr.call(op, group=call.group, **reads))
         given_back = {name: _lists(inferred[name]) for name in only_written}
         again = cr.call(op, group=call.group, **reads, **given_back)
-        assert cr.check(again) == ()
+        assert {found.severity for found in cr.check(again)} <= {"undecidable"}  # uneven lists that peers choose
         assert cr.infer(again) == inferred
 
     law()

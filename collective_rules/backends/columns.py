@@ -24,6 +24,7 @@ class Limit:
       first tensor's dtype, which the others must be promoted to. `nonempty`: no tensor without elements.
     - `missing`: there is no kernel at all.
     - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
+    - `sparse_reduces`: the reduce ops that it takes for tensors that are not strided.
     - `from_size`: the smallest group in which it matters. `severity`: of the finding.
     """
 
@@ -41,6 +42,7 @@ class Limit:
     nonempty: bool = False
     missing: bool = False
     single: tuple[str, ...] = ()
+    sparse_reduces: tuple[str, ...] | None = None
     from_size: int = 1
     severity: str = ERROR
 

@@ -161,5 +161,12 @@ GLOO = Backend(
             ops=("c10d::allreduce_",),
             single=("avg",),
         ),
+        Limit(
+            "GLOO13",
+            "a sum of sparse tensors, and no other reduction of them",
+            "Convert with .to_dense() first.",
+            ops=("c10d::allreduce_",),
+            sparse_reduces=("sum",),
+        ),
     ),
 )

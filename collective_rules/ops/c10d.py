@@ -33,7 +33,7 @@ C10D = (
         {"input": "tensors[i]", "output": "tensors[i]"},
         attributes=_REDUCES,
         alike=True,
-        sparse=True,
+        sparse=("sparse_coo",),
         layouts={"tensors": DENSE},
         layouts_from=2,
     ),

@@ -80,7 +80,7 @@ class Op:
     - `alike`: all tensors of the list have one shape.
     - `layouts`: argument → layout that every backend needs; `any` where it is left out. They matter in groups of
       `layouts_from` ranks or more: some ops touch no memory in a group of one.
-    - `sparse`: it takes sparse tensors too.
+    - `sparse`: the layouts that it takes besides strided ones, by torch's names.
     - `overlap`: which of the memory that is read may be written.
     - `reduce_ops`: the reduce ops that its kernels take; empty means all.
     - `demands`: functions of a `Sizing` that raise `Unsolvable`, for what no text can say.
@@ -103,7 +103,7 @@ class Op:
     layouts: Mapping[str, str] = attrs.field(factory=dict)
     layouts_from: int = 1
     overlap: str = FREE
-    sparse: bool = False
+    sparse: tuple[str, ...] = ()
     reduce_ops: tuple[str, ...] = ()
     demands: tuple[Callable[..., Any], ...] = ()
     dtypes: Mapping[str, str] = attrs.field(factory=dict)

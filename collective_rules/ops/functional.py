@@ -101,13 +101,12 @@ FUNCTIONAL = (
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
         layouts={"tensors": CONTIGUOUS},
     ),
-    Op(_F + "wait_tensor", "wait", {"input": "tensor"}, returns="tensor", sparse=True),
+    Op(_F + "wait_tensor", "wait", {"input": "tensor"}, returns="tensor"),
     Op(
         _F + "wait_tensors",
         "wait",
         {"input": "tensors[i]"},
         returns="tensors",
-        sparse=True,
         since="2.15",
         schema="_c10d_functional::wait_tensors(Tensor[] tensors) -> Tensor[]",
     ),
@@ -176,7 +175,7 @@ FUNCTIONAL = (
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
         layouts={"tensors": CONTIGUOUS},
     ),
-    Op(_L + "wait_tensor", "wait", {"input": "self"}, returns="self", sparse=True),
+    Op(_L + "wait_tensor", "wait", {"input": "self"}, returns="self"),
     Op(
         "_dtensor::shard_dim_alltoall",
         "shard_dim_alltoall",
