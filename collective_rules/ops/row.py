@@ -222,12 +222,13 @@ def lookup(op: Any) -> Row:
     True
     >>> lookup("c10d::allreduce")
     Traceback (most recent call last):
-    collective_rules.errors.UnknownOpError: no rule for 'c10d::allreduce'; did you mean 'c10d::allreduce_'?
+    collective_rules.errors.UnknownOpError: no rule for 'c10d::allreduce'; did you mean 'c10d::allreduce_', ...?
     """
     try:
         return _CACHE[op]
     except (KeyError, TypeError):
-        return _look_further(op)
+        pass  # an error below is not raised from here, so that its traceback shows nothing of this cache
+    return _look_further(op)
 
 
 def _look_further(op: Any) -> Row:
@@ -257,7 +258,7 @@ def _why_unknown(name: str) -> str:
     same_name = [known for known in OPS if known.partition("::")[2] == name.rpartition("::")[2].rpartition(".")[2]]
     suggestions = list(dict.fromkeys(same_name + near))[:3]
     if suggestions:
-        return f"no rule for {name!r}; did you mean {' or '.join(map(repr, suggestions))}?"
+        return f"no rule for {name!r}; did you mean {', '.join(map(repr, suggestions))}?"
     return f"no rule for {name!r}; collective_rules.ops() names those that there are"
 
 
