@@ -1,0 +1,243 @@
+"""A world carries out what it is given, names who did not answer, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import collective_rules as cr
+from collective_rules.testing import World, WorldTimeout, close_worlds, world
+from collective_rules.testing.world import boxed_reduce_op, has_cpu_kernel
+
+SHORT = 0.3
+
+
+def held() -> tuple[int, int]:
+    """How many threads and sockets this process has."""
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    sockets = [link for link in links if link.is_symlink() and "socket" in os.readlink(link)]
+    return len(os.listdir("/proc/self/task")), len(sockets)
+
+
+def ones(size: int) -> list[dict[str, object]]:
+    return [{"tensors": [torch.ones(2)]} for _ in range(size)]
+
+
+def test_a_world_is_made_once_and_used_again() -> None:
+    """`world` caches by size and timeout; a closed world is made anew."""
+    first = world(2)
+    assert first is world(2)
+    assert first is not world(2, timeout=5.0)
+    first.close()
+    assert not world(2).closed
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_rank_gets_its_own_outcome(size: int) -> None:
+    """Outcomes come in the order of the ranks."""
+    calls = [{"input": torch.tensor([rank])} for rank in range(size)]
+    outcomes = world(size).run("_c10d_functional::all_gather_into_tensor", calls)
+    assert [list(range(size))] * size == [outcome.returned[0].tolist() for outcome in outcomes]
+
+
+@pytest.mark.parametrize(
+    ("reduce_op", "expected"),
+    [("sum", 9), ("avg", 4.5), ("product", 18), ("min", 3), ("max", 6), ("band", 2), ("bor", 7), ("bxor", 5)],
+)
+def test_a_reduce_op_is_passed_by_its_name(reduce_op: str, expected: float) -> None:
+    """The boxed ReduceOp is the one that the name says."""
+    dtype = torch.float32 if reduce_op == "avg" else torch.int64
+    tensors = [torch.tensor([number], dtype=dtype) for number in (3, 6)]
+    world(2).run("c10d::allreduce_", [{"tensors": [tensor], "reduce_op": reduce_op} for tensor in tensors])
+    assert [[expected]] * 2 == [tensor.tolist() for tensor in tensors]
+
+
+def test_a_boxed_reduce_op_keeps_its_type() -> None:
+    """Boxing asks torch itself, and posts nothing."""
+    names = ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"]
+    expected = [int(getattr(dist.ReduceOp.RedOpType, name.upper())) for name in names]
+    assert expected == [boxed_reduce_op(name).op() for name in names]
+    with pytest.raises(cr.CallError, match="reduce_op='mean', but should be one of sum"):
+        boxed_reduce_op("mean")
+
+
+def test_each_rank_may_make_another_call() -> None:
+    """A send meets a recv, and a rank without a call takes no part."""
+    buffer = torch.zeros(3)
+    calls = [{"tensors": [torch.arange(3.0)], "dst": 2}, None, {"tensors": [buffer], "src": 0}]
+    outcomes = world(3).run(["c10d::send", "c10d::barrier", "c10d::recv_"], calls)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert buffer.tolist() == [0, 1, 2]
+
+
+def test_the_callers_dispatch_modes_see_what_it_posts() -> None:
+    """Ops that do not block are posted by the calling thread, in the order of the ranks."""
+    seen = []
+
+    class Witness(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.namespace == "c10d":
+                seen.append(dist.ProcessGroup.unbox(args[1]).rank())
+            return func(*args, **(kwargs or {}))
+
+    ranks, calls = world(3), ones(3)
+    with Witness():
+        ranks.run("c10d::allreduce_", calls)
+    assert seen == [0, 1, 2]
+
+
+def test_a_backward_pass_runs_on_every_rank() -> None:
+    """`each` gives every rank a thread, which a functional backward needs: it waits for the others."""
+    inputs = [torch.full((2,), float(rank), requires_grad=True) for rank in range(2)]
+    ranks = world(2)
+
+    def backward(rank: int) -> None:
+        gathered = torch.ops._c10d_functional_autograd.all_gather_into_tensor(inputs[rank], 2, ranks.groups[rank])
+        weights = torch.arange(4.0) * (rank + 1)
+        (torch.ops._c10d_functional.wait_tensor(gathered) * weights).sum().backward()
+
+    assert [outcome.error for outcome in ranks.each(backward)] == [None, None]
+    assert [tensor.grad.tolist() for tensor in inputs if tensor.grad is not None] == [[0.0, 3.0], [6.0, 9.0]]
+
+
+def test_an_op_that_waits_by_itself_gets_a_thread_for_each_rank() -> None:
+    """async_op=False blocks until all ranks have come."""
+    calls = [{"tensors": [torch.ones(1)], "async_op": False} for _ in range(3)]
+    world(3).run("c10d::allreduce_", calls)
+    assert [call["tensors"][0].tolist() for call in calls] == [[3.0]] * 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("ops", "calls", "silent"),
+    [
+        pytest.param("c10d::allreduce_", [*ones(2), None], (0, 1), id="a work"),
+        pytest.param(
+            "_c10d_functional::all_reduce",
+            [None, {"input": torch.ones(1), "reduce_op": "sum"}, {"input": torch.ones(1), "reduce_op": "sum"}],
+            (1, 2),
+            id="a functional result",
+        ),
+        pytest.param("c10d::recv_", [{"tensors": [torch.ones(1)], "src": 1}, None, None], (0,), id="a receive"),
+        pytest.param("c10d::monitored_barrier_", [{}, None, {}], (0, 2), id="a monitored barrier"),
+    ],
+)
+def test_a_rank_that_waits_in_vain_is_named(
+    ops: str, calls: list[dict[str, object] | None], silent: tuple[int]
+) -> None:
+    """A hang is reported as a hang, the world is discarded, and the next one is fresh."""
+    stale = world(3, timeout=SHORT)
+    with pytest.raises(WorldTimeout, match=rf"{ops}: no answer within 0.3 s from rank") as caught:
+        stale.run(ops, calls)
+    assert silent == caught.value.ranks
+    assert stale.closed
+    fresh = world(3, timeout=SHORT)
+    assert fresh is not stale
+    assert [outcome.error for outcome in fresh.run("c10d::allreduce_", ones(3))] == [None] * 3
+
+
+def test_a_timeout_tells_what_the_others_raised() -> None:
+    """Where the root refuses its call, the message has its reason."""
+    calls = [{"tensors": [torch.ones(1)], "root_rank": root} for root in (2, 0)]
+    with pytest.raises(WorldTimeout, match=r"from rank 1\n  rank 0: .*invalid root rank: 2") as caught:
+        world(2, timeout=SHORT).run("c10d::broadcast_", calls)
+    assert list(caught.value.outcomes) == [0]
+
+
+@pytest.mark.parametrize(("dtype", "posted"), [(torch.int16, True), (torch.float32, False)])
+def test_an_outcome_says_whether_the_post_or_the_wait_raised(dtype: torch.dtype, posted: bool) -> None:
+    """A dtype is refused at the wait, a root at the post."""
+    calls = [{"tensors": [torch.ones(1).to(dtype)], "root_rank": 0 if posted else 5} for _ in range(2)]
+    outcomes = world(2).run("c10d::broadcast_", calls)
+    assert [posted, posted] == [outcome.posted for outcome in outcomes if outcome.error]
+
+
+def test_a_world_that_lost_step_is_not_used_again() -> None:
+    """An error after the post may leave the ranks with different counts of collectives."""
+    ranks = world(2, timeout=5.0)
+    ranks.run("c10d::broadcast_", [{"tensors": [torch.ones(1).to(torch.int16)], "root_rank": 0} for _ in range(2)])
+    assert ranks.closed
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_closed_world_leaves_nothing_behind(size: int) -> None:
+    """No thread, no socket, no registered group, no tag."""
+    close_worlds()
+    with World(1) as first:
+        first.run("c10d::allreduce_", ones(1))
+    before = held()
+    with World(size) as ranks:
+        ranks.run("c10d::allreduce_", ones(size))
+        names = [group.group_name for group in ranks.groups]
+        assert held() > before
+    assert before == held()
+    for name in names:
+        with pytest.raises(RuntimeError, match="Could not resolve"):
+            torch._C._distributed_c10d._resolve_process_group(name)
+    assert dict(dist.distributed_c10d._world.pg_group_ranks) == {}
+    assert dist.distributed_c10d._world.tags_to_pg == {}
+
+
+def test_a_world_that_timed_out_leaves_nothing_behind() -> None:
+    """Neither the threads that hung nor gloo's own."""
+    close_worlds()
+    World(1).close()
+    before, threads = held(), threading.active_count()
+    with pytest.raises(WorldTimeout):
+        World(2, timeout=SHORT).run("c10d::recv_", [{"tensors": [torch.ones(1)], "src": 1}, None])
+    assert before == held()
+    assert threads == threading.active_count()
+
+
+def test_a_closed_world_refuses_to_run() -> None:
+    """It says how to get another."""
+    ranks = World(1)
+    ranks.close()
+    with pytest.raises(cr.CollectiveRulesError, match=r"1 gloo ranks, closed> cannot be used; world\(1\) makes"):
+        ranks.run("c10d::barrier", [{}])
+
+
+@pytest.mark.parametrize(
+    ("op", "calls", "message"),
+    [
+        ("c10d::allreduce_", [{}], "tensors is missing"),
+        ("c10d::allreduce_", [{"tensors": [], "root": 0}], r"takes .*, not \['root'\]"),
+        ("c10d::barrier", [{}, {}], "2 calls of 1 ops, but should be 1 of each"),
+        ("symm_mem::multimem_all_reduce_", [{}], "has no CPU kernel"),
+    ],
+)
+def test_a_call_that_no_backend_could_take_is_refused(op: str, calls: list[dict[str, object]], message: str) -> None:
+    """Before anything is posted: no rank is left waiting."""
+    with pytest.raises(cr.CallError, match=message):
+        world(1).run(op, calls)
+    assert not world(1).closed
+
+
+def test_an_op_of_a_later_torch_is_refused() -> None:
+    """Rows may be ahead of the running torch."""
+    for row in map(cr.lookup, cr.ops()):
+        if not row.available:
+            assert not has_cpu_kernel(row)
+            with pytest.raises(cr.CallError, match="is not in torch"):
+                world(1).run(row.op, [{}])
+
+
+def test_a_legacy_group_is_found_by_its_tag_and_ranks() -> None:
+    """(tag, ranks, group_size) resolve to the rank's own group, whatever other worlds there are."""
+    world(4)
+    calls = [{"self": torch.tensor([rank]), "reduceOp": "max"} for rank in range(3)]
+    outcomes = world(3).run("c10d_functional::all_reduce", calls)
+    assert [outcome.returned[0].tolist() for outcome in outcomes] == [[2]] * 3
+
+
+def test_worlds_do_without_hypothesis() -> None:
+    """The conformance tests of a backend need no hypothesis to run one."""
+    script = "import sys, collective_rules.testing; sys.exit('hypothesis' in sys.modules)"
+    timeout = timedelta(minutes=1).total_seconds()
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, timeout=timeout).returncode == 0
