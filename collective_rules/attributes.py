@@ -61,7 +61,7 @@ def _reduce_op(call: Call) -> Iterator[Problem]:
     taken = call.row.entry.reduce_ops or REDUCE_OPS
     if reduce_op not in taken:
         verdict = f"{call.row.reduce_op}={reduce_op!r} is no reduce op that it takes"
-        advice = f"Use {' or '.join(taken)}." if call.row.entry.reduce_ops else ""
+        advice = f"Use {'one of ' if len(taken) > 1 else ''}{', '.join(taken)}."
         yield Problem("reduce_op", verdict, values={call.row.reduce_op: reduce_op}, advice=advice)
 
 

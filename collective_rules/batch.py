@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collective_rules.call import Call
-from collective_rules.errors import CallError
 from collective_rules.ops import lookup
+from collective_rules.rules import Unsolvable
 
 __all__ = ["members"]
 
@@ -14,7 +14,7 @@ __all__ = ["members"]
 def members(call: Call) -> Iterator[Call]:
     """Yield the single calls of a batched op, in order; of another op, the call itself.
 
-    Raises `CallError` where the lists differ in length or name an unknown kind.
+    Raises `Unsolvable` where the lists differ in length or name an unknown kind.
     """
     batch = call.row.entry.batch
     if batch is None:
@@ -23,11 +23,11 @@ def members(call: Call) -> Iterator[Call]:
     lists = {name: call.arguments[name] for name in (batch.kinds, batch.peers, batch.tags, batch.tensors)}
     if len({len(values) for values in lists.values()}) != 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in lists.items())
-        raise CallError(f"{call.op}: its lists must have one length, but {lengths}")
+        raise Unsolvable("lists", f"its lists must have one length, but {lengths}")
     for kind, peer, tag, tensor in zip(*lists.values(), strict=True):
         if kind not in batch.ops:
             known = ", ".join(map(repr, batch.ops))
-            raise CallError(f"{call.op}: {batch.kinds} holds {kind!r}, but should hold only {known}")
+            raise Unsolvable("argument", f"{batch.kinds} holds {kind!r}, but should hold only {known}")
         row = lookup(batch.ops[kind])
         part = row.spellings[0].statement.parts[0].path.name
         arguments = {part: tensor, row.peer: peer, row.tag: tag}

@@ -50,7 +50,6 @@ class _Binder:
         self.bound = Bound(call, spelling)
         self.group_size = call.group.size
         self.entry = call.row.entry
-        self.root = call.attribute("root")
 
     def run(self) -> Bound:
         statement = self.bound.spelling.statement
@@ -68,16 +67,14 @@ class _Binder:
     # -- lists
 
     def part(self, part: Part) -> None:
-        if part.root_only and self.root != self.call.group.rank:
+        if part.root_only and not self.call.is_root and not self.entry.everywhere:
             if part.path.name in self.call.row.in_place:
                 return
             value = self.call.arguments.get(part.path.name)
             if part.path.index and value:
-                self.problem(
-                    "presence",
-                    f"{part.path.name} is given on rank {self.call.group.rank}, which is not the root ({self.root})",
-                    part,
-                )
+                root, rank = self.call.attribute("root"), self.call.group.rank
+                verdict = f"{part.path.name} is given on rank {rank}, which is not the root ({root})"
+                self.problem("presence", verdict, part)
             return
         value = self.call.arguments.get(part.path.name)
         if value is None:
@@ -92,6 +89,7 @@ class _Binder:
             return
         for slot in walk(value, part, part.path.index, None, None):
             self.bound.slots.append(slot)
+            self.bound.fitting += not self.bound.problems
             try:
                 self.dtype(slot)
                 self.match(slot)
@@ -146,9 +144,11 @@ class _Binder:
                     {slot.label: slot.spec},
                 )
             return
-        key = ("dtype", None if self.entry.alike else slot.element)
-        if key[1] is not None and ("dtype", None) in self.bound.names:
-            key = ("dtype", None)
+        if self.entry.kernel_dtypes and dtype not in self.entry.kernel_dtypes:
+            taken = ", ".join(map(_dtype, self.entry.kernel_dtypes))
+            verdict = f"{slot.label} has dtype {_dtype(dtype)}, but its kernels take only {taken}"
+            self.problem("dtype", verdict, slot.part, {slot.label: slot.spec})
+        key = ("dtype", None if self.bound.spelling.one_dtype else slot.element)
         first = self.bound.names.setdefault(key, dtype)
         origin = self.bound.origins.setdefault(key, slot)
         if first is not dtype:
@@ -287,7 +287,7 @@ class _Binder:
         problem = Problem(
             "pairs" if indexed else "sizes", verdict, slot.part, shapes, size=size, names={text: (first, value)}
         )
-        if not _same_elements(slot, first, value):
+        if self.entry.exact or not _same_elements(slot, first, value):
             return problem
         advice = "The memory is read as the other shape; reshape one side if that is not meant."
         return attrs.evolve(problem, severity=WARNING, advice=advice)

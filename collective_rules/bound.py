@@ -63,7 +63,10 @@ class Demand:
 
 @attrs.define
 class Bound:
-    """What one call binds under one form: `names`, where each came from, and what does not hold."""
+    """What one call binds under one form: `names`, where each came from, and what does not hold.
+
+    `count` is the length of the lists indexed by `i`, `fitting` the number of tensors before the first problem.
+    """
 
     call: Call
     spelling: Spelling
@@ -73,12 +76,13 @@ class Bound:
     problems: list[Problem] = attrs.field(factory=list)
     demands: list[Demand] = attrs.field(factory=list)
     count: int | None = None
+    fitting: int = 0
 
     @property
-    def badness(self) -> tuple[int, int]:
-        """How far the call is from this form."""
+    def badness(self) -> tuple[int, int, int]:
+        """How far the call is from this form: errors, warnings, and how early the first one came."""
         severities = [problem.severity for problem in self.problems]
-        return severities.count(ERROR), severities.count(WARNING)
+        return severities.count(ERROR), severities.count(WARNING), -self.fitting
 
     def key(self, size: Name | Shares | Rest, slot_element: int | None, rank: int | None) -> Key:
         """Return the key of `size` in a part's element: names that vary carry their indices."""

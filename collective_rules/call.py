@@ -12,10 +12,11 @@ import torch
 
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, lookup
+from collective_rules.ops.columns import NONE
 from collective_rules.ops.row import Argument
 from collective_rules.spec import Group, Spec, is_size
 
-__all__ = ["Call", "call", "reduce_op_name"]
+__all__ = ["Call", "call", "must_be_call", "reduce_op_name"]
 
 
 @attrs.frozen(slots=False)
@@ -39,10 +40,23 @@ class Call:
         """The qualified name of the op."""
         return self.row.op
 
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank is the root, or one of several roots."""
+        root, roots = self.attribute("root"), self.attribute("roots")
+        return self.group.rank == root if roots is None else self.group.rank in roots
+
     def attribute(self, name: str) -> Any:
         """Return the argument that holds the rule's attribute `name` ("root", "reduce_op", …), None without one."""
         argument = self.row.entry.attributes.get(name)
         return None if argument is None else self.arguments.get(argument)
+
+
+def must_be_call(value: Any) -> Call:
+    """Return `value`; raise `CallError` where it is no `Call`."""
+    if isinstance(value, Call):
+        return value
+    raise CallError(f"{value!r} is no Call: describe it first, with call(op, group=..., ...)")
 
 
 def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
@@ -92,8 +106,10 @@ class _Door:
 @functools.cache
 def _door(row: Row) -> _Door:
     statement = row.spellings[0].statement
-    off_root = {part.path.name for part in statement.parts if part.root_only}
-    converters, required, defaults = {}, set(), {}
+    off_root = {part.path.name for part in statement.reads if part.root_only}
+    even = {split.argument for split in row.entry.splits.values() if split.empty == NONE}
+    converters, required = {}, set()
+    defaults: dict[str, Any] = {}
     for argument in row.arguments:
         name = argument.name
         if argument.is_group:
@@ -101,7 +117,9 @@ def _door(row: Row) -> _Door:
         converters[name] = _converter(row, argument)
         if name == row.group_size:
             continue
-        if argument.has_default:
+        if name in even:
+            defaults[name] = None  # an empty list means no rows here; torch.distributed's None, equal shares
+        elif argument.has_default:
             defaults[name] = argument.default
         elif argument.depth and name in off_root:
             defaults[name] = ()

@@ -13,12 +13,13 @@ from collective_rules.backends import Limit, limits_of
 from collective_rules.batch import members
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Problem
-from collective_rules.call import Call
-from collective_rules.errors import CallError
+from collective_rules.call import Call, must_be_call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.memory import memory_problems
 from collective_rules.messages import compose, finding_of, value_text, worst_first
+from collective_rules.overlaps import sharing
 from collective_rules.plans import plan_of
+from collective_rules.rules import Unsolvable
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint, known
 
@@ -42,6 +43,8 @@ def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
       W = 2
     Pass the root's rank in the group; torch.distributed's src and dst are global ranks.
     """
+    if type(call) is not Call:
+        must_be_call(call)
     limits = limits_of(backend, call.row)
     specs = plan_of(call.row).legal(call)
     if specs is not None and (not limits or _within(call, specs, limits)):
@@ -74,9 +77,7 @@ def _check(call: Call, backend: str | None, limits: tuple[Limit, ...]) -> tuple[
     problems = list(attribute_problems(call))
     if root is None or 0 <= root < call.group.size:
         problems += bound.problems
-    problems += [
-        attrs.evolve(demand.problem, severity=UNDECIDABLE) for demand in bound.demands if _open(demand.condition)
-    ]
+    problems += [_undecided(demand.problem) for demand in bound.demands if known(demand.condition) is None]
     problems += memory_problems(bound)
     problems += _unknown(bound)
     found = [finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in problems]
@@ -96,22 +97,32 @@ def _unknown(bound: Bound) -> Iterator[Problem]:
                 break
 
 
-def _open(condition: object) -> bool:
-    return known(condition) is None
+def _undecided(problem: Problem) -> Problem:
+    advice = "The run will tell; `infer` has torch check it there."
+    return attrs.evolve(problem, severity=UNDECIDABLE, verdict=f"cannot tell whether {problem.verdict}", advice=advice)
 
 
 def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
+    """Judge each of the batch's ops, and what their tensors share."""
+    bound = bind(call)
     try:
         each = list(members(call))
-    except CallError as error:
-        bound = bind(call)
-        problem = Problem("lists" if "length" in str(error) else "argument", str(error).removeprefix(f"{call.op}: "))
+    except Unsolvable as error:
+        problem = Problem(error.kind, str(error))
         return (finding_of(call.row, bound.spelling, problem, call.group.rank),)
-    name = call.row.entry.batch and call.row.entry.batch.tensors
-    found = []
-    for place, member in enumerate(each):
-        for one in check(member, backend):
-            found.append(attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}"))
+    name = call.row.writes[0]
+    found = [
+        attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}")
+        for place, member in enumerate(each)
+        for one in check(member, backend)
+    ]
+    received = {place for place, member in enumerate(each) if member.row.writes}
+    for a, b in sharing(call.arguments[name]):
+        if {a, b} & received:
+            verdict = f"{name}[{a}] and {name}[{b}] share memory, and are not both only sent"
+            problem = Problem("overlap", verdict, values={f"{name}[{k}]": call.arguments[name][k] for k in (a, b)})
+            found.append(finding_of(call.row, bound.spelling, problem, call.group.rank))
+            break
     return worst_first(found)
 
 

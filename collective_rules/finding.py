@@ -25,7 +25,7 @@ class Finding:
     - `names`: what was bound, by name; of several ranks, a mapping from rank to value.
 
     >>> import collective_rules as cr
-    >>> call = cr.call("_c10d_functional::reduce_scatter_tensor", group=cr.Group(size=4, rank=0), input=(13,))
+    >>> call = cr.call("_c10d_functional::reduce_scatter_tensor", group=cr.Group(4), reduce_op="sum", input=(13,))
     >>> [(found.id, found.severity, dict(found.names)) for found in cr.check(call)]
     [('RST1', 'error', {'W': 4, 'input.shape': (13,)})]
     """

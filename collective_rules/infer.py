@@ -10,7 +10,7 @@ from collective_rules.attributes import wrong_group_size
 from collective_rules.batch import members
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Demand
-from collective_rules.call import Call
+from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR
 from collective_rules.messages import finding_of
@@ -18,6 +18,7 @@ from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Siz
 from collective_rules.ops.columns import EVEN
 from collective_rules.ops.row import Output
 from collective_rules.plans import plan_of
+from collective_rules.rules import Unsolvable
 from collective_rules.spec import Spec
 from collective_rules.symbols import same
 
@@ -39,6 +40,8 @@ def infer(call: Call) -> dict[str, Any]:
     >>> cr.infer(cr.call("_c10d_functional::all_gather_into_tensor", group=cr.Group(size=8), input=(16, 4)))
     {'output': Spec((128, 4), float32)}
     """
+    if type(call) is not Call:
+        must_be_call(call)
     result = plan_of(call.row).infer(call)
     return _infer(call) if result is None else result
 
@@ -58,6 +61,8 @@ def _infer(call: Call) -> dict[str, Any]:
         _check_in_the_run(call, bound, demand)
     result: dict[str, Any] = {}
     for part in bound.spelling.statement.writes:
+        if call.arguments.get(call.row.entry.omits.get(part.path.name, ""), True) is False:
+            continue
         result[part.path.name] = _written(bound, part)
     for name in call.row.entry.scratch:
         result.setdefault(name, _given(call, name))
@@ -67,15 +72,15 @@ def _infer(call: Call) -> dict[str, Any]:
 
 
 def _infer_batch(call: Call) -> dict[str, Any]:
-    each = [infer(member) for member in members(call)]
+    """Every tensor keeps its place: the sent ones are unchanged, and an `empty(0)` is returned for each."""
+    try:
+        each = [infer(member) for member in members(call)]
+    except Unsolvable as error:
+        raise CallError(f"{call.op}: {error}") from None
     name = call.row.writes[0]
-    returned = tuple(next(iter(result.values())) for result in each)
-    written = tuple(
-        _aliased(spec, name) if "output" not in result else None
-        for spec, result in zip(call.arguments[name], each, strict=True)
-    )
-    outputs = tuple(w or r for w, r in zip(written, returned, strict=True))
-    return {name: tuple(w for w in written if w is not None), "outputs": outputs}
+    tensors = tuple(_aliased(spec, name) for spec in call.arguments[name])
+    outputs = tuple(result.get("output", own) for result, own in zip(each, tensors, strict=True))
+    return {name: tensors, "outputs": outputs}
 
 
 def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
@@ -121,7 +126,7 @@ def _written(bound: Bound, part: Part) -> Any:
     call = bound.call
     name = part.path.name
     given = call.arguments.get(name)
-    if part.root_only and call.attribute("root") != call.group.rank:
+    if part.root_only and not call.is_root:
         if part.path.index and name not in call.row.in_place:
             return ()
         if given is not None:  # off the root the argument is scratch, or left alone
@@ -176,10 +181,11 @@ def _dtype(bound: Bound, part: Part, element: int | None, given: Spec | None) ->
         chosen = chosen[element] if isinstance(chosen, tuple) and element is not None else chosen
         if isinstance(chosen, torch.dtype):
             return chosen
+    promoted = call.row.entry.promotes.get(behind)
     for key in (("dtype", element), ("dtype", None)):
         if key in bound.names:
             known: torch.dtype = bound.names[key]
-            return known
+            return known if promoted is None else promoted(known)
     return given.dtype if given is not None else None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import Any
 
 from collective_rules.bound import Bound, Problem, Slot
 from collective_rules.ops.columns import ANY, CONTIGUOUS, FORMAT, FREE, NEVER, ORDER, OWN
+from collective_rules.overlaps import sharing
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
@@ -115,23 +115,18 @@ def _mixed_orders(bound: Bound) -> Iterator[Problem]:
 
 
 def _overlaps(bound: Bound) -> Iterator[Problem]:
-    row, entry = bound.call.row, bound.call.row.entry
-    written = [slot for slot in bound.slots if slot.part.path.name in row.writes]
-    for a, b in combinations(written, 2):
-        if _share(a.spec, b.spec) and not _harmless_twice(bound, a, b):
-            yield _problem("overlap", f"{b.label} and {a.label} are written, and share memory", a, b)
+    entry, writes = bound.call.row.entry, bound.call.row.writes
+    for a, b in sharing([slot.spec for slot in bound.slots]):
+        one, two = bound.slots[a], bound.slots[b]
+        written = [slot for slot in (one, two) if slot.part.path.name in writes]
+        if len(written) == 2 and not _harmless_twice(bound, one, two):
+            yield _problem("overlap", f"{two.label} and {one.label} are written, and share memory", one, two)
             return
-    if entry.overlap == FREE:
-        return
-    for slot in written:
-        for other in bound.slots:
-            if other.part.path.name not in row.writes and _share(slot.spec, other.spec) and not _own(bound, other):
-                yield _problem(
-                    "overlap",
-                    f"{slot.label} is written while {other.label}, which shares its memory, is read",
-                    other,
-                    slot,
-                )
+        if len(written) == 1 and entry.overlap != FREE:
+            read = two if written[0] is one else one
+            if not _own(bound, read):
+                verdict = f"{written[0].label} is written while {read.label}, which shares its memory, is read"
+                yield _problem("overlap", verdict, read, written[0])
                 return
 
 
@@ -150,12 +145,3 @@ def _own(bound: Bound, read: Slot) -> bool:
     if overlap == NEVER or read.rank is None:
         return False
     return read.rank == rank if overlap == OWN else read.rank <= rank
-
-
-def _share(a: Spec, b: Spec) -> bool:
-    if a is b:
-        return a.shape is None or 0 not in map(hint, a.shape)
-    if a.memory is None or b.memory is None or a.memory.storage != b.memory.storage:
-        return False
-    one, two = a.extent(), b.extent()
-    return one is not None and two is not None and one[1] < two[2] and two[1] < one[2]

@@ -76,7 +76,7 @@ def value_text(value: Any) -> str:
     """Write a value as messages show it."""
     if isinstance(value, Spec):
         dtype = str(value.dtype).removeprefix("torch.")
-        shape = "x".join(map(str, value.shape)) if value.shape else "0-d"
+        shape = "?" if value.shape is None else "x".join(map(str, value.shape)) or "0-d"
         plain = value.is_contiguous_or_unknown or len(value.stride) == 0
         return f"{shape} {dtype}" if plain else f"{shape} {dtype}, stride {value.stride}"
     if isinstance(value, tuple) and len(value) > 16:

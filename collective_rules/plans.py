@@ -57,7 +57,17 @@ def plan_of(row: Row) -> Plan:
 def _is_simple(row: Row) -> bool:
     entry, rule, spelling = row.entry, row.rule, row.spellings[0]
     parts = spelling.statement.parts
-    special = entry.batch or entry.demands or entry.dtypes or entry.strides or entry.own or entry.scratch
+    special = (
+        entry.batch
+        or entry.demands
+        or entry.kernel_dtypes
+        or entry.promotes
+        or entry.omits
+        or entry.dtypes
+        or entry.strides
+        or entry.own
+        or entry.scratch
+    )
     indexed: dict[str, set[tuple[str, ...]]] = {}
     for part in parts:
         for size in part.sizes:
@@ -208,7 +218,7 @@ class _Writer:
                 for size in part.sizes:
                     if isinstance(size, (Name, Shares, Rest)) and size.name not in self.spelling.shared:
                         yield _variable(size.name)
-        if not self.row.entry.alike:
+        if not self.spelling.one_dtype:
             yield "t"
 
     def tensor(self, part: Part, value: str) -> None:
@@ -216,7 +226,7 @@ class _Writer:
         self.add(f"specs.append({value})", f"s = {value}.shape")
         in_list = "i" in part.path.index
         if "dtype" in self.row.rule.agreed:
-            self.unify("t", f"{value}.dtype", in_list and not self.row.entry.alike, same="is not")
+            self.unify("t", f"{value}.dtype", in_list and not self.spelling.one_dtype, same="is not")
         self.sizes(part, in_list)
 
     def sizes(self, part: Part, in_list: bool) -> None:
@@ -274,7 +284,7 @@ class _Writer:
         self.add("else:")
         self.depth += 1
         self.give_up_if(f"{at} % W")
-        self.add(f"w = {at} // W" if column.empty == EVEN else "w = 0")
+        self.add(f"w = {at} // W" if column.empty == EVEN else f"w = {at} // W if g is None else 0")
         self.depth -= 1
         self.unify(own, "w", False)
 
@@ -284,7 +294,7 @@ class _Writer:
         column = self.column(part)
         self.add(f"g = a[{column.argument!r}]")
         if column.empty != EVEN:
-            self.give_up_if("not g")
+            self.give_up_if("g is not None and not g")
         self.add("if g:")
         self.depth += 1
         self.give_up_if(f"len(g) != W or symbolic(g) or min(g) < 0 or g[r] != own_{size.name}")
@@ -355,7 +365,7 @@ class _Writer:
                 "i": f"tuple([{inner} for i in range(n)])",
             }[index[0]]
         in_list = "i" in part.path.index
-        dtype = "t[i]" if in_list and not self.row.entry.alike else "t"
+        dtype = "t[i]" if in_list and not self.spelling.one_dtype else "t"
         alias = "" if part.path.name in self.row.fresh else f", alias={part.path.name!r}"
         return f"Spec({self.shape(part, in_list)}, {dtype}, None, specs[0].device{alias})"
 

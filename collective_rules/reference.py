@@ -15,7 +15,7 @@ from typing import Any
 
 from collective_rules.backends import BACKENDS, Backend, Limit
 from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
-from collective_rules.ops.columns import EVEN, FREE, NEVER, OWN, UP_TO_OWN
+from collective_rules.ops.columns import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
 from collective_rules.rules import KINDS, RULES, Rule
 
 __all__ = ["notes", "reference", "returned", "summary"]
@@ -102,7 +102,7 @@ def returned(output: Output) -> str:
 def notes(row: Row) -> Iterator[str]:
     """Yield, as sentences, what the op's row says beyond its rule, its arguments' parts and their layouts.
 
-    >>> list(notes(lookup("_c10d_functional::reduce_scatter_tensor_out")))
+    >>> list(notes(lookup("_c10d_functional::all_gather_into_tensor_out")))
     ['torch ignores `group_size`.']
     """
     entry = row.entry
@@ -113,7 +113,7 @@ def notes(row: Row) -> Iterator[str]:
         else:
             yield f"The {part} is always split evenly."
     if entry.reduce_ops:
-        yield f"It takes the reduce op {' or '.join(entry.reduce_ops)} alone."
+        yield f"Of the reduce ops it takes {', '.join(entry.reduce_ops)} alone."
     if entry.overlap != FREE:
         yield _OVERLAPS[entry.overlap]
     if entry.layouts_from > 1:
@@ -129,6 +129,7 @@ def _more_notes(row: Row) -> Iterator[str]:
         yield f"It takes tensors of layout {', '.join(entry.sparse)} too."
     for argument in entry.scratch:
         yield f"What `{argument}` holds afterwards is undefined, on ranks where it is no output."
+    yield from _kernel_notes(entry)
     for part, argument in entry.dtypes.items():
         yield f"`{argument}` chooses the dtype of the {part}."
     for part, argument in entry.own.items():
@@ -138,8 +139,21 @@ def _more_notes(row: Row) -> Iterator[str]:
         yield f"`{entry.batch.kinds}` says what each element is: {kinds}."
     if entry.group_size_ignored:
         yield f"torch ignores `{row.group_size}`."
-    for function in dict.fromkeys((*entry.demands, *entry.strides.values())):
+    for function in dict.fromkeys((*entry.demands, *entry.promotes.values(), *entry.strides.values())):
         yield summary(function)
+
+
+def _kernel_notes(entry: Op) -> Iterator[str]:
+    if entry.kernel_dtypes:
+        yield f"Its kernels take {', '.join(str(dtype).removeprefix('torch.') for dtype in entry.kernel_dtypes)} alone."
+    if entry.exact:
+        yield "Its kernels compare shapes, not only the number of elements."
+    if entry.everywhere:
+        yield "Off the root, too, what the root writes must fit."
+    if entry.elements:
+        yield f"`{entry.elements}` elements move, however many the tensor has."
+    for part, argument in entry.omits.items():
+        yield f"With `{argument}=False` the {part} is left out."
 
 
 def reference() -> str:

@@ -49,7 +49,7 @@ class Memory:
     """Where a tensor lies: `storage` identifies the allocation, `offset` counts elements from its start."""
 
     storage: int
-    offset: int
+    offset: Any
 
 
 @attrs.frozen(slots=False, eq=False, init=False, repr=False)
@@ -219,10 +219,11 @@ class Spec:
     def extent(self) -> tuple[int, int, int] | None:
         """Return (storage, first byte, one past the last byte) of what it may touch, or None if that is not known."""
         shape, stride = tuple(map(hint, self.shape or ())), tuple(map(hint, self.stride))
-        if self.memory is None or self.dtype is None or 0 in shape or None in shape + stride:
+        offset = hint(self.memory.offset) if self.memory is not None else None
+        if self.memory is None or self.dtype is None or offset is None or 0 in shape or None in shape + stride:
             return None
         reach = sum(step * (n - 1) for n, step in zip(shape, stride, strict=True))  # type: ignore[operator,misc]  # no None
-        start = self.memory.offset * self.dtype.itemsize
+        start = offset * self.dtype.itemsize
         return self.memory.storage, start, start + (reach + 1) * self.dtype.itemsize
 
     def _key(self) -> tuple[object, ...]:
@@ -256,7 +257,7 @@ def _no_device(device: object) -> str:
 
 def _memory(tensor: torch.Tensor) -> Memory | None:
     try:
-        return Memory(tensor.untyped_storage()._cdata, int(tensor.storage_offset()))
+        return Memory(tensor.untyped_storage()._cdata, tensor.storage_offset())
     except (
         RuntimeError,
         NotImplementedError,

@@ -7,9 +7,10 @@ import attrs
 from collective_rules.batch import members
 from collective_rules.bind import bind
 from collective_rules.bound import slots
-from collective_rules.call import Call
+from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer
+from collective_rules.rules import Unsolvable
 from collective_rules.rules.volumes import Volume
 from collective_rules.spec import Spec
 
@@ -42,37 +43,43 @@ def traffic(call: Call) -> Traffic:
     >>> cr.traffic(cr.call("c10d::allreduce_", group=cr.Group(size=4), tensors=[(1024,)]))
     Traffic(read=4096, written=4096, sent=6144.0, buffer=4096, bus_factor=1.5)
     """
-    if call.row.entry.batch is not None:
-        each = [traffic(member) for member in members(call)]
+    if must_be_call(call).row.entry.batch is not None:
+        try:
+            each = [traffic(member) for member in members(call)]
+        except Unsolvable as error:
+            raise CallError(f"{call.op}: {error}") from None
         read, written, sent = (sum(getattr(one, name) for one in each) for name in ("read", "written", "sent"))
         return Traffic(int(read), int(written), sent, sum(one.buffer for one in each), 1)
     row, rank, root = call.row, call.group.rank, call.attribute("root")
     bound = bind(call)
     reads = [slot for part in bound.spelling.statement.reads for slot in slots(call, part)]
-    for slot in reads:
-        if slot.spec.shape is None or slot.spec.dtype is None:
-            raise CallError(
-                f"{call.op}: {slot.label}={slot.spec!r}, but its shape and dtype must be known to count bytes"
-            )
     results = infer(call)
-    stated = {part.path.name: part for part in bound.spelling.statement.writes}
-    writes = {name: _bytes(results.get(name)) for name in stated}
-    inputs, outputs = sum(slot.spec.nbytes for slot in reads), sum(writes.values())
-    first = reads[0].spec.nbytes if reads else 0
+    written_here = [part for part in bound.spelling.statement.writes if call.is_root or not part.root_only]
+    writes = [_bytes(call, part.path.name, results.get(part.path.name, ())) for part in written_here]
+    sizes = [_bytes(call, slot.label, slot.spec) for slot in reads]
+    inputs, outputs = sum(sizes), sum(writes)
+    first = sizes[0] if sizes else 0
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
     volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
     counts = row.rule.contents == "all" or (row.rule.contents == "root" and rank == root)
     read = inputs if counts else 0
-    written = sum(size for name, size in writes.items() if not stated[name].root_only or rank == root)
+    written = outputs
     if row.rule.contents == "none" or (row.rule.contents == "root" and counts and row.in_place):
         written = 0  # a root in place keeps what it has
+    if row.entry.elements:
+        spec = bound.slots[0].spec
+        written = call.arguments[row.entry.elements] * spec.dtype.itemsize
+    if row.rule.one_sided and reads:
+        written = min(written, read)  # what is put is all that changes
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
 
 
-def _bytes(value: object) -> int:
+def _bytes(call: Call, name: str, value: object) -> int:
     if isinstance(value, tuple):
-        return sum(map(_bytes, value))
-    return value.nbytes if isinstance(value, Spec) and value.shape is not None and value.dtype is not None else 0
+        return sum(_bytes(call, name, item) for item in value)
+    if isinstance(value, Spec) and value.shape is not None and value.dtype is not None:
+        return value.nbytes
+    raise CallError(f"{call.op}: {name}={value!r}, but its shape and dtype must be known to count bytes")
 
 
 def _kept(call: Call, own: list[Spec], names: dict[tuple[object, ...], object], inputs: int) -> float:

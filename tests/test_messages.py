@@ -36,7 +36,7 @@ c10d::_allgather_base_: output_tensor has d = 6, but input_tensor has d = 5   [A
                                          ^^^^^
   input_tensor.shape = (5,)
   output_tensor.shape = (24,)
-Every rank must pass tensors of the same sizes; pad them where the data are uneven.
+Give the tensors the sizes that the rule states.
 """,
     ),
     "AGT4_other_dtype": (
@@ -162,7 +162,7 @@ Call .contiguous() first, and copy the result back for an in-place op.
 _c10d_functional::all_reduce: reduce_op='mean' is no reduce op that it takes   [AR3]
     input: *s -> output: *s
   reduce_op = mean
-Use one of sum, avg, product, min, max, band, bor, bxor, premul_sum, the same on every rank.
+Use one of sum, avg, product, min, max, band, bor, bxor.
 """,
     ),
     "GLOO3_avg_of_ints": (
@@ -220,7 +220,7 @@ Call .resolve_conj().resolve_neg() first, and pass the result.
 _dtensor::shard_dim_alltoall: shard_dim=-1 is no dim of a tensor of shape (4, 6)   [SDA1]
     input: *s -> output: *t
     ^^^^^^^^^
-Correct the argument.
+Pass a value that the op takes.
 """,
     ),
     "SE3_to_itself": (
@@ -270,7 +270,7 @@ c10d::allreduce_: ranks disagree on reduce_op   [AR3]
     tensors[i]: *s -> tensors[i]: *s
   reduce_op = sum   ranks 0, 1, 3
   reduce_op = max   rank 2
-Use one of sum, avg, product, min, max, band, bor, bxor, premul_sum, the same on every rank.
+Use the same reduce op on every rank.
 """,
     ),
     "AAS3_pair_disagrees": (
@@ -317,15 +317,15 @@ Make the call on every rank of the group.
         """
 c10d::broadcast_: ranks make different collectives   [BC10]
     tensors[i]: *s -> tensors[i]: *s
-  broadcast = rank 0
   all_reduce = ranks 1-3
+  broadcast = rank 0
 Call the same collective on every rank.
 """,
     ),
     "SE8_no_partner": (
         lambda: agree([call("c10d::send", size=3, tensors=[(3,)], dst=1, tag=1)]),
         """
-c10d::send: rank 0 sends to rank 1, which waits for nothing   [SE8]
+c10d::send: rank 0 sends to rank 1, which receives nothing from it   [SE8]
     tensors[1]: *s[r,peer] ->
   tag = 1   rank 0
 Post the matching call on the other rank.

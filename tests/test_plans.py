@@ -106,6 +106,15 @@ def test_most_ops_have_a_plan() -> None:
         row = cr.lookup(op)
         entry = row.entry
         rooted = any(part.root_only for part in row.spellings[0].statement.parts)
-        special = entry.batch or entry.demands or entry.dtypes or entry.own or entry.scratch or row.rule.fixed_dtypes
+        special = (
+            entry.batch
+            or entry.demands
+            or entry.kernel_dtypes
+            or entry.omits
+            or entry.dtypes
+            or entry.own
+            or entry.scratch
+            or row.rule.fixed_dtypes
+        )
         parts = row.spellings[0].statement.parts
         assert rooted or special or row.rule.derived or row.spellings[0].form.flat or not parts, op

@@ -30,4 +30,10 @@ def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
 
 @functools.cache
 def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
-    return tuple(limit for limit in BACKENDS[backend].limits if row.op in limit.ops or row.rule.name in limit.rules)
+    limits = tuple(
+        limit
+        for limit in BACKENDS[backend].limits
+        if row.op in limit.ops or row.rule.name in limit.rules or row.namespace in limit.namespaces
+    )
+    missing = tuple(limit for limit in limits if limit.missing)
+    return missing or limits

@@ -17,12 +17,12 @@ class Limit:
     """One limit. Columns that are left out do not limit; `id` is stable and appears in messages.
 
     - `says`: the limit in a sentence, for the reference page. `advice`: what to do about it.
-    - `ops`: the ops that it limits; `rules`: the rules all of whose ops it limits.
+    - `ops`: the ops that it limits; `rules`: the rules, and `namespaces` the namespaces, all of whose ops it limits.
     - `dtypes`: the dtypes that it takes. `reduces`: reduce op → the dtypes that it reduces so.
     - `forms`: the forms that it takes. `exact`: equal shapes, where the rule is content with equal element counts.
     - `one_dtype`: all tensors of a list have one dtype. `promotes`: the list travels as torch.cat makes it, in the
       first tensor's dtype, which the others must be promoted to. `nonempty`: no tensor without elements.
-    - `missing`: there is no kernel at all.
+    - `missing`: there is no kernel at all; no other limit matters then.
     - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
     - `sparse_reduces`: the reduce ops that it takes for tensors that are not strided.
     - `from_size`: the smallest group in which it matters. `severity`: of the finding.
@@ -33,6 +33,7 @@ class Limit:
     advice: str
     ops: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
     dtypes: frozenset[torch.dtype] | None = None
     reduces: Mapping[str, frozenset[torch.dtype]] | None = None
     forms: tuple[str, ...] | None = None

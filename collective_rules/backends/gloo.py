@@ -168,5 +168,12 @@ GLOO = Backend(
             ops=("c10d::allreduce_",),
             sparse_reduces=("sum",),
         ),
+        Limit(
+            "GLOO14",
+            "no symmetric memory",
+            "Use the c10d or functional op of the same rule.",
+            namespaces=("symm_mem",),
+            missing=True,
+        ),
     ),
 )

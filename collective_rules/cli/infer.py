@@ -145,7 +145,7 @@ def _rows(made: Call, name: str, label: str, value: Any) -> Iterator[tuple[str, 
 
 def _cells(name: str, spec: Spec) -> tuple[str, ...]:
     dtype = "?" if spec.dtype is None else _dtype(spec)
-    memory = "given" if spec.alias == name else spec.alias or "fresh"
+    memory = "the argument" if spec.alias == name else spec.alias or "fresh"
     if spec.shape is None:
         return "?", dtype, "?", memory, "?"
     shape = "x".join(map(str, spec.shape)) or "0d"

@@ -2,8 +2,8 @@
 
 `--json`, one object:
 
-- `op`, `namespace`, `rule`, `title`, `source`: text. `torch`: the running version; `available`: whether it has the
-  op. `since`: the first version that has it, "" where the oldest supported one does.
+- `op`, `namespace`, `rule`, `title`, `source`, `defined_in`: text. `torch`: the running version; `available`: whether
+  it has the op. `since`: the first version that has it, "" where the oldest supported one does.
 - `forms`: [{`name`, `notation` (in the op's own arguments), `rule` (the rule's own text), `flat`}], the usual first.
 - `reads`, `writes`: names. `returns`: [{`name`, `kind`: "argument", "fresh", "empty" or "work"}].
 - `arguments`: [{`name`, `type` (such as "Tensor[][]", with "?" where it may be None), `role`, `layout` (null for what
@@ -73,6 +73,7 @@ def _described(row: Row) -> dict[str, Any]:
         "limits": [limit for backend in BACKENDS for limit in _limits(backend, row)],
         "traffic": {name: summary(getattr(rule, name)) for name in ("sent", "buffer", "bus_factor")},
         "source": rule.source,
+        "defined_in": row.source,
         "since": entry.since,
         "available": row.available,
         "torch": str(torch.__version__),
@@ -153,6 +154,7 @@ def _facts(row: Row, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("buffer S", traffic["buffer"]),
         ("bus factor", traffic["bus_factor"]),
         ("source", row.rule.source),
+        ("defined in", row.source),
         ("torch", _versions(row)),
     ]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import torch
 
 __all__ = [
     "ANY",
@@ -82,9 +83,15 @@ class Op:
       `layouts_from` ranks or more: some ops touch no memory in a group of one.
     - `sparse`: the layouts that it takes besides strided ones, by torch's names.
     - `overlap`: which of the memory that is read may be written.
+    - `exact`: its kernels compare shapes, where the rule is content with equally many elements.
+    - `kernel_dtypes`: the dtypes that its kernels take; empty means all.
+    - `everywhere`: an `@root` tensor must fit off the root too.
     - `reduce_ops`: the reduce ops that its kernels take; empty means all.
     - `demands`: functions of a `Sizing` that raise `Unsolvable`, for what no text can say.
     - `dtypes`: part → argument that chooses its dtype. `strides`: part → function of shape and arguments.
+    - `elements`: the argument that says how many elements move, where that is not all of the tensor.
+    - `promotes`: part → function from the dtype that is read to that of a fresh tensor.
+    - `omits`: fresh part → the argument that, if False, leaves it out.
     - `own`: a fresh list whose r-th element is this argument's own memory.
     - `group_size_ignored`: torch never reads the argument group_size.
     - `since`, `schema`: for an op newer than the oldest torch, its first version and its schema.
@@ -108,7 +115,13 @@ class Op:
     demands: tuple[Callable[..., Any], ...] = ()
     dtypes: Mapping[str, str] = attrs.field(factory=dict)
     strides: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    promotes: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    omits: Mapping[str, str] = attrs.field(factory=dict)
     own: Mapping[str, str] = attrs.field(factory=dict)
+    elements: str = ""
+    exact: bool = False
+    kernel_dtypes: tuple[torch.dtype, ...] = ()
+    everywhere: bool = False
     batch: Batch | None = None
     group_size_ignored: bool = False
     since: str = ""

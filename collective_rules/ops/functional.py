@@ -28,24 +28,29 @@ _SPLITS = {
     "input": SplitSizes("input_split_sizes"),
     "output": SplitSizes("output_split_sizes", empty=NONE),
 }
+# Named by a string, which torch/csrc/distributed/c10d/Functional.cpp maps; premul_sum has a factor and no name there.
+_NAMED = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor")
+
 _F, _A, _L = "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
 
 FUNCTIONAL = (
-    Op(_F + "all_reduce", "all_reduce", _ONE, attributes=_REDUCES),
+    Op(_F + "all_reduce", "all_reduce", _ONE, attributes=_REDUCES, reduce_ops=_NAMED),
     Op(
         _F + "all_reduce_",
         "all_reduce",
         _IN_PLACE,
         attributes=_REDUCES,
+        reduce_ops=_NAMED,
         layouts={"input": DENSE},
         layouts_from=2,
     ),
-    Op(_F + "all_reduce_coalesced", "all_reduce", _LIST, attributes=_REDUCES),
+    Op(_F + "all_reduce_coalesced", "all_reduce", _LIST, attributes=_REDUCES, reduce_ops=_NAMED),
     Op(
         _F + "all_reduce_coalesced_",
         "all_reduce",
         {"input": "inputs[i]", "output": "inputs[i]"},
         attributes=_REDUCES,
+        reduce_ops=_NAMED,
     ),
     Op(_F + "broadcast", "broadcast", _ONE, attributes={"root": "src"}),
     Op(
@@ -66,16 +71,23 @@ FUNCTIONAL = (
         group_size_ignored=True,
     ),
     Op(_F + "all_gather_into_tensor_coalesced", "all_gather_into_tensor", _LIST, attributes=_SIZED),
-    Op(_F + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED),
+    Op(_F + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED, reduce_ops=_NAMED),
     Op(
         _F + "reduce_scatter_tensor_out",
         "reduce_scatter_tensor",
         _OUT,
         forms=_TENSOR_FORMS,
         attributes=_REDUCES_SIZED,
+        reduce_ops=_NAMED,
         group_size_ignored=True,
     ),
-    Op(_F + "reduce_scatter_tensor_coalesced", "reduce_scatter_tensor", _LIST, attributes=_REDUCES_SIZED),
+    Op(
+        _F + "reduce_scatter_tensor_coalesced",
+        "reduce_scatter_tensor",
+        _LIST,
+        attributes=_REDUCES_SIZED,
+        reduce_ops=_NAMED,
+    ),
     Op(_F + "all_to_all_single", "all_to_all_single", _ONE, forms=("split",), splits=_SPLITS),
     Op(
         _F + "isend",
@@ -111,14 +123,15 @@ FUNCTIONAL = (
         schema="_c10d_functional::wait_tensors(Tensor[] tensors) -> Tensor[]",
     ),
     Op(_A + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, attributes=_SIZED),
-    Op(_A + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED),
+    Op(_A + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED, reduce_ops=_NAMED),
     Op(_A + "all_to_all_single", "all_to_all_single", _ONE, forms=("split",), splits=_SPLITS),
-    Op(_L + "all_reduce", "all_reduce", _SELF, attributes=_LEGACY_REDUCES, group_size_ignored=True),
+    Op(_L + "all_reduce", "all_reduce", _SELF, attributes=_LEGACY_REDUCES, reduce_ops=_NAMED, group_size_ignored=True),
     Op(
         _L + "all_reduce_coalesced",
         "all_reduce",
         {"input": "self[i]", "output": "outputs[i]"},
         attributes=_LEGACY_REDUCES,
+        reduce_ops=_NAMED,
         group_size_ignored=True,
     ),
     Op(
@@ -140,8 +153,14 @@ FUNCTIONAL = (
         {"input": "input[i]", "output": "outputs[i]"},
         attributes=_SIZED,
     ),
-    Op(_L + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_LEGACY_REDUCES),
-    Op(_L + "reduce_scatter_tensor_coalesced", "reduce_scatter_tensor", _LIST, attributes=_LEGACY_REDUCES),
+    Op(_L + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_LEGACY_REDUCES, reduce_ops=_NAMED),
+    Op(
+        _L + "reduce_scatter_tensor_coalesced",
+        "reduce_scatter_tensor",
+        _LIST,
+        attributes=_LEGACY_REDUCES,
+        reduce_ops=_NAMED,
+    ),
     Op(
         _L + "all_to_all_single",
         "all_to_all_single",

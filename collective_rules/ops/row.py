@@ -35,6 +35,15 @@ _REGISTER = (
 )
 """Modules that register ops of the collective namespaces when they are imported."""
 
+_SOURCES: Mapping[str, str] = {
+    "c10d": "torch/csrc/distributed/c10d/Ops.cpp",
+    "_c10d_functional": "torch/csrc/distributed/c10d/Functional.cpp",
+    "_c10d_functional_autograd": "torch/csrc/distributed/c10d/Functional.cpp",
+    "c10d_functional": "torch/distributed/_functional_collectives_impl.py",
+    "_dtensor": "torch/csrc/distributed/c10d/Functional.cpp",
+    "symm_mem": "torch/csrc/distributed/c10d/symm_mem, torch/distributed/_symmetric_memory/__init__.py",
+}
+
 # The legacy group is the triple (tag, ranks, group_size); group_size is checked against the group.
 _GROUP_ARGUMENTS = ("process_group", "group_name", "ranks", "hdl", "symm")
 _CLASS = "__torch__.torch.classes.c10d."
@@ -83,13 +92,14 @@ class Spelling:
     """A form of the rule in the op's own arguments.
 
     `behind` names the rule's part behind each part of the statement, and `shared` the names that stand for one value
-    in all elements of a list; the others have a value for each element.
+    in all elements of a list; the others have a value for each element. `one_dtype`: so does the dtype.
     """
 
     form: Form
     statement: Statement
     behind: tuple[str, ...]
     shared: frozenset[str]
+    one_dtype: bool
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -103,6 +113,8 @@ class Row:
     - `returns`: what comes back, in order: an `Output` of kind "argument", "fresh", "empty" or "work".
     - `group`, `reduce_op`, `root`, `peer`, `tag`, `group_size`: the argument that holds it, or "".
     - `splits`: the arguments that hold split sizes, for the input and for the output.
+    - `root_only`: the arguments that are given, and read or written, on the root alone.
+    - `source`: where torch defines the op; `rule.source` is where it documents what it does.
     - `arguments`: all arguments in the schema's order. `available`: whether the running torch has the op.
 
     >>> import collective_rules as cr
@@ -174,13 +186,23 @@ class Row:
 
     @property
     def peer(self) -> str:
-        """The argument that holds the peer's rank in the group."""
-        return self.entry.attributes.get("peer", "")
+        """The argument that holds the peer's rank in the group (a list of them, of a batch)."""
+        return self.entry.attributes.get("peer", self.entry.batch.peers if self.entry.batch else "")
 
     @property
     def tag(self) -> str:
-        """The argument that holds the tag of a point-to-point op."""
-        return self.entry.attributes.get("tag", "")
+        """The argument that holds the tag of a point-to-point op (a list of them, of a batch)."""
+        return self.entry.attributes.get("tag", self.entry.batch.tags if self.entry.batch else "")
+
+    @property
+    def root_only(self) -> tuple[str, ...]:
+        """The arguments that are given, and read or written, on the root alone."""
+        return _names(tuple(part for part in self.spellings[0].statement.parts if part.root_only))
+
+    @property
+    def source(self) -> str:
+        """Where torch defines the op."""
+        return _SOURCES[self.namespace]
 
     @property
     def group_size(self) -> str:
@@ -320,7 +342,8 @@ def _spelling(entry: Op, form: Form) -> Spelling:
         sides.append(tuple(own))
     stated = Statement(sides[0], sides[1])
     outside = [names(part) for part in stated.parts if entry.alike or "i" not in part.path.index]
-    return Spelling(form, stated, tuple(behind), frozenset[str]().union(*outside))
+    one_dtype = entry.alike or any("i" not in part.path.index for part in stated.parts)
+    return Spelling(form, stated, tuple(behind), frozenset[str]().union(*outside), one_dtype)
 
 
 def _returns(entry: Op, schema: Any, spelling: Spelling) -> tuple[Output, ...]:

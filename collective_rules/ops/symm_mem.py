@@ -9,6 +9,8 @@ group argument, or a SymmetricMemory handle. Schema annotations that mislead: `(
 
 from __future__ import annotations
 
+import torch
+
 from collective_rules.ops.columns import CONTIGUOUS, Op, SplitSizes
 from collective_rules.rules import sizes
 
@@ -20,6 +22,8 @@ _OUT = {"input": "input", "output": "out"}
 _IN_PLACE = {"input": "input", "output": "input"}
 _REDUCES = {"reduce_op": "reduce_op"}
 _SUM = ("sum",)
+_HALF_OR_SINGLE = (torch.float32, torch.bfloat16)
+_NV_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _SUM_AVG = ("sum", "avg")
 _TENSOR_FORMS = ("concatenated", "stacked")
 _IN = {"input": CONTIGUOUS}
@@ -30,7 +34,15 @@ _VDEV = {"input": "input", "output": "out", "out_splits": "out_splits_offsets"}
 _VDEV_LAYOUTS = {"input": CONTIGUOUS, "out": CONTIGUOUS, "out_splits_offsets": CONTIGUOUS}
 
 SYMM_MEM = (
-    Op(_S + "one_shot_all_reduce", "all_reduce", _ONE, attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN),
+    Op(
+        _S + "one_shot_all_reduce",
+        "all_reduce",
+        _ONE,
+        attributes=_REDUCES,
+        reduce_ops=_SUM,
+        layouts=_IN,
+        kernel_dtypes=_HALF_OR_SINGLE,
+    ),
     Op(
         _S + "one_shot_all_reduce_out",
         "all_reduce",
@@ -38,6 +50,8 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts=_IN_AND_OUT,
+        exact=True,
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "one_shot_all_reduce_copy",
@@ -47,6 +61,8 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts={"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS},
+        kernel_dtypes=_HALF_OR_SINGLE,
+        exact=True,
     ),
     Op(
         _S + "one_shot_all_reduce_copy_out",
@@ -56,6 +72,7 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts={"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS, "out": CONTIGUOUS},
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "two_shot_all_reduce_",
@@ -64,6 +81,7 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts=_IN,
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "two_shot_all_reduce_out",
@@ -73,6 +91,9 @@ SYMM_MEM = (
         reduce_ops=_SUM,
         scratch=("input",),
         layouts=_IN_AND_OUTPUT,
+        kernel_dtypes=_HALF_OR_SINGLE,
+        exact=True,
+        demands=(sizes.two_four_or_eight_ranks,),
     ),
     Op(
         _S + "multimem_all_reduce_",
@@ -81,6 +102,7 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts=_IN,
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "multimem_one_shot_all_reduce",
@@ -89,6 +111,7 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts=_IN,
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "multimem_one_shot_all_reduce_out",
@@ -97,6 +120,8 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts=_IN_AND_OUT,
+        kernel_dtypes=_HALF_OR_SINGLE,
+        exact=True,
     ),
     Op(
         _S + "multimem_one_shot_reduce_out",
@@ -105,6 +130,8 @@ SYMM_MEM = (
         attributes={"reduce_op": "reduce_op", "root": "root"},
         reduce_ops=_SUM,
         layouts=_IN_AND_OUT,
+        kernel_dtypes=_HALF_OR_SINGLE,
+        exact=True,
     ),
     Op(
         _S + "tile_reduce",
@@ -113,6 +140,9 @@ SYMM_MEM = (
         attributes={"reduce_op": "reduce_op", "root": "root"},
         reduce_ops=_SUM,
         demands=(sizes.matrix,),
+        kernel_dtypes=_NV_FLOATS,
+        exact=True,
+        everywhere=True,
     ),
     Op(
         _S + "multi_root_tile_reduce",
@@ -121,6 +151,8 @@ SYMM_MEM = (
         attributes={"reduce_op": "reduce_op", "roots": "roots"},
         reduce_ops=_SUM,
         demands=(sizes.one_root_each,),
+        everywhere=True,
+        kernel_dtypes=_NV_FLOATS,
     ),
     Op(
         _S + "multimem_all_gather_out",
@@ -157,7 +189,8 @@ SYMM_MEM = (
         _ONE,
         forms=("last_dim",),
         layouts=_IN_AND_OUTPUT,
-        demands=(sizes.one_dim_unless_split_last,),
+        demands=(sizes.two_four_or_eight_ranks, sizes.one_dim_unless_split_last),
+        kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(
         _S + "_low_contention_reduce_scatter",
@@ -165,6 +198,8 @@ SYMM_MEM = (
         {"input": "tensor", "output": "output"},
         attributes=_REDUCES,
         reduce_ops=_SUM_AVG,
+        demands=(sizes.average_of_floats,),
+        promotes={"output": sizes.summed_dtype},
     ),
     Op(
         _S + "nccl_reduce_scatter_offset",
@@ -173,6 +208,7 @@ SYMM_MEM = (
         attributes={"reduce_op": "red_op", "dim": "dim", "offsets": "offsets", "dst_ranks": "dst_ranks"},
         reduce_ops=_SUM,
         layouts={"out": CONTIGUOUS},
+        kernel_dtypes=_NV_FLOATS,
     ),
     Op(
         _S + "nvshmem_all_to_all",
@@ -188,6 +224,7 @@ SYMM_MEM = (
         _OUT,
         forms=("stacked", "concatenated"),
         attributes={"scatter_dim": "scatter_dim", "gather_dim": "gather_dim"},
+        exact=True,
         layouts=_IN_AND_OUT,
         since="2.14",
         schema="symm_mem::nccl_all_to_all_nd(Tensor input, Tensor(a!) out, int scatter_dim, int gather_dim, "
@@ -233,6 +270,7 @@ SYMM_MEM = (
         {"input": "A", "weights": "Bs[i]", "output": "output", "outputs": "outputs[i]"},
         attributes={"gather_dim": "gather_dim"},
         strides={"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_outermost},
+        omits={"output": "return_A"},
     ),
     Op(
         _S + "fused_all_gather_scaled_matmul",
@@ -299,6 +337,7 @@ SYMM_MEM = (
         {"output": "dst"},
         attributes={"peer": "peer"},
         layouts={"dst": CONTIGUOUS},
+        elements="size",
         demands=(sizes.room_for_size,),
         since="2.14",
         schema="symm_mem::nvshmem_get_out(Tensor(a!) dst, __torch__.torch.classes.c10d.SymmetricMemory hdl, "
@@ -310,6 +349,7 @@ SYMM_MEM = (
         {"output": "dst"},
         attributes={"peer": "peer"},
         layouts={"dst": CONTIGUOUS},
+        elements="size",
         demands=(sizes.room_for_size,),
         since="2.14",
         schema="symm_mem::nccl_get_out(Tensor(a!) dst, __torch__.torch.classes.c10d.SymmetricMemory hdl, "

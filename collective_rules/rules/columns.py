@@ -19,10 +19,14 @@ __all__ = ["KINDS", "Form", "Kind", "Rule", "Unsolvable"]
 
 @attrs.frozen
 class Kind:
-    """A kind of constraint: `says` states it for the reference page, `advice` is what a message ends with."""
+    """A kind of constraint: `says` states it for the reference page.
+
+    `advice` is what a message about one call ends with, `between` one about several ranks (the same, if left out).
+    """
 
     says: str
     advice: str
+    between: str = ""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -36,11 +40,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "sizes": Kind(
         "a name stands for the same size wherever it is written, and on every rank",
+        "Give the tensors the sizes that the rule states.",
         "Every rank must pass tensors of the same sizes; pad them where the data are uneven.",
     ),
     "lists": Kind(
         "a list indexed by `p` has one tensor for each rank; lists indexed by `i` have the same, non-zero length",
         "Pass one tensor for each rank of the group, in the order of the ranks.",
+        "Pass lists of one length on every rank, in one order.",
     ),
     "splits": Kind(
         "split sizes are one number for each rank, none negative, and sum to the size that they split",
@@ -53,14 +59,17 @@ KINDS: Mapping[str, Kind] = {
     "dtype": Kind(
         "all tensors of one transfer have one dtype, on every rank",
         "Convert one side with .to(dtype) before the call.",
+        "Convert with .to(dtype) on the ranks that differ.",
     ),
     "reduce_op": Kind(
         "the reduce op is one that exists, and the same on every rank",
-        "Use one of sum, avg, product, min, max, band, bor, bxor, premul_sum, the same on every rank.",
+        "Use a reduce op that torch has, by its lower-case name.",
+        "Use the same reduce op on every rank.",
     ),
     "root": Kind(
         "the root is a rank of the group (counted in the group), and the same on every rank",
         "Pass the root's rank in the group; torch.distributed's src and dst are global ranks.",
+        "Pass the same root on every rank.",
     ),
     "presence": Kind(
         "an argument marked `@root` is given on the root, and is empty on every other rank",
@@ -71,7 +80,9 @@ KINDS: Mapping[str, Kind] = {
         "Pass the peer's rank in the group; torch.distributed's src and dst are global ranks.",
     ),
     "tag": Kind(
-        "the tag is from 0 to 2**31 - 1, and the same for the sender and the receiver", "Use a tag from 0 to 2**31 - 1."
+        "the tag is from 0 to 2**31 - 1, and the same for the sender and the receiver",
+        "Use a tag from 0 to 2**31 - 1.",
+        "Use one tag on both sides.",
     ),
     "partner": Kind(
         "every send has a receive on the other rank, and every receive a send",
@@ -98,7 +109,11 @@ KINDS: Mapping[str, Kind] = {
         "Call .resolve_conj().resolve_neg() first, and pass the result.",
     ),
     "strided": Kind("a tensor has a strided layout", "Convert it with .to_dense() first."),
-    "argument": Kind("the other arguments are in their range", "Correct the argument."),
+    "argument": Kind(
+        "the other arguments are in their range, and those that are agreed the same on every rank",
+        "Pass a value that the op takes.",
+        "Pass the same value on every rank.",
+    ),
     "call": Kind("all ranks of the group make the same collective", "Call the same collective on every rank."),
     "ranks": Kind("every rank of the group takes part, once", "Make the call on every rank of the group."),
 }

@@ -7,10 +7,11 @@ ints, and never look at a tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 
 from collective_rules.rules.columns import Unsolvable
 from collective_rules.spec import contiguous_stride
@@ -123,9 +124,18 @@ def _blocks(sizing: Sizing) -> tuple[int, list[Any]]:
     sizes = [end - start for start, end in zip([0, *offsets], offsets, strict=False)]
     for size in sizes:
         sizing.demand(size >= 0, "argument", f"offsets={tuple(offsets)} must not decrease")
+    for turn in range(len(offsets) // sizing.group_size):
+        turns = {sizes[at] for at in (_nth_of(owners, rank, turn) for rank in range(sizing.group_size))}
+        alike = len(turns) == 1 or any(not isinstance(size, int) for size in turns)
+        sizing.demand(alike, "argument", f"offsets={tuple(offsets)}: block {turn} of every rank must have one size")
     end = offsets[-1]
     sizing.demand(end <= shape[dim], "argument", f"offsets={tuple(offsets)} end after the {shape[dim]} of dim {dim}")
     return dim, [size for size, owner in zip(sizes, owners, strict=True) if owner == sizing.rank]
+
+
+def _nth_of(owners: Sequence[int], rank: int, turn: int) -> int:
+    """The place of the block that is `rank`'s `turn`-th."""
+    return [place for place, owner in enumerate(owners) if owner == rank][turn]
 
 
 def owned_blocks(sizing: Sizing) -> int:
@@ -218,7 +228,7 @@ def one_option_for_each_weight(sizing: Sizing) -> None:
 def _scale_fits(scale: Any, shapes: list[Shape]) -> bool:
     if scale is None or scale.shape is None or scale.numel == 1:
         return True
-    return any(scale.shape[:-1] == shape[:-1] for shape in shapes)
+    return any(scale.shape == (*shape[:-1], 1) for shape in shapes)
 
 
 def gathered_scale(sizing: Sizing) -> None:
@@ -249,6 +259,24 @@ def both_splits_or_neither(sizing: Sizing) -> None:
     sizing.demand(
         len(given) != 1, "splits", f"{' and '.join(given)} is given, and the other list of split sizes is None"
     )
+
+
+def two_four_or_eight_ranks(sizing: Sizing) -> None:
+    """The kernel is written for groups of 2, 4 or 8 ranks."""
+    size = sizing.group_size
+    sizing.demand(size in (2, 4, 8), "argument", f"a group of {size} ranks, but its kernel takes 2, 4 or 8")
+
+
+def average_of_floats(sizing: Sizing) -> None:
+    """An average is taken of floating tensors alone."""
+    floating = sizing.names["dtype"].is_floating_point or sizing.names["dtype"].is_complex
+    averages = sizing.arguments["reduce_op"] == "avg"
+    sizing.demand(floating or not averages, "dtype", f"avg of {sizing.names['dtype']}, which does not float")
+
+
+def summed_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a local sum over one dim: integers and bool become int64."""
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
 
 
 def byte_offset_not_negative(sizing: Sizing) -> None:

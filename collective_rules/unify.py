@@ -1,0 +1,169 @@
+"""Names that several ranks bind, unified: what `agree` says of a disagreement. Knows nothing of who must take part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from collective_rules.bound import Bound, Key, Slot, key_text
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
+from collective_rules.messages import compose, ranks_text, value_text
+from collective_rules.notation import Part, Rest, Size
+from collective_rules.ops import Row
+from collective_rules.rules import KINDS
+from collective_rules.symbols import hint
+
+__all__ = ["Binding", "disagreement", "odd_ones", "unify"]
+
+
+@attrs.frozen
+class Binding:
+    """One rank binds `key` to `value`; `slot` is the tensor that did, if one did."""
+
+    key: Key
+    value: Any
+    rank: int
+    bound: Bound
+    slot: Slot | None
+
+
+def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Finding]:
+    """Yield a finding for every name that the ranks bind to different values, or that only some of `ranks` bind.
+
+    A disagreement on a whole tensor is reported once; one on a pair of ranks, `S[i,j]`, for each pair.
+    """
+    by_key: dict[Key, list[Binding]] = {}
+    for binding in bindings:
+        by_key.setdefault(binding.key, []).append(binding)
+    for key, known in by_key.items():
+        values: dict[Any, list[Binding]] = {}
+        for binding in known:
+            values.setdefault(_comparable(binding.value), []).append(binding)
+        silent = ranks - {binding.rank for binding in known}
+        if len(values) > 1:
+            yield _different(key, list(values.values()))
+        elif silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
+            yield _untold(key, known[0], silent)
+
+
+def _comparable(value: Any) -> Any:
+    """Return `value` as something to compare and hash: a SymInt's hint, or its name where it has none."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_comparable, value))
+    if isinstance(value, torch.SymInt):
+        number = hint(value)
+        return str(value) if number is None else number
+    return value if isinstance(value, Hashable) else str(value)
+
+
+def _is_open(value: Any) -> bool:
+    """Whether only the run will tell what `value` is."""
+    if isinstance(value, tuple):
+        return any(map(_is_open, value))
+    return value is None or (isinstance(value, torch.SymInt) and hint(value) is None)
+
+
+def _different(key: Key, groups: list[list[Binding]]) -> Finding:
+    groups.sort(key=lambda group: (-len(group), group[0].rank))
+    speaker = groups[-1][0]
+    name = key_text(key) if len(key) > 1 else str(key[0])
+    severity = WARNING if _same_elements(speaker, groups) else ERROR
+    if any(_is_open(group[0].value) for group in groups):
+        severity = UNDECIDABLE
+    who = f"ranks {key[-2]} and {key[-1]}" if len(key) == 4 else "ranks"
+    verb = "may disagree" if severity == UNDECIDABLE else "disagree"
+    return disagreement(
+        speaker.bound,
+        _kind(speaker.bound.call.row, key),
+        f"{who} {verb} on {name}",
+        rows=[(name, value_text(_shown(group[0].value)), _where(group)) for group in groups],
+        names={name: {b.rank: b.value for b in sorted((b for group in groups for b in group), key=lambda b: b.rank)}},
+        ranks=odd_ones([[binding.rank for binding in group] for group in groups]),
+        place=_place(speaker),
+        severity=severity,
+    )
+
+
+def _untold(key: Key, known: Binding, silent: frozenset[int]) -> Finding:
+    name = key_text(key) if len(key) > 1 else str(key[0])
+    verdict = f"{ranks_text(silent)} {'does' if len(silent) == 1 else 'do'} not tell {name}"
+    return disagreement(
+        known.bound,
+        _kind(known.bound.call.row, key),
+        verdict,
+        rows=[(name, value_text(_shown(known.value)), _where([known]))],
+        names={name: {known.rank: known.value}},
+        ranks=tuple(sorted(silent)),
+        place=_place(known),
+        severity=UNDECIDABLE,
+    )
+
+
+def odd_ones(groups: list[list[int]]) -> tuple[int, ...]:
+    """Return the ranks outside the majority, largest group first; all of them where there is none."""
+    majority = len(groups) < 2 or len(groups[0]) > len(groups[1])
+    return tuple(sorted(rank for group in groups[1 if majority else 0 :] for rank in group))
+
+
+def disagreement(
+    bound: Bound,
+    kind: str,
+    verdict: str,
+    *,
+    rows: list[tuple[str, str, str]],
+    names: Mapping[Any, Any],
+    ranks: tuple[int, ...],
+    place: tuple[Part | None, Size | None] = (None, None),
+    severity: str = ERROR,
+) -> Finding:
+    """Return the finding that several ranks' calls violate one constraint."""
+    row = bound.call.row
+    id_ = row.rule.id_of(kind)
+    advice = KINDS[kind].between or KINDS[kind].advice
+    message = compose(row, bound.spelling, place, verdict, id_, rows, advice)
+    return Finding(id_, severity, message, ranks, names)
+
+
+def _place(speaker: Binding) -> tuple[Part | None, Size | None]:
+    """Where in the rule's text the speaker's name stands."""
+    slot = speaker.slot
+    if slot is None or not any(slot.part is part for part in speaker.bound.spelling.statement.parts):
+        return None, None
+    return slot.part, next((size for size in slot.part.sizes if getattr(size, "name", "") == speaker.key[0]), None)
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, tuple) else str(value).removeprefix("torch.")
+
+
+def _where(group: list[Binding]) -> str:
+    sources = dict.fromkeys(binding.bound.call.source for binding in group if binding.bound.call.source)
+    where = ranks_text(binding.rank for binding in group)
+    return f"{where}   {', '.join(list(sources)[:3])}" if sources else where
+
+
+def _kind(row: Row, key: Key) -> str:
+    name = key[0]
+    if name in ("dtype", "order", "reduce_op", "root", "tag"):
+        return str(name)
+    if name in ("length", "roots"):
+        return {"length": "lists", "roots": "root"}[name]
+    if name in row.rule.agreed:
+        return "argument"
+    return "pairs" if len(key) > 2 and "pairs" in row.rule.constraints.values() else "sizes"
+
+
+def _same_elements(speaker: Binding, groups: list[list[Binding]]) -> bool:
+    """Whether only the shape differs, of a part that is one `*s`."""
+    slot = speaker.slot
+    if slot is None or len(slot.part.sizes) != 1:
+        return False
+    size = slot.part.sizes[0]
+    if not isinstance(size, Rest) or speaker.key[0] != size.name:
+        return False
+    shapes = [_comparable(group[0].value) for group in groups]
+    return all(isinstance(n, int) for shape in shapes for n in shape) and len(set(map(math.prod, shapes))) == 1
