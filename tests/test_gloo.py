@@ -1009,6 +1009,21 @@ BREACHES = (
     ),
     Breach("gloo", "GLOO12", "avg of two", AR, lambda r: reduced(*pair(2), reduce_op="avg"), SILENT),
     Breach("gloo", "GLOO13", "max of sparse", AR, lambda r: reduced(sparse(2), reduce_op="max")),
+    Breach(
+        "gloo",
+        "GLOO15",
+        "product of complex",
+        F + "reduce_scatter_tensor",
+        lambda r: {"input": ones(2, dtype=COMPLEX), "reduce_op": "product"},
+        SILENT,
+    ),
+    Breach(
+        "gloo",
+        "GLOO16",
+        "avg of integers",
+        F + "reduce_scatter_tensor",
+        lambda r: {"input": ones(2, dtype=torch.int64), "reduce_op": "avg"},
+    ),
 )
 
 ACROSS = "it lies between two ranks' calls"

@@ -33,7 +33,8 @@ def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
     limits = tuple(
         limit
         for limit in BACKENDS[backend].limits
-        if row.op in limit.ops or row.rule.name in limit.rules or row.namespace in limit.namespaces
+        if (row.op in limit.ops or row.rule.name in limit.rules or row.namespace in limit.namespaces)
+        and row.op not in limit.but
     )
     missing = tuple(limit for limit in limits if limit.missing)
     return missing or limits

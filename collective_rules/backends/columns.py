@@ -18,6 +18,7 @@ class Limit:
 
     - `says`: the limit in a sentence, for the reference page. `advice`: what to do about it.
     - `ops`: the ops that it limits; `rules`: the rules, and `namespaces` the namespaces, all of whose ops it limits.
+    - `but`: ops that it spares.
     - `dtypes`: the dtypes that it takes. `reduces`: reduce op → the dtypes that it reduces so.
     - `forms`: the forms that it takes. `exact`: equal shapes, where the rule is content with equal element counts.
     - `one_dtype`: all tensors of a list have one dtype. `promotes`: the list travels as torch.cat makes it, in the
@@ -25,7 +26,8 @@ class Limit:
     - `missing`: there is no kernel at all; no other limit matters then.
     - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
     - `sparse_reduces`: the reduce ops that it takes for tensors that are not strided.
-    - `from_size`: the smallest group in which it matters. `severity`: of the finding.
+    - `from_size`: the smallest group in which it matters; `spares_empty`: it does not matter to empty tensors.
+    - `severity`: of the finding.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Limit:
     ops: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
     dtypes: frozenset[torch.dtype] | None = None
     reduces: Mapping[str, frozenset[torch.dtype]] | None = None
     forms: tuple[str, ...] | None = None
@@ -45,6 +48,7 @@ class Limit:
     single: tuple[str, ...] = ()
     sparse_reduces: tuple[str, ...] | None = None
     from_size: int = 1
+    spares_empty: bool = False
     severity: str = ERROR
 
 

@@ -29,6 +29,25 @@ _CONCATENATES = (
     _L + "all_gather_into_tensor_coalesced",
 )
 
+_COMPONENTWISE = (
+    _F + "reduce_scatter_tensor",
+    _F + "reduce_scatter_tensor_out",
+    _A + "reduce_scatter_tensor",
+    _L + "reduce_scatter_tensor",
+)
+
+_REDUCES = {
+    "sum": _REAL | _COMPLEX,
+    "avg": _FLOATS | _COMPLEX,
+    "product": _REAL,
+    "min": _REAL,
+    "max": _REAL,
+    "band": _INTS | _BOOL,
+    "bor": _INTS | _BOOL,
+    "bxor": _INTS | _BOOL,
+    "premul_sum": frozenset[torch.dtype](),
+}
+
 GLOO = Backend(
     name="gloo",
     source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp; measured on torch 2.13.0",
@@ -70,17 +89,8 @@ GLOO = Backend(
             "band, bor and bxor of integers and bool; premul_sum of none",
             "Reduce in another dtype, or with another op (avg of integers: sum, then divide).",
             rules=_REDUCING,
-            reduces={
-                "sum": _REAL | _COMPLEX,
-                "avg": _FLOATS | _COMPLEX,
-                "product": _REAL,
-                "min": _REAL,
-                "max": _REAL,
-                "band": _INTS | _BOOL,
-                "bor": _INTS | _BOOL,
-                "bxor": _INTS | _BOOL,
-                "premul_sum": frozenset(),
-            },
+            but=_COMPONENTWISE,
+            reduces=_REDUCES,
         ),
         Limit(
             "GLOO4",
@@ -174,6 +184,22 @@ GLOO = Backend(
             "Use the c10d or functional op of the same rule.",
             namespaces=("symm_mem",),
             missing=True,
+        ),
+        Limit(
+            "GLOO15",
+            "as GLOO3; product, min and max of complex tensors are taken of the real and imaginary parts apart",
+            "Reduce with sum or avg, or reduce torch.view_as_real(...) where that is meant.",
+            ops=_COMPONENTWISE,
+            reduces={name: _REDUCES[name] for name in ("product", "min", "max")},
+            from_size=2,
+            spares_empty=True,
+        ),
+        Limit(
+            "GLOO16",
+            "as GLOO3, but for product, min and max, which see GLOO15",
+            "Reduce in another dtype, or with another op (avg of integers: sum, then divide).",
+            ops=_COMPONENTWISE,
+            reduces={name: dtypes for name, dtypes in _REDUCES.items() if name not in ("product", "min", "max")},
         ),
     ),
 )

@@ -38,12 +38,12 @@ class Sizing:
     arguments: Mapping[str, Any]
     demand: Callable[[Any, str, str], None]
 
-    def dim(self, shape: Shape, argument: str) -> int:
-        """Return the dim that `argument` chooses; it may not be negative."""
+    def dim(self, shape: Shape, argument: str, *, wrap: bool = False) -> int:
+        """Return the dim that `argument` chooses; it may be negative only with `wrap`."""
         dim = self.arguments[argument]
-        if not isinstance(dim, int) or not 0 <= dim < len(shape):
+        if not isinstance(dim, int) or not (-len(shape) if wrap else 0) <= dim < len(shape):
             raise Unsolvable("argument", f"{argument}={dim!r} is no dim of a tensor of shape {shape}")
-        return dim
+        return dim % len(shape)
 
     def divide(self, shape: Shape, dim: int) -> Shape:
         """Return `shape` with `dim` divided among the ranks."""
@@ -65,10 +65,10 @@ def gathered_dim(sizing: Sizing) -> Shape:
 def swapped_dims(sizing: Sizing) -> Shape:
     """`s`, gathered along gather_dim and sharded along shard_dim.
 
-    A negative dim corrupts the heap (measured on gloo), so none is admitted.
+    A negative dim corrupts the heap (measured on gloo), but for a gather_dim in a group of one, which gathers nothing.
     """
-    shape = sizing.names["s"]
-    gathered, sharded = sizing.dim(shape, "gather_dim"), sizing.dim(shape, "shard_dim")
+    shape, alone = sizing.names["s"], sizing.group_size == 1
+    gathered, sharded = sizing.dim(shape, "gather_dim", wrap=alone), sizing.dim(shape, "shard_dim")
     return sizing.multiply(sizing.divide(shape, sharded), gathered)
 
 
