@@ -58,6 +58,8 @@ def traffic(call: Call) -> Traffic:
     writes = [_bytes(call, part.path.name, results.get(part.path.name, ())) for part in written_here]
     sizes = [_bytes(call, slot.label, slot.spec) for slot in reads]
     inputs, outputs = sum(sizes), sum(writes)
+    if row.entry.elements:
+        outputs = call.arguments[row.entry.elements] * bound.slots[0].spec.dtype.itemsize
     first = sizes[0] if sizes else 0
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
     volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
@@ -66,9 +68,6 @@ def traffic(call: Call) -> Traffic:
     written = outputs
     if row.rule.contents == "none" or (row.rule.contents == "root" and counts and row.in_place):
         written = 0  # a root in place keeps what it has
-    if row.entry.elements:
-        spec = bound.slots[0].spec
-        written = call.arguments[row.entry.elements] * spec.dtype.itemsize
     if row.rule.one_sided and reads:
         written = min(written, read)  # what is put is all that changes
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))

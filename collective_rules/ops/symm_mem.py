@@ -72,6 +72,7 @@ SYMM_MEM = (
         attributes=_REDUCES,
         reduce_ops=_SUM,
         layouts={"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS, "out": CONTIGUOUS},
+        demands=(sizes.buffer_like_output,),
         kernel_dtypes=_HALF_OR_SINGLE,
     ),
     Op(

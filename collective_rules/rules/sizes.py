@@ -15,6 +15,7 @@ import torch
 
 from collective_rules.rules.columns import Unsolvable
 from collective_rules.spec import contiguous_stride
+from collective_rules.symbols import same
 
 __all__ = ["Sizing"]
 
@@ -265,6 +266,14 @@ def two_four_or_eight_ranks(sizing: Sizing) -> None:
     """The kernel is written for groups of 2, 4 or 8 ranks."""
     size = sizing.group_size
     sizing.demand(size in (2, 4, 8), "argument", f"a group of {size} ranks, but its kernel takes 2, 4 or 8")
+
+
+def buffer_like_output(sizing: Sizing) -> None:
+    """The output has the buffer's shape; the input may have another of equally many elements."""
+    out, buffer = sizing.arguments.get("out"), sizing.arguments.get("symm_buffer")
+    if out is not None and buffer is not None:
+        verdict = f"out has shape {out.shape}, but symm_buffer {buffer.shape}"
+        sizing.demand(same(out.shape, buffer.shape) is not False, "sizes", verdict)
 
 
 def average_of_floats(sizing: Sizing) -> None:
