@@ -153,6 +153,8 @@ def reduce_scatter_blocks(d: Draw) -> Case:
     for owner, start, stop in zip(owners, [0, *ends], ends, strict=False):
         values[owner].append(whole[start:stop] if dim == 0 else whole[:, start:stop])
     attributes = {"dim": dim, "offsets": ends, "dst_ranks": owners}
+    if owners == [i % d.size for i in range(len(owners))] and d.pick(True, False):
+        attributes["dst_ranks"] = None
     calls = [{"input": each.float(), **attributes} for each in inputs]
     return Case(S + "nccl_reduce_scatter_offset", calls, inputs, attributes, values)
 
@@ -407,10 +409,16 @@ def test_infer_says_the_oracles_sizes(rule: str, data: st.DataObject) -> None:
     assert [shapes(each) for each in outputs] == [inferred(case, rank) for rank in range(len(outputs))]
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["whole", "with a rest"])
-def test_all_blocks_together_are_the_covered_part_of_the_sum(turned: bool) -> None:
+def test_blocks_are_equal_shares_by_default() -> None:
+    """One for each rank, in order."""
+    inputs = [torch.arange(6).reshape(1, 6) * factor for factor in (1, 10)]
+    outputs = RULES["reduce_scatter_blocks"].oracle(inputs, dim=1)
+    assert [[[0, 11, 22]], [[33, 44, 55]]] == [[block.flatten().tolist() for block in blocks] for blocks in outputs]
+
+
+@pytest.mark.parametrize("rows", [10, 12], ids=["whole", "with a rest"])
+def test_all_blocks_together_are_the_covered_part_of_the_sum(rows: int) -> None:
     """Worked out by hand: two ranks, blocks of 2, 3, 2 and 3 rows, of ten or of twelve."""
-    rows = 12 if turned else 10
     inputs = [torch.arange(rows).reshape(rows, 1) * factor for factor in (1, 10)]
     attributes = {"dim": 0, "offsets": [2, 5, 7, 10], "dst_ranks": [1, 1, 0, 0]}
     outputs = RULES["reduce_scatter_blocks"].oracle(inputs, **attributes)

@@ -1,0 +1,1449 @@
+"""`symm_mem::*`, for which no kernel runs here: calls worked out by hand from torch's sources, and its Meta kernels.
+
+Nothing in `WITNESSES` is drawn from the tables. The last tests take a column, a size or a formula away from each row in
+turn, and find that some witness notices: what no witness needs, the table need not say. What is not known here: what
+a GPU does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import collective_rules as cr
+from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.ops import OPS
+from collective_rules.ops import row as row_module
+from collective_rules.ops.columns import CONTIGUOUS, DENSE, FORMAT, Op
+from collective_rules.rules import RULES, Form, Rule
+from collective_rules.spec import Spec
+
+F32, BF16, F16, I32, I64 = torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int64
+FP8 = torch.float8_e4m3fn
+S = "symm_mem::"
+SYMM_MEM = [op for op in cr.ops() if op.startswith(S)]
+
+
+def f32(*shape: int, stride: tuple[int, ...] | None = None, dtype: torch.dtype = F32) -> Spec:
+    """A tensor on the GPU."""
+    return Spec(shape, dtype, stride, "cuda")
+
+
+def bf16(*shape: int) -> Spec:
+    return f32(*shape, dtype=BF16)
+
+
+def i64(*shape: int) -> Spec:
+    return f32(*shape, dtype=I64)
+
+
+def fp8(*shape: int, stride: tuple[int, ...] | None = None) -> Spec:
+    return f32(*shape, stride=stride, dtype=FP8)
+
+
+Described = tuple[tuple[int, ...], torch.dtype, tuple[int, ...], str | None, str]
+
+
+def gets(
+    *shape: int, dtype: torch.dtype = F32, stride: tuple[int, ...] | None = None, alias: str | None = None
+) -> Described:
+    """What infer is to say of one tensor; strides left out are a fresh tensor's, asked of torch."""
+    return shape, dtype, stride or torch.empty(shape, device="meta").stride(), alias, "cuda"
+
+
+def described(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(described, value))
+    return (value.shape, value.dtype, value.stride, value.alias, value.device)
+
+
+RANK, W, BASE = "rank", "W", "base"
+
+
+@attrs.frozen
+class Legal:
+    """A legal call of rank `rank` of `size`, and what infer says of it."""
+
+    arguments: Mapping[str, Any]
+    expected: Mapping[str, Any]
+    rank: int = 0
+    size: int = 4
+    promised: tuple[str, ...] = ()
+    """Written arguments of which infer says the same where they are left out."""
+
+
+@attrs.frozen
+class Witness:
+    """What is known of one op.
+
+    - `legal`: calls that nothing is wrong with; the first one gives all arguments that the op writes.
+    - `broken`: the kind of constraint, and what breaks it when it is changed in the first call: arguments, its `RANK`
+      or its group's size `W`. `groups`: the kind ("" for none), and what rank 1 alone changes, in the first call or
+      in another legal one, the `BASE`.
+    - `reads`: the arguments whose contents it consumes. `contiguous`: those that its kernel refuses to take otherwise.
+    """
+
+    legal: tuple[Legal, ...]
+    reads: tuple[str, ...]
+    broken: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    groups: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    contiguous: tuple[str, ...] = ()
+
+
+def all_reduce(out: str, *, given: str = "input", more: tuple[str, ...] = ()) -> Witness:
+    """The sum of every rank's tensor, written into `out`, of which `more` are written too; "output" is fresh."""
+    fresh, in_place = not out, out == given
+    arguments = {given: f32(3, 4), "reduce_op": "sum"} | {name: f32(3, 4) for name in (out, *more) if name}
+    expected = {out or "output": gets(3, 4, alias=out or None)} | {name: gets(3, 4, alias=name) for name in more}
+    others = [name for name in (out, *more) if name not in ("", given)]
+    sizes = [("sizes", {name: f32(3, 5)}) for name in others]
+    dtypes = [("dtype", {name: bf16(3, 4)}) for name in others]
+    tensors = {name: bf16(3, 4) for name in (given, *others)}
+    empty = {name: bf16(0, 4) for name in (given, *others)}
+    exact = [("sizes", {name: f32(4, 3)}) for name in others]
+    promised = () if fresh or in_place else (out,)
+    return Witness(
+        (
+            Legal(arguments, expected, promised=promised),
+            Legal(
+                arguments | empty,
+                {name: gets(0, 4, dtype=BF16, alias=alias) for name, (*_, alias, _) in expected.items()},
+                size=2,
+            ),
+        ),
+        (given,),
+        (
+            *sizes,
+            *exact,
+            *dtypes,
+            ("dtype", {name: f32(3, 4, dtype=I32) for name in (given, *others)}),
+            ("dtype", {name: f32(3, 4, dtype=F16) for name in (given, *others)}),
+            *(("reduce_op", {"reduce_op": wrong}) for wrong in ("avg", "max", "SUM")),
+        ),
+        (
+            ("", {}),
+            ("sizes", {name: f32(5, 4) for name in tensors}),
+            ("dtype", tensors),
+            ("reduce_op", {"reduce_op": "max"}),
+        ),
+        tuple(dict.fromkeys((given, *others))),
+    )
+
+
+def put(tensor: str = "tensor", *, contiguous: bool = True, **more: Any) -> Witness:
+    """One tensor goes into the peer's memory; nothing of it is written here."""
+    read = {name for name, value in more.items() if isinstance(value, Spec)}
+    return Witness(
+        (Legal({tensor: f32(3, 4), "peer": 1, **more}, {}), Legal({tensor: f32(), "peer": 0, **more}, {})),
+        (tensor, *sorted(read)),
+        (("peer", {"peer": 4}), ("peer", {"peer": -1})),
+        (("", {tensor: bf16(7), "peer": 0}),),
+        (tensor,) if contiguous else (),
+    )
+
+
+def get_out() -> Witness:
+    """`size` elements of the peer's buffer, into the first of dst."""
+    call = {"dst": f32(5, 2), "offset": 2, "size": 10, "peer": 1}
+    return Witness(
+        (
+            Legal(call, {"dst": gets(5, 2, alias="dst")}),
+            Legal(call | {"size": 0, "dst": f32(0), "offset": 0}, {"dst": gets(0, alias="dst")}),
+        ),
+        (),
+        (
+            ("argument", {"size": 11}),
+            ("argument", {"size": -1}),
+            ("argument", {"offset": -1}),
+            ("peer", {"peer": 4}),
+        ),
+        (("", {"offset": 0, "size": 1, "dst": bf16(3)}),),
+        ("dst",),
+    )
+
+
+def gathers(given: str, out: str, *, fresh: bool, scalar: bool = False, contiguous: tuple[str, ...] = ()) -> Witness:
+    """Everyone's, concatenated along the first dim; a 0-d one only where `scalar`."""
+    alias = None if fresh else out
+    written = {} if fresh else {out: f32(12, 2)}
+    legal = [Legal({given: f32(3, 2), **written}, {out: gets(12, 2, alias=alias)}, promised=() if fresh else (out,))]
+    if given not in contiguous:
+        legal.append(Legal({given: f32(3, 2, stride=(1, 3))}, {out: gets(12, 2, alias=alias)}))
+    if scalar:
+        legal.append(Legal({given: f32()}, {out: gets(4, alias=alias)}))
+    broken: list[tuple[str, Any]] = [] if scalar else [("dims", {given: f32(), **({} if fresh else {out: f32(4)})})]
+    if not fresh:
+        broken += [("sizes", {out: f32(4, 3, 2)}), ("sizes", {out: f32(8, 2)}), ("sizes", {out: f32(12, 3)})]
+        broken += [("divides", {out: f32(13, 2)}), ("dtype", {out: bf16(12, 2)})]
+    rank1 = {} if fresh else {out: f32(16, 2)}
+    return Witness(
+        tuple(legal),
+        (given,),
+        (*broken, ("strided", {given: Spec((3, 2), F32, device="cuda", layout="sparse_coo")})),
+        (
+            ("", {}),
+            ("sizes", {given: f32(4, 2), **rank1}),
+            ("dtype", {given: bf16(3, 2)} | ({} if fresh else {out: bf16(12, 2)})),
+        ),
+        contiguous,
+    )
+
+
+def vdev(splits: str, shape: tuple[int, ...], wrong: Iterable[tuple[str, tuple[int, ...]]], count: int) -> Witness:
+    """Rows go where numbers on the device say: how many arrive is not to be known."""
+    call = {
+        "input": f32(10, 3),
+        splits: i64(*shape),
+        "out": f32(20, 3),
+        "out_splits_offsets": i64(2, count),
+    }
+    expected = {
+        "out": gets(20, 3, alias="out"),
+        "out_splits_offsets": gets(2, count, dtype=I64, alias="out_splits_offsets"),
+    }
+    return Witness(
+        (Legal(call, expected, rank=2, promised=("out_splits_offsets",)),),
+        ("input", splits),
+        (
+            *((kind, {splits: i64(*bad)}) for kind, bad in wrong),
+            ("dtype", {splits: f32(*shape, dtype=I32)}),
+            ("dtype", {"out_splits_offsets": f32(2, count, dtype=I32)}),
+            ("dtype", {"out": bf16(20, 3)}),
+            ("sizes", {"out": f32(20, 4)}),
+            ("dims", {"input": f32()}),
+            ("dims", {"out": f32()}),
+            ("sizes", {"out_splits_offsets": i64(3, count)}),
+            ("sizes", {"out_splits_offsets": i64(2, 2 * count)}),
+            ("dims", {"out_splits_offsets": i64(2 * count)}),
+        ),
+        (
+            ("", {"input": f32(6, 3), "out": f32(4, 3)}),
+            ("sizes", {"input": f32(10, 4), "out": f32(20, 4)}),
+            ("dtype", {"input": bf16(10, 3), "out": bf16(20, 3)}),
+        ),
+        ("input", "out", splits, "out_splits_offsets"),
+    )
+
+
+def agmm(gather_dim: int, *shapes: tuple[int, ...], **more: Any) -> dict[str, Any]:
+    """A is this rank's shard, the others its weights."""
+    shard, *weights = shapes
+    return {"A": f32(*shard), "Bs": [f32(*weight) for weight in weights], "gather_dim": gather_dim, **more}
+
+
+FUSED = {
+    "A": fp8(2, 3, 32),
+    "Bs": [fp8(32, 16, stride=(1, 32)), fp8(32, 48, stride=(1, 32))],
+    "A_scale": f32(),
+    "B_scales": [f32(), f32()],
+    "gather_dim": 0,
+    "biases": [None, None],
+    "result_scales": [None, None],
+    "out_dtypes": [BF16, None],
+    "use_fast_accum": [False, True],
+}
+FUSED_OUT = {
+    "output": gets(8, 3, 32, dtype=FP8),
+    "outputs": (gets(8, 3, 16, dtype=BF16), gets(8, 3, 48, dtype=FP8)),
+}
+SCATTERED = {
+    "A": fp8(24, 32),
+    "B": fp8(32, 16, stride=(1, 32)),
+    "A_scale": f32(24, 1),
+    "B_scale": f32(1, 16),
+    "reduce_op": "sum",
+    "orig_scatter_dim": 0,
+    "scatter_dim_after_maybe_reshape": 0,
+    "output_shape": [8, 3, 16],
+    "out_dtype": BF16,
+}
+TILE = f32(4, 6, stride=(12, 1))
+BLOCKS = {"input": f32(8, 3), "dim": 0, "out": [f32(2, 3)], "offsets": [2, 4, 6, 8], "dst_ranks": [0, 1, 2, 3]}
+EXCHANGE = {"input": f32(3, 32), "scatter_dim": 1, "gather_dim": 0}
+EXCHANGED = {"input": f32(12, 8), "scatter_dim": 0, "gather_dim": 1}
+
+WITNESSES = {
+    "one_shot_all_reduce": all_reduce(""),
+    "one_shot_all_reduce_out": all_reduce("out"),
+    "one_shot_all_reduce_copy": all_reduce("", given="local_input", more=("symm_buffer",)),
+    "one_shot_all_reduce_copy_out": all_reduce("out", given="local_input", more=("symm_buffer",)),
+    "two_shot_all_reduce_": all_reduce("input"),
+    # the input is overwritten in part
+    "two_shot_all_reduce_out": attrs.evolve(
+        all_reduce("output"),
+        legal=(
+            Legal(
+                {"input": f32(3, 4), "output": f32(3, 4), "reduce_op": "sum"},
+                {"output": gets(3, 4, alias="output"), "input": gets(3, 4, alias="input")},
+                promised=("output",),
+            ),
+            *(
+                Legal(
+                    {"input": bf16(8), "output": bf16(8), "reduce_op": "sum"},
+                    {name: gets(8, dtype=BF16, alias=name) for name in ("output", "input")},
+                    size=size,
+                )
+                for size in (2, 4, 8)
+            ),
+        ),
+        broken=(*all_reduce("output").broken, *(("argument", {W: size}) for size in (1, 3, 5, 16))),
+    ),
+    "multimem_all_reduce_": all_reduce("input"),
+    "multimem_one_shot_all_reduce": all_reduce(""),
+    "multimem_one_shot_all_reduce_out": all_reduce("out"),
+    "multimem_one_shot_reduce_out": Witness(
+        (
+            Legal(
+                {"input": f32(3, 4), "out": f32(3, 4), "root": 1, "reduce_op": "sum"},
+                {"out": gets(3, 4, alias="out")},
+                rank=1,
+                promised=("out",),
+            ),
+            Legal(
+                {"input": f32(3, 4), "out": f32(7), "root": 1, "reduce_op": "sum"},
+                {"out": gets(7, alias="out")},
+            ),
+            Legal(
+                {"input": bf16(3, 4), "root": 1, "reduce_op": "sum"},
+                {"out": gets(3, 4, dtype=BF16, alias="out")},
+                rank=1,
+            ),
+        ),
+        ("input",),
+        (
+            ("root", {"root": 4}),
+            ("root", {"root": -1}),
+            ("reduce_op", {"reduce_op": "avg"}),
+            ("sizes", {"out": f32(3, 5)}),
+            ("sizes", {"out": f32(4, 3)}),
+            ("dtype", {"out": bf16(3, 4)}),
+            ("dtype", {"input": f32(3, 4, dtype=F16), "out": f32(3, 4, dtype=F16)}),
+        ),
+        (
+            ("", {"out": f32(3, 4)}),
+            ("root", {"root": 0}),
+            ("dtype", {"input": bf16(3, 4), "out": bf16(3, 4)}),
+            ("reduce_op", {"reduce_op": "max"}),
+            ("sizes", {"input": f32(3, 5), "out": f32(3, 5)}),
+        ),
+        ("input", "out"),
+    ),
+    "tile_reduce": Witness(
+        (
+            Legal(
+                {"in_tile": TILE, "out_tile": TILE, "root": 1},
+                {"out_tile": gets(4, 6, stride=(12, 1), alias="out_tile")},
+                rank=1,
+            ),
+            Legal(
+                {"in_tile": f32(4, 6), "out_tile": f32(4, 6), "root": 1, "reduce_op": "sum"},
+                {"out_tile": gets(4, 6, alias="out_tile")},
+                promised=("out_tile",),
+            ),
+            *(
+                Legal(
+                    {"in_tile": f32(4, 6, dtype=dtype), "root": 0},
+                    {"out_tile": gets(4, 6, dtype=dtype, alias="out_tile")},
+                )
+                for dtype in (BF16, F16)
+            ),
+        ),
+        ("in_tile",),
+        (
+            ("root", {"root": 4}),
+            ("reduce_op", {"reduce_op": "max"}),
+            ("sizes", {"out_tile": f32(4, 7)}),
+            ("sizes", {"out_tile": f32(6, 4)}),
+            ("sizes", {"out_tile": f32(4, 7), RANK: 0}),
+            ("dtype", {"out_tile": bf16(4, 6), RANK: 0}),
+            ("dtype", {"out_tile": bf16(4, 6)}),
+            ("dtype", {"in_tile": i64(4, 6), "out_tile": i64(4, 6)}),
+            ("sizes", {"in_tile": f32(4, 6, 1), "out_tile": f32(4, 6, 1)}),
+            ("sizes", {"in_tile": f32(4), "out_tile": f32(4)}),
+        ),
+        (
+            ("", {}),
+            ("root", {"root": 0}),
+            ("dtype", {"in_tile": bf16(4, 6), "out_tile": bf16(4, 6)}),
+            ("reduce_op", {"reduce_op": "max"}),
+            ("sizes", {"in_tile": f32(4, 7), "out_tile": f32(4, 7)}),
+        ),
+    ),
+    "multi_root_tile_reduce": Witness(
+        (
+            Legal(
+                {"in_tiles": [f32(4, 6)] * 2, "out_tile": f32(4, 6), "roots": [2, 0]},
+                {"out_tile": gets(4, 6, alias="out_tile")},
+                promised=("out_tile",),
+            ),
+            Legal(
+                {"in_tiles": [TILE] * 3, "out_tile": TILE, "roots": [3, 0, 1], "reduce_op": "sum"},
+                {"out_tile": gets(4, 6, stride=(12, 1), alias="out_tile")},
+                rank=2,
+            ),
+            *(
+                Legal(
+                    {"in_tiles": [f32(4, 6, dtype=dtype)], "roots": [0]},
+                    {"out_tile": gets(4, 6, dtype=dtype, alias="out_tile")},
+                )
+                for dtype in (BF16, F16)
+            ),
+        ),
+        ("in_tiles",),
+        (
+            ("root", {"roots": [0, 0]}),
+            ("root", {"roots": [0]}),
+            ("root", {"roots": [0, 1, 2]}),
+            ("root", {"roots": [0, 4]}),
+            ("root", {"roots": [-1, 0]}),
+            ("reduce_op", {"reduce_op": "max"}),
+            ("sizes", {"in_tiles": [f32(4, 6), f32(4, 7)]}),
+            ("sizes", {"in_tiles": [f32(4, 6), f32(5, 6)]}),
+            ("sizes", {"out_tile": f32(4, 7)}),
+            ("sizes", {"out_tile": f32(5, 6)}),
+            ("dims", {"out_tile": f32(4, 6, 1)}),
+            ("dims", {"in_tiles": [f32(4, 6), f32(24)]}),
+            ("dtype", {"out_tile": bf16(4, 6)}),
+            ("sizes", {"out_tile": f32(4, 7), RANK: 1}),
+            ("dtype", {"in_tiles": [i64(4, 6)] * 2, "out_tile": i64(4, 6)}),
+            ("lists", {"in_tiles": []}),
+        ),
+        (
+            ("", {}),
+            ("root", {"roots": [0, 2]}),
+            ("dtype", {"in_tiles": [bf16(4, 6)] * 2, "out_tile": bf16(4, 6)}),
+            ("reduce_op", {"reduce_op": "max"}),
+            ("sizes", {"in_tiles": [f32(4, 7)] * 2, "out_tile": f32(4, 7)}),
+            ("sizes", {"in_tiles": [f32(5, 6)] * 2, "out_tile": f32(5, 6)}),
+        ),
+    ),
+    "multimem_all_gather_out": gathers("input", "out", fresh=False, contiguous=("input", "out")),
+    "_low_contention_all_gather": gathers("tensor", "output", fresh=True),
+    "_low_contention_all_gather_ce_multicast": gathers("tensor", "output", fresh=True, scalar=True),
+    "_low_contention_all_gather_ce_multicast_out": gathers(
+        "tensor", "out", fresh=False, scalar=True, contiguous=("out",)
+    ),
+    "reduce_scatter_out": Witness(
+        (
+            Legal(
+                {"input": f32(3, 32), "split_last_dim": True, "output": f32(3, 8)},
+                {"output": gets(3, 8, alias="output")},
+                promised=("output",),
+            ),
+            Legal({"input": f32(32), "split_last_dim": False}, {"output": gets(8, alias="output")}, rank=3),
+            Legal({"input": f32(32), "split_last_dim": True}, {"output": gets(16, alias="output")}, size=2),
+            Legal(
+                {"input": bf16(2, 3, 64), "split_last_dim": True},
+                {"output": gets(2, 3, 8, dtype=BF16, alias="output")},
+                size=8,
+            ),
+        ),
+        ("input",),
+        (
+            ("argument", {"split_last_dim": False}),
+            ("divides", {"input": f32(3, 33)}),
+            ("dims", {"input": f32()}),
+            ("dims", {"output": f32()}),
+            ("sizes", {"output": f32(3, 9)}),
+            ("sizes", {"output": f32(4, 8)}),
+            ("sizes", {"output": f32(24)}),
+            ("dtype", {"output": bf16(3, 8)}),
+            ("dtype", {"input": f32(3, 32, dtype=F16), "output": f32(3, 8, dtype=F16)}),
+            ("argument", {"input": f32(3, 24), W: 3}),
+            ("argument", {"output": f32(3, 32), W: 1}),
+        ),
+        (
+            ("", {}),
+            ("sizes", {"input": f32(4, 32), "output": f32(4, 8)}),
+            ("sizes", {"input": f32(3, 64), "output": f32(3, 16)}),
+            ("dtype", {"input": bf16(3, 32), "output": bf16(3, 8)}),
+        ),
+        ("input", "output"),
+    ),
+    "_low_contention_reduce_scatter": Witness(
+        (
+            Legal({"tensor": f32(8, 3), "reduce_op": "avg"}, {"output": gets(2, 3)}),
+            Legal({"tensor": f32(8, 3, stride=(1, 8)), "reduce_op": "sum"}, {"output": gets(2, 3)}),
+            Legal({"tensor": f32(8), "reduce_op": "sum"}, {"output": gets(4)}, size=2),
+            Legal({"tensor": f32(8, dtype=I32), "reduce_op": "sum"}, {"output": gets(2, dtype=I64)}),
+            Legal({"tensor": bf16(8), "reduce_op": "sum"}, {"output": gets(2, dtype=BF16)}),
+        ),
+        ("tensor",),
+        (
+            ("reduce_op", {"reduce_op": "max"}),
+            ("reduce_op", {"reduce_op": "premul_sum"}),
+            ("dtype", {"tensor": f32(8, dtype=I32)}),
+            ("divides", {"tensor": f32(6, 4)}),
+            ("dims", {"tensor": f32()}),
+        ),
+        (
+            ("", {}),
+            ("sizes", {"tensor": f32(12, 3)}),
+            ("sizes", {"tensor": f32(8, 4)}),
+            ("dtype", {"tensor": bf16(8, 3)}),
+            ("reduce_op", {"reduce_op": "sum"}),
+        ),
+    ),
+    "nccl_reduce_scatter_offset": Witness(
+        (
+            Legal(BLOCKS, {"out": (gets(2, 3, alias="out"),)}, rank=1, promised=("out", "offsets", "dst_ranks")),
+            Legal({"input": f32(3, 8), "dim": 1}, {"out": (gets(3, 2, alias="out"),)}, rank=3),
+            Legal(
+                {"input": f32(12, 3), "dim": 0, "offsets": [2, 4, 7, 10]},
+                {"out": (gets(2, 3, alias="out"), gets(3, 3, alias="out"))},
+                rank=1,
+                size=2,
+            ),
+            Legal(
+                {"input": f32(5, 10), "dim": 1, "offsets": [2, 5, 7, 10], "dst_ranks": [1, 1, 0, 0]},
+                {"out": (gets(5, 2, alias="out"), gets(5, 3, alias="out"))},
+                size=2,
+            ),
+            Legal(
+                {"input": f32(8, 3), "dim": 0, "offsets": [0, 0, 3, 6]},
+                {"out": (gets(0, 3, alias="out"), gets(3, 3, alias="out"))},
+                size=2,
+            ),
+            Legal(
+                {"input": f32(8, 3), "dim": 0, "dst_ranks": [3, 2, 0, 1], "red_op": "sum"},
+                {"out": (gets(2, 3, alias="out"),)},
+                rank=2,
+            ),
+            *(
+                Legal({"input": f32(8, 3, dtype=dtype), "dim": 0}, {"out": (gets(2, 3, dtype=dtype, alias="out"),)})
+                for dtype in (BF16, F16)
+            ),
+        ),
+        ("input",),
+        (
+            ("dtype", {"input": i64(8, 3), "out": [i64(2, 3)]}),
+            ("argument", {"offsets": [2, 4, 5, 8]}),
+            ("argument", {"offsets": [2, 5, 7, 10], "dst_ranks": [1, 0, 0, 1], "input": f32(10, 3), RANK: 0, W: 2}),
+            ("reduce_op", {"red_op": "max"}),
+            ("argument", {"dim": 2}),
+            ("argument", {"dim": -1}),
+            ("dims", {"input": f32(8, 3, 1)}),
+            ("dims", {"input": f32(8)}),
+            ("divides", {"input": f32(7, 3), "offsets": None, "dst_ranks": None}),
+            ("argument", {"input": f32(20, 3), "offsets": [3, 6, 5, 4], "dst_ranks": [0, 1, 0, 1], RANK: 0, W: 2}),
+            ("argument", {"input": f32(7, 3)}),
+            ("argument", {"dst_ranks": [0, 0, 0, 1], RANK: 0, W: 2}),
+            ("argument", {"offsets": [2, 4, 6]}),
+            ("argument", {"offsets": []}),
+            ("argument", {"dst_ranks": [0, 1, 2]}),
+            ("argument", {"dst_ranks": [0, 1, 2, 4]}),
+            ("argument", {"dst_ranks": [0, 1, 2, -1]}),
+            ("argument", {"dst_ranks": [0, 1, 2, 2]}),
+            ("lists", {"out": [f32(2, 3)] * 2}),
+            ("sizes", {"out": [f32(3, 3)]}),
+            ("sizes", {"out": [f32(2, 4)]}),
+            ("dtype", {"out": [bf16(2, 3)]}),
+        ),
+        (
+            ("", {}),
+            ("argument", {"dim": 1, "input": f32(3, 8), "out": [f32(3, 2)]}),
+            ("argument", {"offsets": [1, 2, 3, 4], "out": [f32(1, 3)]}),
+            ("argument", {"dst_ranks": [3, 2, 1, 0]}),
+            ("sizes", {"input": f32(8, 4), "out": [f32(2, 4)]}),
+            ("dtype", {"input": bf16(8, 3), "out": [bf16(2, 3)]}),
+            ("reduce_op", {"red_op": "avg"}),
+        ),
+        ("out",),
+    ),
+    "nvshmem_all_to_all": Witness(
+        (
+            Legal({"input": f32(8, 3), "out": f32(6, 4)}, {"out": gets(6, 4, alias="out")}),
+            Legal({"input": f32(8, 3)}, {"out": gets(24, alias="out")}),
+        ),
+        ("input",),
+        (
+            ("divides", {"input": f32(9), "out": f32(9)}),
+            ("pairs", {"out": f32(7, 4)}),
+            ("dtype", {"out": bf16(6, 4)}),
+        ),
+        (
+            ("", {"input": f32(24), "out": f32(2, 12)}),
+            ("pairs", {"input": f32(8, 4), "out": f32(8, 4)}),
+            ("dtype", {"input": bf16(8, 3), "out": bf16(6, 4)}),
+        ),
+        ("input", "out"),
+    ),
+    "nccl_all_to_all_nd": Witness(
+        (
+            Legal({**EXCHANGE, "out": f32(4, 3, 8)}, {"out": gets(4, 3, 8, alias="out")}, promised=("out",)),
+            Legal({**EXCHANGE, "out": f32(12, 8)}, {"out": gets(12, 8, alias="out")}),
+            Legal({**EXCHANGE, "input": f32(3, 4, 8), "out": f32(4, 3, 8)}, {"out": gets(4, 3, 8, alias="out")}),
+            Legal({**EXCHANGE, "input": f32(3, 4, 8), "out": f32(12, 8)}, {"out": gets(12, 8, alias="out")}),
+            Legal({**EXCHANGED, "out": f32(3, 4, 8)}, {"out": gets(3, 4, 8, alias="out")}, promised=("out",)),
+            Legal({**EXCHANGED, "out": f32(3, 32)}, {"out": gets(3, 32, alias="out")}),
+            Legal({**EXCHANGED, "input": f32(4, 3, 8), "out": f32(3, 4, 8)}, {"out": gets(3, 4, 8, alias="out")}),
+            Legal({**EXCHANGED, "input": f32(4, 3, 8), "out": f32(3, 32)}, {"out": gets(3, 32, alias="out")}),
+        ),
+        ("input",),
+        (
+            ("argument", {"gather_dim": 1}),
+            ("argument", {"scatter_dim": 0}),
+            ("argument", {"scatter_dim": -1}),
+            ("argument", {"scatter_dim": 2, "gather_dim": 0, "input": f32(3, 4, 32)}),
+            ("dims", {"input": f32(96)}),
+            ("dims", {"input": f32(3, 4, 8, 1)}),
+            ("divides", {"input": f32(3, 33)}),
+            ("sizes", {"input": f32(3, 5, 8)}),
+            ("sizes", {"input": f32(4, 5, 8)}),
+            ("divides", {"input": f32(14, 8), "scatter_dim": 0, "gather_dim": 1}),
+            ("sizes", {"out": f32(3, 4, 8)}),
+            ("sizes", {"out": f32(4, 3, 8), "scatter_dim": 0, "gather_dim": 1, "input": f32(12, 8)}),
+            ("sizes", {"out": f32(4, 4, 8)}),
+            ("sizes", {"out": f32(3, 32)}),
+            ("dtype", {"out": bf16(4, 3, 8)}),
+        ),
+        (
+            ("", {}),
+            ("argument", {"scatter_dim": 0, "gather_dim": 1, "input": f32(12, 8), "out": f32(3, 4, 8)}),
+            ("argument", {"scatter_dim": 0}),
+            ("argument", {"gather_dim": 1}),
+            ("sizes", {BASE: 1, "input": f32(3, 64), "out": f32(12, 16)}),
+            ("sizes", {"input": f32(3, 64), "out": f32(4, 3, 16)}),
+            ("dtype", {"input": bf16(3, 32), "out": bf16(4, 3, 8)}),
+        ),
+        ("input", "out"),
+    ),
+    "all_to_all_vdev": vdev("in_splits", (4,), [("sizes", (5,)), ("dims", (4, 1)), ("dims", ())], 4),
+    "all_to_all_vdev_2d": vdev(
+        "in_splits", (12,), [("divides", (13,)), ("sizes", (8,)), ("dims", (4, 3)), ("dims", ())], 12
+    ),
+    "all_to_all_vdev_2d_offset": vdev(
+        "in_splits_offsets",
+        (2, 12),
+        [("divides", (2, 13)), ("sizes", (2, 8)), ("sizes", (3, 12)), ("dims", (12,)), ("dims", (2, 4, 3))],
+        12,
+    ),
+    "nvshmem_broadcast": Witness(
+        (
+            Legal({"input": f32(3, 4), "root": 1}, {"input": gets(3, 4, alias="input")}, rank=1),
+            Legal({"input": f32(dtype=I32), "root": 1}, {"input": gets(dtype=I32, alias="input")}),
+        ),
+        ("input",),
+        (("root", {"root": 4}), ("root", {"root": -1})),
+        (
+            ("", {}),
+            ("root", {"root": 0}),
+            ("sizes", {"input": f32(3, 5)}),
+            ("dtype", {"input": bf16(3, 4)}),
+        ),
+        ("input",),
+    ),
+    "get_remote_tensors": Witness(
+        (
+            Legal(
+                {"x": f32(3, 4)},
+                {"outputs": (gets(3, 4), gets(3, 4), gets(3, 4, alias="x"), gets(3, 4))},
+                rank=2,
+            ),
+            Legal({"x": f32(3, 4, stride=(1, 3))}, {"outputs": (gets(3, 4, alias="x"), gets(3, 4))}, size=2),
+        ),
+        ("x",),
+        (("strided", {"x": Spec((3, 4), F32, device="cuda", layout="sparse_csr")}),),
+        (("", {}), ("sizes", {"x": f32(3, 5)}), ("dtype", {"x": bf16(3, 4)})),
+    ),
+    "fused_all_gather_matmul": Witness(
+        (
+            Legal(
+                agmm(0, (2, 3, 8), (8, 5), (8, 7)),
+                {"output": gets(8, 3, 8), "outputs": (gets(8, 3, 5), gets(8, 3, 7))},
+            ),
+            Legal(
+                agmm(1, (2, 3, 8), (8, 5), return_A=True),
+                {
+                    "output": gets(2, 12, 8, stride=(8, 16, 1)),
+                    "outputs": (gets(2, 12, 5, stride=(5, 10, 1)),),
+                },
+            ),
+            Legal(
+                agmm(1, (2, 3, 6, 8), (8, 5)),
+                {
+                    "output": gets(2, 12, 6, 8, stride=(48, 96, 8, 1)),
+                    "outputs": (gets(2, 12, 6, 5, stride=(30, 60, 5, 1)),),
+                },
+            ),
+            Legal(
+                agmm(2, (2, 3, 6, 8), (8, 5)),
+                {
+                    "output": gets(2, 3, 12, 8, stride=(24, 8, 48, 1)),
+                    "outputs": (gets(2, 3, 12, 5, stride=(15, 5, 30, 1)),),
+                },
+                size=2,
+            ),
+            Legal(agmm(2, (2, 3, 8), (32, 5)), {"output": gets(2, 3, 32), "outputs": (gets(2, 3, 5),)}),
+            Legal(agmm(1, (6, 8), (32, 5)), {"output": gets(6, 32), "outputs": (gets(6, 5),)}),
+            Legal(agmm(0, (6, 8), (8, 5)), {"output": gets(24, 8), "outputs": (gets(24, 5),)}),
+            Legal(agmm(0, (6, 8), (8, 5), return_A=False), {"outputs": (gets(24, 5),)}),
+        ),
+        ("A", "Bs"),
+        (
+            ("argument", {"gather_dim": 3}),
+            ("argument", {"gather_dim": -1}),
+            ("sizes", {"gather_dim": 2}),
+            ("dims", {"A": f32(8)}),
+            ("sizes", {"Bs": [f32(9, 5)]}),
+            ("sizes", {"Bs": [f32(8, 5), f32(9, 5)]}),
+            ("dims", {"Bs": [f32(8, 5, 1)]}),
+            ("dims", {"Bs": [f32(8)]}),
+            ("dtype", {"Bs": [bf16(8, 5)]}),
+        ),
+        (
+            ("", {"Bs": [f32(8, 9), f32(8, 4)]}),
+            ("argument", {"gather_dim": 1}),
+            ("sizes", {"A": f32(4, 3, 8)}),
+            ("sizes", {"A": f32(2, 3, 6), "Bs": [f32(6, 5), f32(6, 7)]}),
+            ("dtype", {"A": bf16(2, 3, 8), "Bs": [bf16(8, 5), bf16(8, 7)]}),
+        ),
+    ),
+    "fused_all_gather_scaled_matmul": Witness(
+        (
+            Legal(FUSED, FUSED_OUT),
+            Legal({**FUSED, "A_scale": f32(2, 3, 1), "B_scales": [f32(1, 16), f32(1, 48)]}, FUSED_OUT),
+            Legal({**FUSED, "A_scale": f32(8, 3, 1), "B_scales": [f32(1, 16), f32(1, 48)]}, FUSED_OUT),
+            Legal({**FUSED, "A_scale": f32(1), "biases": [bf16(16), None], "result_scales": [None, f32()]}, FUSED_OUT),
+            Legal(
+                {**FUSED, "gather_dim": 1},
+                {
+                    "output": gets(2, 12, 32, dtype=FP8, stride=(32, 64, 1)),
+                    "outputs": (
+                        gets(2, 12, 16, dtype=BF16, stride=(16, 32, 1)),
+                        gets(2, 12, 48, dtype=FP8, stride=(48, 96, 1)),
+                    ),
+                },
+            ),
+        ),
+        ("A", "Bs", "A_scale", "B_scales", "biases", "result_scales"),
+        (
+            ("argument", {"gather_dim": 2, "Bs": [fp8(128, 16, stride=(1, 128)), fp8(128, 48, stride=(1, 128))]}),
+            ("argument", {"gather_dim": 3}),
+            ("lists", {"B_scales": [f32()]}),
+            ("lists", {"biases": [None]}),
+            ("lists", {"result_scales": [None]}),
+            ("lists", {"out_dtypes": [BF16]}),
+            ("lists", {"use_fast_accum": [False]}),
+            ("argument", {"A_scale": f32(5, 1)}),
+            ("argument", {"A_scale": f32(2, 4, 1)}),
+            ("argument", {"A_scale": f32(2, 3)}),
+            ("argument", {"A_scale": f32(2, 3, 7)}),
+            ("sizes", {"Bs": [fp8(48, 16, stride=(1, 48)), fp8(48, 48, stride=(1, 48))]}),
+            ("dims", {"A": fp8(32)}),
+        ),
+        (
+            ("", {}),
+            ("argument", {"gather_dim": 1}),
+            ("sizes", {"A": fp8(2, 4, 32)}),
+        ),
+    ),
+    "fused_matmul_reduce_scatter": Witness(
+        (
+            Legal(
+                {"A": f32(8, 3, 6), "B": f32(6, 12), "reduce_op": "sum", "scatter_dim": 0},
+                {"output": gets(2, 3, 12)},
+            ),
+            Legal(
+                {"A": f32(3, 8, 6), "B": f32(6, 5), "reduce_op": "avg", "scatter_dim": 1},
+                {"output": gets(3, 2, 5)},
+                rank=3,
+            ),
+            Legal(
+                {"A": f32(8, 3, 6), "B": f32(6, 12), "reduce_op": "sum", "scatter_dim": 2},
+                {"output": gets(8, 3, 3)},
+            ),
+            Legal({"A": f32(9, 6), "B": f32(6, 12), "reduce_op": "sum", "scatter_dim": 1}, {"output": gets(9, 3)}),
+        ),
+        ("A", "B"),
+        (
+            ("reduce_op", {"reduce_op": "max"}),
+            ("argument", {"scatter_dim": 3}),
+            ("argument", {"scatter_dim": -1}),
+            ("divides", {"A": f32(6, 2, 6)}),
+            ("divides", {"scatter_dim": 1}),
+            ("divides", {"scatter_dim": 2, "B": f32(6, 14)}),
+            ("sizes", {"B": f32(5, 12)}),
+            ("dims", {"B": f32(6, 12, 1)}),
+            ("dims", {"A": f32(6)}),
+            ("dtype", {"B": bf16(6, 12)}),
+        ),
+        (
+            ("", {}),
+            ("argument", {"scatter_dim": 2}),
+            ("sizes", {"A": f32(4, 3, 6)}),
+            ("sizes", {"A": f32(8, 3, 5), "B": f32(5, 12)}),
+            ("sizes", {"B": f32(6, 16)}),
+            ("dtype", {"A": bf16(8, 3, 6), "B": bf16(6, 12)}),
+            ("reduce_op", {"reduce_op": "avg"}),
+        ),
+    ),
+    "fused_scaled_matmul_reduce_scatter": Witness(
+        (
+            Legal(SCATTERED, {"output": gets(2, 3, 16, dtype=BF16)}),
+            Legal({**SCATTERED, "out_dtype": None}, {"output": gets(2, 3, 16, dtype=FP8)}),
+            Legal(
+                {
+                    **SCATTERED,
+                    "A": fp8(3, 8, 32),
+                    "A_scale": f32(3, 8, 1),
+                    "orig_scatter_dim": 1,
+                    "scatter_dim_after_maybe_reshape": 1,
+                    "output_shape": [3, 8, 16],
+                },
+                {"output": gets(3, 2, 16, dtype=BF16)},
+            ),
+            Legal(
+                {**SCATTERED, "A_scale": f32(), "B_scale": f32(), "reduce_op": "avg", "output_shape": [24, 16]},
+                {"output": gets(6, 16, dtype=BF16)},
+            ),
+        ),
+        ("A", "B", "A_scale", "B_scale", "bias", "result_scale"),
+        (
+            ("reduce_op", {"reduce_op": "max"}),
+            ("argument", {"output_shape": None}),
+            ("argument", {"output_shape": [8, 4, 16]}),
+            ("argument", {"orig_scatter_dim": 3}),
+            ("argument", {"orig_scatter_dim": -1}),
+            ("argument", {"orig_scatter_dim": 2}),
+            ("argument", {"scatter_dim_after_maybe_reshape": 1}),
+            ("argument", {"scatter_dim_after_maybe_reshape": 2}),
+            ("argument", {"A_scale": f32(5, 1)}),
+            ("divides", {"orig_scatter_dim": 1}),
+            ("sizes", {"B": fp8(48, 16, stride=(1, 48))}),
+            ("dims", {"B": fp8(32)}),
+        ),
+        (
+            ("", {}),
+            ("argument", {"orig_scatter_dim": 1, "output_shape": [3, 8, 16]}),
+            ("sizes", {"A": fp8(48, 32), "A_scale": f32(), "output_shape": [16, 3, 16]}),
+            ("sizes", {"B": fp8(32, 32, stride=(1, 32)), "B_scale": f32(), "output_shape": [8, 3, 32]}),
+            ("reduce_op", {"reduce_op": "avg"}),
+        ),
+    ),
+    "nvshmem_put": put(),
+    "nccl_put": put(),
+    "nvshmem_put_with_signal": put(sigpad=i64(1), signal=1),
+    "nccl_put_with_signal": put(signal=1),
+    "nccl_put_signal": put("src"),
+    "memcpy_to_multicast_": Witness(
+        (
+            Legal(
+                {"src": f32(3), "symm_mem_out": bf16(8, 8), "byte_offset": 16},
+                {"symm_mem_out": gets(8, 8, dtype=BF16, alias="symm_mem_out")},
+            ),
+            Legal(
+                {"src": f32(), "symm_mem_out": f32(), "byte_offset": 0}, {"symm_mem_out": gets(alias="symm_mem_out")}
+            ),
+        ),
+        ("src",),
+        (("argument", {"byte_offset": -4}),),
+        (("", {"src": bf16(5), "byte_offset": 0}),),
+        ("src",),
+    ),
+    **{
+        name: Witness(
+            (Legal({"tensor": f32(3, 4), "peer": 1}, {"tensor": gets(3, 4, alias="tensor")}),),
+            (),
+            (("peer", {"peer": 4}), ("peer", {"peer": -1})),
+            (("", {"tensor": bf16(7), "peer": 0}),),
+            ("tensor",),
+        )
+        for name in ("nvshmem_get", "nccl_get")
+    },
+    "nvshmem_get_out": get_out(),
+    "nccl_get_out": get_out(),
+    "_barrier": Witness((Legal({}, {}),), ()),
+}
+
+
+# -- what a witness says of a row
+
+
+def call_of(op: str, arguments: Mapping[str, Any], rank: int, size: int = 4) -> cr.Call:
+    return cr.call(S + op, group=cr.Group(size=size, rank=rank), **arguments)
+
+
+def errors(findings: Iterable[cr.Finding]) -> set[str]:
+    return {finding.id for finding in findings if finding.severity == "error"}
+
+
+def transposed(spec: Spec) -> Spec:
+    """Dense, but with the first dim innermost."""
+    order = torch.empty(spec.shape[::-1], device="meta").stride()[::-1]
+    return Spec(spec.shape, spec.dtype, order, spec.device)
+
+
+def gapped(spec: Spec) -> Spec:
+    """A view that leaves out every second element."""
+    return Spec(spec.shape, spec.dtype, tuple(2 * step for step in spec.stride), spec.device)
+
+
+def bent(function: Any, value: Any) -> Any:
+    """The same tensor, or list of tensors, lying differently in memory."""
+    return [bent(function, item) for item in value] if isinstance(value, (list, tuple)) else function(value)
+
+
+def promises(legal: Legal) -> Iterator[tuple[Legal, dict[str, Any]]]:
+    yield legal, dict(legal.arguments)
+    for name in legal.promised:
+        yield legal, {key: value for key, value in legal.arguments.items() if key != name}
+
+
+def calls_that_break(op: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The kind of constraint and the arguments of each call that breaks it, wrong memory layouts included."""
+    witness = WITNESSES[op]
+    first = witness.legal[0].arguments
+    for kind, changes in witness.broken:
+        yield kind, {**first, **changes}
+    for name in witness.contiguous:
+        for function in (gapped, transposed):
+            other = bent(function, first[name])
+            if described(tuple(leaves(other))) != described(tuple(leaves(first[name]))):
+                yield "dense", {**first, name: other}
+
+
+def leaves(value: Any) -> Iterator[Spec]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def id_of(row: cr.Row, kind: str) -> str:
+    return next((id_ for id_, known in row.rule.constraints.items() if known == kind), kind)
+
+
+def objections(op: str) -> Iterator[str]:
+    """Everything in which the row of `op`, as it is looked up now, contradicts its witness."""
+    witness, row = WITNESSES[op], cr.lookup(S + op)
+    first = witness.legal[0]
+    if (set(witness.reads), set(first.expected)) != (set(row.reads), set(row.writes)):
+        yield f"it reads {row.reads} and writes {row.writes}, not {witness.reads} and {tuple(first.expected)}"
+    for legal, arguments in itertools.chain.from_iterable(map(promises, witness.legal)):
+        call = call_of(op, arguments, legal.rank, legal.size)
+        found, inferred = cr.check(call), {name: described(value) for name, value in cr.infer(call).items()}
+        if found or inferred != legal.expected:
+            yield f"{call.arguments} on rank {legal.rank}: {found}, {inferred}, not {legal.expected}"
+    for kind, changed in calls_that_break(op):
+        arguments = {RANK: first.rank, W: first.size, **changed}
+        found = cr.check(call_of(op, arguments, arguments.pop(RANK), arguments.pop(W)))
+        if id_of(row, kind) not in errors(found):
+            yield f"{changed}: {found}, not {kind}"
+    for kind, changes in witness.groups:
+        base, other = witness.legal[changes.get(BASE, 0)], {k: v for k, v in changes.items() if k != BASE}
+        ranks = range(base.size)
+        found = cr.agree(call_of(op, {**base.arguments, **(other if r == 1 else {})}, r, base.size) for r in ranks)
+        if id_of(row, kind) not in errors(found) if kind else found:
+            yield f"rank 1 changes {changes}: {found}, not {kind or 'nothing'}"
+
+
+def named(op: str) -> str:
+    return op.removeprefix(S)
+
+
+def test_every_op_has_a_witness() -> None:
+    """A legal call, and one that is refused; a barrier takes nothing that could be wrong."""
+    assert {named(op) for op in SYMM_MEM} == set(WITNESSES)
+    assert {"_barrier"} == {name for name in WITNESSES if not list(calls_that_break(name))}
+
+
+@pytest.mark.parametrize("op", WITNESSES)
+def test_a_row_says_what_was_worked_out_by_hand(op: str) -> None:
+    """Shapes, dtypes, strides and aliases of legal calls; the constraint that each broken call or group breaks."""
+    assert [] == list(objections(op))
+
+
+def test_a_barrier_is_every_ranks() -> None:
+    """Nothing else can be wrong with it."""
+    group = [call_of("_barrier", {}, rank) for rank in range(3)]
+    assert {RULES["barrier"].id_of("ranks")} == errors(cr.agree(group))
+
+
+def test_off_the_root_what_is_not_written_may_lie_anyhow() -> None:
+    """The kernel looks at out's memory and shape on the root alone."""
+    call = {"input": f32(3, 4), "out": f32(3, 4, stride=(8, 2)), "root": 1, "reduce_op": "sum"}
+    assert () == cr.check(call_of("multimem_one_shot_reduce_out", call, 0))
+    assert {"RD6"} == errors(cr.check(call_of("multimem_one_shot_reduce_out", call, 1)))
+
+
+# -- memory layouts, in every namespace
+
+PLAIN = {
+    "c10d::allreduce_": {"tensors": [(4, 6)]},
+    "c10d::broadcast_": {"tensors": [(4, 6)], "root_rank": 0},
+    "c10d::reduce_": {"tensors": [(4, 6)], "root_rank": 0},
+    "c10d::reduce_scatter_": {"input_tensors": [[(4, 6)] * 4], "output_tensors": [(4, 6)]},
+    "c10d::_reduce_scatter_base_": {"input_tensor": (4, 6), "output_tensor": (1, 6)},
+    "c10d::reduce_scatter_tensor_coalesced_": {"inputs": [(4, 6), (8, 6)], "outputs": [(1, 6), (2, 6)]},
+    "c10d::scatter_": {"input_tensors": [[(4, 6)] * 4], "output_tensors": [(4, 6)], "root_rank": 0},
+    "c10d::alltoall_base_": {"input": (4, 6), "output": (4, 6)},
+    "c10d::send": {"tensors": [(4, 6)], "dst": 1},
+    "c10d::recv_": {"tensors": [(4, 6)], "src": 1},
+    "c10d::recv_any_source_": {"tensors": [(4, 6)]},
+    "_c10d_functional::all_reduce_": {"input": (4, 6), "reduce_op": "sum"},
+    "_c10d_functional::broadcast_": {"input": (4, 6), "src": 0},
+    "_c10d_functional::isend": {"tensor": (4, 6), "dst": 1, "tag": 0},
+    "_c10d_functional::irecv": {"tensor": (4, 6), "src": 1, "tag": 0},
+    "_c10d_functional::batch_p2p_ops": {
+        "op_list": ["isend"],
+        "peer_list": [1],
+        "tag_list": [0],
+        "tensors": [(4, 6)],
+    },
+    "c10d_functional::isend": {"self": (4, 6), "dst": 1, "tag": 0},
+    "c10d_functional::irecv": {"self": (4, 6), "src": 1, "tag": 0},
+    "c10d_functional::batch_p2p_ops": {"op_list": ["isend"], "peer_list": [1], "tag_list": [0], "tensors": [(4, 6)]},
+}
+"""A legal call of every op that hands raw memory to a transport; shapes are float32."""
+
+RAW = {
+    ("c10d::allreduce_", "tensors"): DENSE,
+    ("c10d::broadcast_", "tensors"): DENSE,
+    ("c10d::reduce_", "tensors"): DENSE,
+    ("c10d::reduce_scatter_", "output_tensors"): DENSE,
+    ("c10d::scatter_", "input_tensors"): DENSE,
+    ("c10d::scatter_", "output_tensors"): DENSE,
+    ("c10d::alltoall_base_", "input"): FORMAT,
+    ("c10d::alltoall_base_", "output"): DENSE,
+    ("c10d::send", "tensors"): CONTIGUOUS,
+    ("c10d::recv_", "tensors"): CONTIGUOUS,
+    ("c10d::recv_any_source_", "tensors"): CONTIGUOUS,
+    ("_c10d_functional::all_reduce_", "input"): DENSE,
+    ("_c10d_functional::broadcast_", "input"): DENSE,
+    ("_c10d_functional::isend", "tensor"): CONTIGUOUS,
+    ("_c10d_functional::irecv", "tensor"): CONTIGUOUS,
+    ("_c10d_functional::batch_p2p_ops", "tensors"): CONTIGUOUS,
+    ("c10d_functional::isend", "self"): CONTIGUOUS,
+    ("c10d_functional::irecv", "self"): CONTIGUOUS,
+    ("c10d_functional::batch_p2p_ops", "tensors"): CONTIGUOUS,
+    **{(S + op, name): CONTIGUOUS for op, witness in WITNESSES.items() for name in witness.contiguous},
+}
+"""Which memory each takes, from torch's sources: what is left out here is copied, whatever its strides."""
+
+COPIED_IN_ORDER = {
+    ("c10d::reduce_scatter_", "input_tensors"),
+    ("c10d::_reduce_scatter_base_", "input_tensor"),
+    ("c10d::reduce_scatter_tensor_coalesced_", "inputs"),
+}
+"""Copied, but a dense tensor keeps its order of dims, which must then agree: `tests/test_gloo.py` runs these."""
+
+
+def legal_arguments(op: str) -> tuple[dict[str, Any], int]:
+    """Arguments of a legal call, with all that is written given, and a rank that makes it."""
+    if op in PLAIN:
+        return {name: as_specs(value) for name, value in PLAIN[op].items()}, 0
+    first = WITNESSES[named(op)].legal[0]
+    return dict(first.arguments), first.rank
+
+
+def as_specs(value: Any) -> Any:
+    if isinstance(value, list):
+        return [as_specs(item) for item in value]
+    return Spec(value, F32, device="cuda") if isinstance(value, tuple) else value
+
+
+def finds_layout(op: str, argument: str, function: Any) -> bool:
+    """Whether the layout of one argument is found wrong."""
+    arguments, rank = legal_arguments(op)
+    made = cr.call(op, group=cr.Group(size=4, rank=rank), **arguments)
+    assert () == cr.check(made)
+    arguments[argument] = bent(function, arguments[argument])
+    made = cr.call(op, group=cr.Group(size=4, rank=rank), **arguments)
+    found = errors(cr.check(made))
+    dense = {rule.id_of("dense") for rule in RULES.values() if "dense" in rule.constraints.values()}
+    return bool(found & dense)
+
+
+def test_the_layouts_are_those_of_the_kernels() -> None:
+    """An argument that is not listed may lie anyhow."""
+    stated = {(op, name): layout for op, entry in OPS.items() for name, layout in entry.layouts.items()}
+    assert RAW == {key: layout for key, layout in stated.items() if key not in COPIED_IN_ORDER}
+    assert stated.keys() >= COPIED_IN_ORDER
+
+
+@pytest.mark.parametrize(("op", "argument"), RAW, ids=named)
+def test_memory_that_the_kernel_cannot_take_is_refused(op: str, argument: str) -> None:
+    """Gaps are refused wherever memory travels as it is, another order of dims where it must be contiguous."""
+    layout = RAW[op, argument]
+    several = all(len(spec.shape) > 1 for spec in leaves(legal_arguments(op)[0][argument]))
+    assert finds_layout(op, argument, gapped)
+    if several:
+        assert (layout in (CONTIGUOUS, FORMAT)) == finds_layout(op, argument, transposed)
+
+
+@pytest.mark.parametrize(("op", "argument"), sorted(COPIED_IN_ORDER), ids=named)
+def test_memory_that_is_copied_may_lie_anyhow(op: str, argument: str) -> None:
+    """It is copied element by element before it travels."""
+    assert not finds_layout(op, argument, gapped)
+    assert not finds_layout(op, argument, transposed)
+
+
+# -- torch's own Meta kernels
+
+
+@pytest.fixture(scope="module")
+def fake_group() -> Iterator[str]:
+    """The name of a group of four, of which no rank exists."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    yield dist.group.WORLD.group_name
+    dist.destroy_process_group()
+
+
+def meta(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+META = {
+    "one_shot_all_reduce": [{"input": meta(3, 4), "reduce_op": "sum"}, {"input": meta(dtype=BF16), "reduce_op": "sum"}],
+    "one_shot_all_reduce_copy": [{"symm_buffer": meta(3, 4), "local_input": meta(3, 4), "reduce_op": "sum"}],
+    "_low_contention_all_gather": [
+        {"tensor": meta(3, 2)},
+        {"tensor": meta(5, dtype=I64)},
+        {"tensor": meta(2, 3).t()},
+        {"tensor": meta(0, 3)},
+    ],
+    "_low_contention_reduce_scatter": [
+        {"tensor": meta(8, 3), "reduce_op": "sum"},
+        {"tensor": meta(4, dtype=BF16), "reduce_op": "avg"},
+        {"tensor": meta(3, 8).t(), "reduce_op": "sum"},
+        {"tensor": meta(8, 2, 3), "reduce_op": "sum"},
+    ],
+    "get_remote_tensors": [{"x": meta(3, 4)}, {"x": meta(dtype=I64)}],
+    "fused_all_gather_matmul": [
+        *(
+            {"A": meta(*shape), "Bs": [meta(k, 5), meta(k, 7)], "gather_dim": dim}
+            for shape in ((6, 8), (2, 3, 8), (2, 3, 5, 8))
+            for dim in range(len(shape))
+            for k in [4 * 8 if dim == len(shape) - 1 else 8]
+        ),
+        {"A": meta(2, 3, 8), "Bs": [meta(8, 5)], "gather_dim": 1, "return_A": False},
+    ],
+    "fused_all_gather_scaled_matmul": [
+        {
+            "A": meta(2, 3, 32, dtype=FP8),
+            "Bs": [meta(16, 32, dtype=FP8).t()],
+            "A_scale": meta(),
+            "B_scales": [meta()],
+            "gather_dim": dim,
+            "biases": [None],
+            "result_scales": [None],
+            "out_dtypes": [dtype],
+            "use_fast_accum": [False],
+        }
+        for dim in (0, 1)
+        for dtype in (BF16, None)
+    ],
+    "fused_matmul_reduce_scatter": [
+        {"A": meta(*shape), "B": meta(8, 4), "reduce_op": "sum", "scatter_dim": dim}
+        for shape in ((4, 8), (4, 8, 8), (4, 8, 12, 8))
+        for dim in range(len(shape))
+    ],
+    "fused_scaled_matmul_reduce_scatter": [
+        {
+            "A": meta(24, 32, dtype=FP8),
+            "B": meta(16, 32, dtype=FP8).t(),
+            "A_scale": meta(),
+            "B_scale": meta(),
+            "reduce_op": "sum",
+            "orig_scatter_dim": 0,
+            "scatter_dim_after_maybe_reshape": 0,
+            "output_shape": shape,
+            "out_dtype": dtype,
+        }
+        for shape in ([24, 16], [8, 3, 16])
+        for dtype in (BF16, None)
+    ],
+}
+"""Calls that a Meta kernel answers as the CUDA one does: not the integers of a mean, nor a strided `x`."""
+
+
+def of_torch(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [of_torch(item) for item in value if item is not None]
+    return tuple(value.shape), value.dtype, value.stride()
+
+
+def of_infer(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [of_infer(item) for item in value]
+    return value.shape, value.dtype, value.stride
+
+
+@pytest.mark.parametrize(
+    ("op", "number"),
+    [(op, number) for op, cases in META.items() for number in range(len(cases))],
+    ids=str,
+)
+def test_infer_says_what_the_meta_kernel_returns(op: str, number: int, fake_group: str) -> None:
+    """Shapes, dtypes and strides of what is returned, in order."""
+    arguments = META[op][number]
+    returned = getattr(torch.ops.symm_mem, op)(**arguments, group_name=fake_group)
+    inferred = cr.infer(call_of(op, arguments, rank=1))
+    actual = [of_infer(inferred[output.name]) for output in cr.lookup(S + op).returns if output.name in inferred]
+    several = isinstance(returned, tuple)
+    assert (of_torch(returned) if several else [of_torch(returned)]) == actual
+
+
+def test_every_meta_kernel_of_a_row_is_held_against_it() -> None:
+    """Two have nothing to say: `all_to_all_vdev_2d` and its inverse return nothing."""
+    has_one = {
+        named(op)
+        for op in SYMM_MEM
+        if cr.lookup(op).available and torch._C._dispatch_has_kernel_for_dispatch_key(op, "Meta")
+    }
+    assert {"all_to_all_vdev_2d", "all_to_all_vdev_2d_offset"} == has_one - set(META)
+
+
+# -- bytes
+
+TRAFFIC = {
+    # 2 tiles of 4 × 6 float32, 96 bytes each; all but the one that is reduced here travel
+    "multi_root_tile_reduce": [
+        ({"in_tiles": [f32(4, 6)] * 2, "roots": [2, 0], "out_tile": f32(4, 6)}, 0, 4, (192, 96, 96, 192, 1)),
+        ({"in_tiles": [f32(4, 6)] * 2, "roots": [2, 0], "out_tile": f32(4, 6)}, 1, 4, (192, 0, 192, 192, 1)),
+    ],
+    # 8 × 3 float32, of which 2 × 3 are this rank's
+    "nccl_reduce_scatter_offset": [
+        ({"input": f32(8, 3), "dim": 0}, 1, 4, (96, 24, 72, 96, 0.75)),
+        ({"input": bf16(5, 10), "dim": 1, "offsets": [2, 4, 7, 10]}, 1, 2, (100, 50, 50, 100, 0.5)),
+        # the last two of the twelve rows are no one's, and stay where they are
+        ({"input": f32(12, 3), "dim": 0, "offsets": [2, 4, 7, 10]}, 1, 2, (144, 60, 60, 144, 0.5)),
+    ],
+    "nccl_all_to_all_nd": [
+        ({**EXCHANGE, "out": f32(4, 3, 8)}, 0, 4, (384, 384, 288, 384, 0.75)),
+        ({**EXCHANGED, "input": bf16(12, 8)}, 3, 4, (192, 192, 144, 192, 0.75)),
+    ],
+    # Only the device knows how much of the input stays, or is used: all of it, and the split sizes, may travel
+    "all_to_all_vdev": [
+        ({"input": f32(10, 3), "in_splits": i64(4), "out": f32(20, 3)}, 0, 4, (152, 304, 152, 152, 0.75)),
+    ],
+    "all_to_all_vdev_2d_offset": [
+        (
+            {"input": f32(10, 3), "in_splits_offsets": i64(2, 8), "out": f32(20, 3)},
+            0,
+            4,
+            (248, 368, 248, 248, 0.75),
+        ),
+    ],
+    # A of 48 float32 goes to three others; 8 × (5 + 7) weights stay here
+    "fused_all_gather_matmul": [
+        (agmm(0, (2, 3, 8), (8, 5), (8, 7)), 0, 4, (576, 1920, 576, 768, 0.75)),
+        (agmm(2, (2, 3, 8), (16, 5)), 1, 2, (512, 504, 192, 384, 0.5)),
+    ],
+    # 2 × 3 × 12 float32 of product for each rank
+    "fused_matmul_reduce_scatter": [
+        (
+            {"A": f32(8, 3, 6), "B": f32(6, 12), "reduce_op": "sum", "scatter_dim": 0},
+            0,
+            4,
+            (864, 288, 864, 1152, 0.75),
+        ),
+    ],
+    "get_remote_tensors": [({"x": f32(3, 4)}, 0, 4, (0, 0, 0, 0, 1))],
+    "nvshmem_put": [({"tensor": f32(3, 4), "peer": 1}, 0, 4, (48, 0, 48, 48, 1))],
+    # eight float32 of the ten that dst holds
+    **{
+        name: [({"dst": f32(5, 2), "offset": 2, "size": 8, "peer": 1}, 0, 4, (0, 32, 0, 32, 1))]
+        for name in ("nvshmem_get_out", "nccl_get_out")
+    },
+    "memcpy_to_multicast_": [
+        ({"src": f32(3), "symm_mem_out": f32(64), "byte_offset": 16}, 0, 4, (12, 12, 12, 12, 1)),
+    ],
+    "nccl_get": [({"tensor": f32(3, 4), "peer": 1}, 0, 4, (0, 48, 0, 48, 1))],
+    "one_shot_all_reduce": [({"input": bf16(3, 4), "reduce_op": "sum"}, 0, 4, (24, 24, 36, 24, 1.5))],
+    "multimem_one_shot_reduce_out": [
+        ({"input": f32(3, 4), "out": f32(3, 4), "root": 1, "reduce_op": "sum"}, 1, 4, (48, 48, 0, 48, 1)),
+        ({"input": f32(3, 4), "out": f32(3, 4), "root": 1, "reduce_op": "sum"}, 0, 4, (48, 0, 48, 48, 1)),
+    ],
+    "_low_contention_all_gather": [({"tensor": f32(3, 2)}, 0, 4, (24, 96, 72, 96, 0.75))],
+    "reduce_scatter_out": [({"input": f32(3, 32), "split_last_dim": True}, 0, 4, (384, 96, 288, 384, 0.75))],
+    "nvshmem_all_to_all": [({"input": f32(8, 3)}, 0, 4, (96, 96, 72, 96, 0.75))],
+    "nvshmem_broadcast": [
+        ({"input": f32(3, 4), "root": 1}, 1, 4, (48, 0, 48, 48, 1)),
+        ({"input": f32(3, 4), "root": 1}, 0, 4, (0, 48, 0, 48, 1)),
+    ],
+    "_barrier": [({}, 0, 4, (0, 0, 0, 0, 1))],
+}
+"""Read, written, sent, nccl-tests' S and its bus factor, in bytes."""
+
+
+def moved(op: str, arguments: Mapping[str, Any], rank: int, size: int) -> tuple[float, ...]:
+    found = cr.traffic(call_of(op, arguments, rank, size))
+    return found.read, found.written, found.sent, found.buffer, found.bus_factor
+
+
+@pytest.mark.parametrize("op", TRAFFIC)
+def test_bytes_are_those_computed_by_hand(op: str) -> None:
+    """By each of the conventions."""
+    assert [case[-1] for case in TRAFFIC[op]] == [moved(op, *case[:-1]) for case in TRAFFIC[op]]
+
+
+def test_a_call_of_every_rule_is_counted() -> None:
+    """Of those that a symmetric-memory op follows."""
+    rules = {OPS[op].rule for op in SYMM_MEM}
+    assert rules == {OPS[S + op].rule for op in TRAFFIC}
+
+
+# -- the witnesses notice what is taken away from a row
+
+
+def less(value: Any) -> Iterator[tuple[str, Any]]:
+    """A column without one of its entries: (which, the rest)."""
+    if isinstance(value, Mapping):
+        yield from ((str(key), {k: v for k, v in value.items() if k != key}) for key in value)
+    elif isinstance(value, (tuple, frozenset)):
+        for place, item in enumerate(value):
+            rest = [each for n, each in enumerate(value) if n != place]
+            yield getattr(item, "__name__", str(item)), type(value)(rest)
+
+
+def plain_value(field: Any) -> Any:
+    default = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]  # a class
+
+
+STATED_ELSEWHERE = {"op", "rule", "parts", "since", "schema"}
+"""The first three make the row, and the parts are swapped below; what a newer op's schema is, `test_coverage` knows."""
+
+
+def poorer_rows() -> Iterator[tuple[str, str, Op]]:
+    """(op, what is missing, the row without it), and rows whose parts are swapped.
+
+    But for a buffer and an output: the op fills both with the same sizes, and it is all one which is called which.
+    """
+    for op in WITNESSES:
+        entry = OPS[S + op]
+        for field in attrs.fields(Op):
+            value = getattr(entry, field.name)
+            if field.name in STATED_ELSEWHERE or value == plain_value(field):
+                continue
+            if field.name == "forms" and value == (RULES[entry.rule].forms[0].name,):
+                continue  # the usual form, named
+            entries = list(less(value)) or [("", plain_value(field))]
+            for which, rest in entries:
+                yield op, f"{field.name} {which}".strip(), attrs.evolve(entry, **{field.name: rest})
+        for one, two in itertools.combinations(entry.parts, 2):
+            if entry.parts[one] != entry.parts[two] and {one, two} != {"buffer", "output"}:
+                swapped = {**entry.parts, one: entry.parts[two], two: entry.parts[one]}
+                yield op, f"{one} and {two} swapped", attrs.evolve(entry, parts=swapped)
+
+
+POORER = {f"{op}: {what}": (op, entry) for op, what, entry in poorer_rows()}
+
+
+def is_noticed(op: str, entry: Op, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a witness objects to this row, or chokes on it."""
+    try:
+        monkeypatch.setitem(row_module._CACHE, S + op, row_module._resolve(entry))
+        cases = TRAFFIC.get(op, [])
+        return any(objections(op)) or any(case[-1] != moved(op, *case[:-1]) for case in cases)
+    except Exception:  # a broken table may break anything
+        return True
+
+
+def test_the_unchanged_rows_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests below notice is the change alone."""
+    assert [] == [op for op in WITNESSES if is_noticed(op, OPS[S + op], monkeypatch)]
+
+
+@pytest.mark.parametrize("name", POORER)
+def test_a_missing_column_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each column of each row says something that a call shows."""
+    op, entry = POORER[name]
+    assert is_noticed(op, entry, monkeypatch)
+
+
+def altered_sizes(size: Size, others: list[str], *, elsewhere: bool, across: bool) -> Iterator[Size | None]:
+    """Other sizes that could stand there by mistake; None leaves it out.
+
+    `others` are the form's other names of that kind. A new name says nothing new where the name stands only once
+    (`elsewhere`), nor does an index where no ranks compare it (`across`).
+    """
+    yield None
+    index = () if getattr(size, "index", ()) else ("r",)
+    if isinstance(size, Shares):
+        yield from (Name(size.name), GroupSize(), Shares("z"))
+    elif isinstance(size, (Name, Rest)):
+        kind = type(size)
+        yield from (kind(name, size.index) for name in [*others, *["z"] * elsewhere])
+        yield from [kind(size.name, index)] * across
+        yield from [Shares(size.name)] * (kind is Name)
+    elif isinstance(size, (GroupSize, Number)):
+        yield from (Number(3), Name("z"), Shares("z"))
+    elif isinstance(size, Splits):
+        yield from (Splits(size.name, size.column, size.row), Shares("z"))
+
+
+def altered_parts(part: Part, rule: Rule, form: Form) -> Iterator[Part]:
+    stated = [size for each in form.statement.parts for size in each.sizes]
+    for place, size in enumerate(part.sizes):
+        name = getattr(size, "name", "")
+        others = dict.fromkeys(each.name for each in stated if type(each) is type(size) and hasattr(each, "name"))
+        others.pop(name, None)
+        derived = name in rule.derived
+        elsewhere = derived or [getattr(each, "name", "") for each in stated].count(name) > 1
+        across = not derived and not rule.one_sided
+        for other in altered_sizes(size, list(others), elsewhere=elsewhere, across=across):
+            middle = () if other is None else (other,)
+            yield attrs.evolve(part, sizes=(*part.sizes[:place], *middle, *part.sizes[place + 1 :]))
+        yield attrs.evolve(
+            part, sizes=(*part.sizes[:place], *part.sizes[place : place + 2][::-1], *part.sizes[place + 2 :])
+        )
+    yield attrs.evolve(part, sizes=(*part.sizes, Number(1)))
+
+
+def follows(op: str, rule: Rule, form: Form) -> bool:
+    entry = OPS[S + op]
+    return entry.rule == rule.name and form.name in (entry.forms or (rule.forms[0].name,))
+
+
+def altered(rule: Rule, form: Form) -> Iterator[Form]:
+    """The form with one size changed, left out, swapped or added; with the root's mark turned, if there is a root."""
+    for side in ("reads", "writes"):
+        parts = getattr(form.statement, side)
+        for place, part in enumerate(parts):
+            turned = [attrs.evolve(part, root_only=not part.root_only)] * ("root" in rule.agreed)
+            for other in (*altered_parts(part, rule, form), *turned):
+                wrong = attrs.evolve(form.statement, **{side: (*parts[:place], other, *parts[place + 1 :])})
+                if str(wrong) != form.text:
+                    yield attrs.evolve(form, text=str(wrong))
+
+
+FORMS = {
+    f"{rule.name}, {form.name}": (rule, form, [op for op in WITNESSES if follows(op, rule, form)])
+    for rule in RULES.values()
+    for form in rule.forms
+    if any(follows(op, rule, form) for op in WITNESSES) and rule.name != "broadcast"
+}
+"""The forms that a row here follows, with those rows. The only broadcast is in place: `test_gloo` alters that form."""
+
+
+_TIED = "`k` is tied to the last size of `*s`, on which the ranks agree"
+EQUIVALENT = {
+    "input: *s, weights[i]: k[r] n[r] -> output: *g, outputs[i]: *o": _TIED,
+    "input: *s, weight: k[r] n -> output: *o": _TIED,
+    "input: *s, weight: k[r] n -> output: *q": _TIED,
+}
+"""Changed statements that say the same of every call, each with the reason."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_altered_size_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each size of each form says something that a call of some op shows."""
+    rule, form, ops = FORMS[name]
+    unnoticed = set()
+    for wrong in altered(rule, form):
+        forms = tuple(wrong if each == form else each for each in rule.forms)
+        monkeypatch.setattr(row_module, "RULES", {**RULES, rule.name: attrs.evolve(rule, forms=forms)})
+        if not any(is_noticed(op, OPS[S + op], monkeypatch) for op in ops):
+            unnoticed.add(wrong.text)
+    assert {wrong.text for wrong in altered(rule, form)} & set(EQUIVALENT) == unnoticed
