@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collective_rules as cr
@@ -45,6 +46,18 @@ def test_every_rank_gets_its_own_outcome(size: int) -> None:
     calls = [{"input": torch.tensor([rank])} for rank in range(size)]
     outcomes = world(size).run("_c10d_functional::all_gather_into_tensor", calls)
     assert [list(range(size))] * size == [outcome.returned[0].tolist() for outcome in outcomes]
+
+
+def test_a_world_outlives_the_default_group() -> None:
+    """destroy_process_group() forgets every group of the process; a world that is kept makes itself known again."""
+    kept = world(2)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    dist.destroy_process_group()
+    assert kept is world(2)
+    for op in ("_c10d_functional::broadcast", "c10d_functional::broadcast"):
+        name = cr.lookup(op).reads[0]
+        calls = [{name: torch.tensor([rank]), "src": 1} for rank in range(2)]
+        assert [[1], [1]] == [outcome.returned[0].tolist() for outcome in kept.run(op, calls)]
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,9 @@ class World:
     def _require_open(self) -> None:
         if self.closed:
             raise CollectiveRulesError(f"{self!r} cannot be used; world({self.size}) makes another")
+        if self.groups[0] not in c10d._world.pg_group_ranks:  # destroy_process_group() forgets all groups, not its own
+            for group in self.groups:
+                _announce(group, self.size)
 
     # -- arguments
 
@@ -419,16 +422,22 @@ def boxed_reduce_op(name: str) -> Any:
 
 
 def _register(name: c10d.GroupName, store: Any, rank: int, size: int, backend: Any) -> dist.ProcessGroup:
-    """Wrap a backend in a ProcessGroup, which functional ops find by its name and legacy ones by its tag."""
+    """Wrap a backend in a ProcessGroup."""
     group = dist.ProcessGroup(store, rank, size)
     gloo = dist.ProcessGroup.BackendType.GLOO
     group._set_default_backend(gloo)
     group._register_backend(torch.device("cpu"), gloo, backend)
     group._set_group_name(name)
+    _announce(group, size)
+    return group
+
+
+def _announce(group: dist.ProcessGroup, size: int) -> None:
+    """Make a group known to functional ops, which find it by its name, and to legacy ones, by its tag."""
+    name = group.group_name
     _c10d._register_process_group(name, group)
     c10d._world.pg_group_ranks[group] = {each: each for each in range(size)}
     c10d._world.tags_to_pg[f"user:{name}"] = [group]
-    return group
 
 
 _COUNTER = itertools.count()
