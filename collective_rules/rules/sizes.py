@@ -271,7 +271,7 @@ def two_four_or_eight_ranks(sizing: Sizing) -> None:
 def buffer_like_output(sizing: Sizing) -> None:
     """The output has the buffer's shape; the input may have another of equally many elements."""
     out, buffer = sizing.arguments.get("out"), sizing.arguments.get("symm_buffer")
-    if out is not None and buffer is not None:
+    if out is not None and buffer is not None and None not in (out.shape, buffer.shape):
         verdict = f"out has shape {out.shape}, but symm_buffer {buffer.shape}"
         sizing.demand(same(out.shape, buffer.shape) is not False, "sizes", verdict)
 
