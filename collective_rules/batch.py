@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collective_rules.call import Call
+from collective_rules.errors import CallError
 from collective_rules.ops import lookup
 from collective_rules.rules import Unsolvable
 
-__all__ = ["members"]
+__all__ = ["members", "well_formed_members"]
 
 
 def members(call: Call) -> Iterator[Call]:
@@ -32,3 +33,11 @@ def members(call: Call) -> Iterator[Call]:
         part = row.spellings[0].statement.parts[0].path.name
         arguments = {part: tensor, row.peer: peer, row.tag: tag}
         yield Call(row, call.group, arguments, call.source, call.index)
+
+
+def well_formed_members(call: Call) -> list[Call]:
+    """Return the single calls of a batched op; raise `CallError` for a malformed one."""
+    try:
+        return list(members(call))
+    except Unsolvable as error:
+        raise CallError(f"{call.op}: {error}") from None

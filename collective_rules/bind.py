@@ -131,7 +131,7 @@ class _Binder:
 
     def dtype(self, slot: Slot) -> None:
         rule, dtype = self.call.row.rule, slot.spec.dtype
-        behind = self.behind(slot.part)
+        behind = self.bound.spelling.behind_of(slot.part)
         fixed = rule.fixed_dtypes.get(behind)
         if dtype is None or "dtype" not in rule.agreed or behind in self.entry.dtypes:
             return
@@ -212,7 +212,7 @@ class _Binder:
 
     def shares(self, size: Splits, part: Part, value: Any, slot: Slot | None) -> tuple[Any, ...]:
         """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
-        column = self.entry.splits[self.behind(part)]
+        column = self.entry.splits[self.bound.spelling.behind_of(part)]
         given = self.call.arguments.get(column.argument) if column.argument else ()
         label = slot.label if slot else part.path.name
         if not given:
@@ -328,12 +328,6 @@ class _Binder:
         return True
 
     # -- problems
-
-    def behind(self, part: Part) -> str:
-        """The rule's name for `part`."""
-        spelling = self.bound.spelling
-        place = next(place for place, known in enumerate(spelling.statement.parts) if known is part)
-        return spelling.behind[place]
 
     def demand(self, condition: Any, problem: Problem) -> None:
         holds = known(condition)

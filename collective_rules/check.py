@@ -104,12 +104,12 @@ def _undecided(problem: Problem) -> Problem:
 
 def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
     """Judge each of the batch's ops, and what their tensors share."""
-    bound = bind(call)
+    spelling = call.row.spellings[0]
     try:
         each = list(members(call))
     except Unsolvable as error:
         problem = Problem(error.kind, str(error))
-        return (finding_of(call.row, bound.spelling, problem, call.group.rank),)
+        return (finding_of(call.row, spelling, problem, call.group.rank),)
     name = call.row.writes[0]
     found = [
         attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}")
@@ -121,7 +121,7 @@ def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
         if {a, b} & received:
             verdict = f"{name}[{a}] and {name}[{b}] share memory, and are not both only sent"
             problem = Problem("overlap", verdict, values={f"{name}[{k}]": call.arguments[name][k] for k in (a, b)})
-            found.append(finding_of(call.row, bound.spelling, problem, call.group.rank))
+            found.append(finding_of(call.row, spelling, problem, call.group.rank))
             break
     return worst_first(found)
 

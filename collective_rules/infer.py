@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from collective_rules.attributes import wrong_group_size
-from collective_rules.batch import members
+from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Demand
 from collective_rules.call import Call, must_be_call
@@ -18,7 +18,6 @@ from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Siz
 from collective_rules.ops.columns import EVEN
 from collective_rules.ops.row import Output
 from collective_rules.plans import plan_of
-from collective_rules.rules import Unsolvable
 from collective_rules.spec import Spec
 from collective_rules.symbols import same
 
@@ -73,10 +72,7 @@ def _infer(call: Call) -> dict[str, Any]:
 
 def _infer_batch(call: Call) -> dict[str, Any]:
     """Every tensor keeps its place: the sent ones are unchanged, and an `empty(0)` is returned for each."""
-    try:
-        each = [infer(member) for member in members(call)]
-    except Unsolvable as error:
-        raise CallError(f"{call.op}: {error}") from None
+    each = [infer(member) for member in well_formed_members(call)]
     name = call.row.writes[0]
     tensors = tuple(_aliased(spec, name) for spec in call.arguments[name])
     outputs = tuple(result.get("output", own) for result, own in zip(each, tensors, strict=True))
@@ -160,19 +156,14 @@ def _one(bound: Bound, part: Part, given: Spec | None, element: int | None, rank
             if given.dtype is not None
             else Spec(given.shape, dtype, given._stride, alias=alias)
         )
-    behind = _behind(bound, part)
+    behind = bound.spelling.behind_of(part)
     stride = entry.strides[behind](shape, call.arguments) if behind in entry.strides and shape is not None else None
     device = bound.slots[0].spec.device if bound.slots else "cpu"
     return Spec(shape, dtype, stride, device, alias=alias)
 
 
-def _behind(bound: Bound, part: Part) -> str:
-    place = next(place for place, known in enumerate(bound.spelling.statement.parts) if known is part)
-    return bound.spelling.behind[place]
-
-
 def _dtype(bound: Bound, part: Part, element: int | None, given: Spec | None) -> torch.dtype | None:
-    call, behind = bound.call, _behind(bound, part)
+    call, behind = bound.call, bound.spelling.behind_of(part)
     fixed = call.row.rule.fixed_dtypes.get(behind)
     if fixed is not None:
         return fixed
@@ -219,7 +210,7 @@ def _size(bound: Bound, part: Part, size: Size, element: int | None, rank: int |
 
 def _total(bound: Bound, part: Part, size: Splits) -> tuple[Any, ...] | None:
     call = bound.call
-    column = call.row.entry.splits[_behind(bound, part)]
+    column = call.row.entry.splits[bound.spelling.behind_of(part)]
     given = call.arguments.get(column.argument) if column.argument else ()
     if given:
         return (sum(given),)

@@ -32,7 +32,7 @@ def point_to_point(calls: list[Call]) -> Iterator[Finding]:
             return
     sends = [call for call in singles if call.row.rule.name == "send"]
     receives = [call for call in singles if call.row.rule.name == "recv"]
-    for fits in (_same_tag, _any_source_alike, _any_source, _other_tag):
+    for fits in (_same_tag, _any_source_alike, _tags_match, _other_tag):
         for receive in list(receives):
             send = next((send for send in sends if _meets(send, receive) and fits(send, receive)), None)
             if send is not None:
@@ -60,10 +60,6 @@ def _tags_match(send: Call, receive: Call) -> bool:
 def _any_source_alike(send: Call, receive: Call) -> bool:
     shapes = [{slot.spec.shape for slot in bind(call).slots} for call in (send, receive)]
     return shapes[0] == shapes[1] and _tags_match(send, receive)
-
-
-def _any_source(send: Call, receive: Call) -> bool:
-    return _tags_match(send, receive)
 
 
 def _other_tag(send: Call, receive: Call) -> bool:

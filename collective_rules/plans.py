@@ -19,7 +19,7 @@ from collective_rules.attributes import REDUCE_OPS, TAGS
 from collective_rules.call import Call
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
 from collective_rules.ops import Row
-from collective_rules.ops.columns import EVEN
+from collective_rules.ops.columns import EVEN, SplitSizes
 from collective_rules.spec import Spec
 
 __all__ = ["Plan", "plan_of"]
@@ -300,9 +300,8 @@ class _Writer:
         self.give_up_if(f"len(g) != W or symbolic(g) or min(g) < 0 or g[r] != own_{size.name}")
         self.depth -= 1
 
-    def column(self, part: Part) -> Any:
-        place = next(place for place, known in enumerate(self.spelling.statement.parts) if known is part)
-        return self.row.entry.splits[self.spelling.behind[place]]
+    def column(self, part: Part) -> SplitSizes:
+        return self.row.entry.splits[self.spelling.behind_of(part)]
 
     # -- results
 

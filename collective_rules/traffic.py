@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import attrs
 
-from collective_rules.batch import members
+from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
 from collective_rules.bound import slots
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer
-from collective_rules.rules import Unsolvable
 from collective_rules.rules.volumes import Volume
 from collective_rules.spec import Spec
 
@@ -44,10 +43,7 @@ def traffic(call: Call) -> Traffic:
     Traffic(read=4096, written=4096, sent=6144.0, buffer=4096, bus_factor=1.5)
     """
     if must_be_call(call).row.entry.batch is not None:
-        try:
-            each = [traffic(member) for member in members(call)]
-        except Unsolvable as error:
-            raise CallError(f"{call.op}: {error}") from None
+        each = [traffic(member) for member in well_formed_members(call)]
         read, written, sent = (sum(getattr(one, name) for one in each) for name in ("read", "written", "sent"))
         return Traffic(int(read), int(written), sent, sum(one.buffer for one in each), 1)
     row, rank, root = call.row, call.group.rank, call.attribute("root")
@@ -63,7 +59,7 @@ def traffic(call: Call) -> Traffic:
     first = sizes[0] if sizes else 0
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
     volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
-    counts = row.rule.contents == "all" or (row.rule.contents == "root" and rank == root)
+    counts = row.rule.contents == "all" or (row.rule.contents == "root" and call.is_root)
     read = inputs if counts else 0
     written = outputs
     if row.rule.contents == "none" or (row.rule.contents == "root" and counts and row.in_place):

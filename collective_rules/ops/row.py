@@ -101,6 +101,10 @@ class Spelling:
     shared: frozenset[str]
     one_dtype: bool
 
+    def behind_of(self, part: Part) -> str:
+        """Return the rule's name for `part`, which is one of this statement's own."""
+        return next(name for known, name in zip(self.statement.parts, self.behind, strict=True) if known is part)
+
 
 @attrs.frozen(eq=False, slots=False)
 class Row:
