@@ -19,7 +19,7 @@ from collective_rules.spec import Group, Spec, is_size
 __all__ = ["Call", "call", "must_be_call", "reduce_op_name"]
 
 
-@attrs.frozen(slots=False)
+@attrs.frozen(slots=False, repr=False)
 class Call:
     """One rank's view of one collective. Made by `call`; everything else is a function of it and the tables.
 
@@ -39,6 +39,10 @@ class Call:
     def op(self) -> str:
         """The qualified name of the op."""
         return self.row.op
+
+    def __repr__(self) -> str:
+        arguments = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
+        return f"<{self.op} on rank {self.group.rank} of {self.group.size}{arguments}>"
 
     @property
     def is_root(self) -> bool:
