@@ -1,0 +1,175 @@
+"""A `Call` as plain data (dicts, lists, text and numbers, as JSON has them), and back.
+
+What is read is checked as any other input: a record that is not one, or that names an unknown op, is a clear error.
+Memory is kept as far as rules see it: which tensors of the call share an allocation, and where in it they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from collective_rules.call import Call, call
+from collective_rules.errors import CallError
+from collective_rules.ops import lookup
+from collective_rules.spec import Group, Memory, Spec, is_size
+
+__all__ = ["from_record", "to_record"]
+
+
+def to_record(call: Call) -> dict[str, Any]:
+    """Return `call` as plain data.
+
+    A tensor is {"shape", "dtype"} (null where it is not known), and what is not the usual: "stride", "device",
+    "layout", "view", "memory" ([allocation, offset in elements], allocations counted from 0 within the call).
+
+    Raises `CallError` for a size that only the run knows.
+
+    >>> import collective_rules as cr
+    >>> to_record(cr.call("c10d::send", group=cr.Group(2), tensors=[(3,)], dst=1))["arguments"]["tensors"]
+    [{'shape': [3], 'dtype': 'float32'}]
+    """
+    writer = _Writer(call)
+    group = {"size": call.group.size, "rank": call.group.rank}
+    named: dict[str, Any] = {"name": call.group.name, "ranks": list(call.group.ranks)}
+    record: dict[str, Any] = {
+        "op": call.op,
+        "group": group | {name: value for name, value in named.items() if value},
+        "arguments": {name: writer.value(value) for name, value in call.arguments.items()},
+    }
+    if call.source:
+        record["source"] = call.source
+    return record if call.index is None else record | {"index": call.index}
+
+
+def from_record(record: Any) -> Call:
+    """Return the `Call` that `to_record` wrote as `record`; raises `CallError` for anything else.
+
+    >>> import collective_rules as cr
+    >>> made = cr.call("c10d::send", group=cr.Group(2), tensors=[(3,)], dst=1)
+    >>> from_record(to_record(made)) == made
+    True
+    """
+    fields = _fields(record, "a record of a call", ("op", "group", "arguments"), ("source", "index"))
+    if not isinstance(fields["op"], str):
+        raise CallError(f"op={fields['op']!r}, but should be the name of an op")
+    row = lookup(fields["op"])
+    told = _fields(fields["group"], "group", ("size", "rank"), ("name", "ranks"))
+    group = Group(**{**told, "ranks": _tuple(told.get("ranks", ()), "ranks")})
+    arguments = fields["arguments"]
+    if not isinstance(arguments, dict):
+        raise CallError(f"arguments={arguments!r}, but should be an object of arguments by name")
+    made = call(row.op, group=group, **{str(name): _read(value, name) for name, value in arguments.items()})
+    source, index = fields.get("source", ""), fields.get("index")
+    if not isinstance(source, str) or not (index is None or is_size(index)):
+        raise CallError(f"source={source!r} and index={index!r}, but should be text and a number")
+    return Call(made.row, made.group, made.arguments, source, index)
+
+
+class _Writer:
+    """Numbers the allocations of one call."""
+
+    def __init__(self, call: Call) -> None:
+        self.op = call.op
+        self.allocations: dict[Any, int] = {}
+        seen: set[int] = set()
+        self.twice: set[int] = set()
+        for value in call.arguments.values():
+            self._look(value, seen)
+
+    def _look(self, value: Any, seen: set[int]) -> None:
+        """Note which `Spec` objects are given twice: they are one tensor."""
+        if isinstance(value, tuple):
+            for item in value:
+                self._look(item, seen)
+        elif isinstance(value, Spec):
+            (self.twice if id(value) in seen else seen).add(id(value))
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return [self.value(item) for item in value]
+        if isinstance(value, Spec):
+            return self._tensor(value)
+        if isinstance(value, torch.dtype):
+            return {"dtype": _name(value)}
+        if isinstance(value, torch.SymInt):
+            raise CallError(f"{self.op}: the size {value} is known to the run alone, and cannot be written down")
+        return value
+
+    def _tensor(self, spec: Spec) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "shape": None if spec.shape is None else self.value(spec.shape),
+            "dtype": None if spec.dtype is None else _name(spec.dtype),
+        }
+        if spec._stride is not None:
+            record["stride"] = self.value(spec._stride)
+        for name, usual in (("device", "cpu"), ("layout", "strided"), ("view", "")):
+            if getattr(spec, name) != usual:
+                record[name] = getattr(spec, name)
+        if spec.memory is not None:
+            record["memory"] = [self._allocation(spec.memory.storage), self.value(spec.memory.offset)]
+        elif id(spec) in self.twice:
+            record["memory"] = [self._allocation(("given twice", id(spec))), 0]
+        return record
+
+    def _allocation(self, key: Any) -> int:
+        return self.allocations.setdefault(key, len(self.allocations))
+
+
+def _read(value: Any, what: str) -> Any:
+    if isinstance(value, list):
+        return [_read(item, what) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"dtype"}:
+        return _dtype(value["dtype"], what)
+    known = ("stride", "device", "layout", "view", "memory")
+    fields = dict(_fields(value, f"{what}, a tensor,", ("shape", "dtype"), known))
+    dtype = fields.pop("dtype")
+    for name in ("device", "layout", "view"):
+        if not isinstance(fields.get(name, ""), str):
+            raise CallError(f"{what}: {name}={fields[name]!r}, but should be text")
+    memory = fields.pop("memory", None)
+    if memory is not None:
+        if not (isinstance(memory, list) and len(memory) == 2 and all(map(is_size, memory))):
+            raise CallError(f"{what}: memory={memory!r}, but should be [allocation, offset]")
+        fields["memory"] = Memory(*memory)
+    try:
+        return Spec(dtype=None if dtype is None else _dtype(dtype, what), **fields)
+    except CallError as error:
+        raise CallError(f"{what}: {error}") from None
+
+
+def _fields(value: Any, what: str, needed: tuple[str, ...], known: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise CallError(f"{_short(value)}, but {what} should be an object with {', '.join(needed)}")
+    missing = [name for name in needed if name not in value]
+    surplus = [str(name) for name in value if name not in needed + known]
+    if missing or surplus:
+        wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(surplus)}, which is unknown"
+        raise CallError(f"{what} {wrong}: {_short(value)}")
+    return value
+
+
+def _tuple(value: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    raise CallError(f"{what}={_short(value)}, but should be a list")
+
+
+def _dtype(value: Any, what: str) -> torch.dtype:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    raise CallError(f"{what}: dtype={_short(value)}, but should be the name of a torch.dtype such as 'bfloat16'")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."
