@@ -208,13 +208,18 @@ class Drawing:
         if not self.draw(st.booleans()):
             arguments.pop(self.row.group_size, None)
         tensors: dict[str, Any] = {}
+        for argument in self.row.arguments:  # of which the rule does not speak: a signal, and the memory it is put into
+            if argument.name in self.row.entry.also_reads:
+                tensors[argument.name] = Spec((1,))
+            elif (argument.kind, argument.depth, argument.has_default) == ("int", 0, False):
+                arguments |= {argument.name: 1} if argument.name not in self.row.entry.attributes.values() else {}
         off_root = "root" in self.attributes and rank != self.attributes["root"]
         for part in self.parts:
             name = part.path.name
             if name in tensors or name in self.row.fresh:
                 continue
             if part.root_only and off_root and name not in self.row.in_place and not self.row.entry.everywhere:
-                tensors[name] = []
+                tensors |= {name: []} if part.path.index else {}
                 continue
             layout = self._draw_layout(name)
             tensors[name] = self._tensors(part, part.path.index, rank, layout, 0, 0)
@@ -226,8 +231,11 @@ class Drawing:
 
     def _draw_attributes(self, backend: str | None) -> dict[str, Any]:
         kinds = legal_dtypes(self.row, backend, self.size) if self.wish.kinds is None else self.wish.kinds
+        alone = {op for limit in self.limits for op in limit.single}
+        if self.wish.kinds is None and self.wish.count > 1:
+            kinds = tuple(kind for kind in kinds if kind[0] not in alone)
         reduce_op, self.dtype = self.draw(st.sampled_from(kinds))
-        single = any(reduce_op in limit.single for limit in self.limits)
+        single = reduce_op in alone and self.wish.count == 1
         self.kinds = [dtype for op, dtype in kinds if op == reduce_op]
         self.alone = any(limit.one_dtype or limit.promotes for limit in self.limits) or self.spelling.one_dtype
         listed = any("i" in part.path.index for part in self.parts)
@@ -251,7 +259,8 @@ class Drawing:
     def _draw_matrix(self) -> tuple[tuple[int, ...], ...]:
         """Draw how many rows go from each rank (first index) to each."""
         least = self.wish.least
-        if self.wish.splits is False or (self.wish.splits is None and self.draw(st.booleans())):
+        fixed = not self.row.splits or self.wish.splits is False
+        if fixed or (self.wish.splits is None and self.draw(st.booleans())):
             return ((self.draw(st.integers(least, _LARGEST)),) * self.size,) * self.size
         count = self.size**2
         return _rows(self.draw(st.lists(st.integers(least, _LARGEST), min_size=count, max_size=count)), self.size)
@@ -278,7 +287,8 @@ class Drawing:
     def _tensors(self, part: Part, index: Sequence[str], rank: int, layout: str, element: int, peer: int) -> Any:
         if not index:
             shape = self._shape(part, rank, element, peer)
-            return Spec(shape, self._dtype_of(element), strides(shape, layout))
+            fixed = self.row.rule.fixed_dtypes.get(self.spelling.behind_of(part))
+            return Spec(shape, fixed or self._dtype_of(element), strides(shape, layout))
         lengths = {"1": 1, "p": self.size, "i": self.count}
         at: dict[str, Callable[[int], tuple[int, int]]] = {
             "i": lambda place: (place, peer),

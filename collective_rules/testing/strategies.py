@@ -6,6 +6,7 @@ real tensors, and a `World` carries it out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,9 +15,11 @@ from collective_rules.backends import BACKENDS
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, lookup
-from collective_rules.testing.drawing import Wish, draw_calls, drawable
+from collective_rules.testing.breaking import BREACHES, Broken, Scene
+from collective_rules.testing.drawing import Wish, draw_calls, drawable, spellings_of
+from collective_rules.testing.limits import beyond
 
-__all__ = ["calls"]
+__all__ = ["Broken", "broken_calls", "calls", "ways_to_break"]
 
 _NOTHING = Wish()
 
@@ -25,10 +28,10 @@ def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.S
     """Return a strategy for legal groups of calls of `op`: a `Call` for every rank that takes part, by rank.
 
     `op` is what `lookup` takes. The rule's names are drawn, and every rank's arguments follow from them. Free are: the
-    group's size (1 to `most_ranks`; 2 at least for point-to-point ops, whose partners are drawn too), 0 to 5 dims, sizes
-    of 0, each dtype and reduce op that `backend` takes, uneven split sizes, the root, the layout of each tensor as far
-    as the op admits it, inputs that lie in the output's memory where that is legal, and what may be left out. Written
-    arguments are always given. With `backend=None` the rules alone decide what is legal.
+    group's size (1 to `most_ranks`; 2 at least for point-to-point ops, whose partners are drawn too), 0 to 5 dims,
+    sizes of 0, each dtype and reduce op that `backend` takes, uneven split sizes, the root, the layout of each tensor
+    as far as the op admits it, inputs that lie in the output's memory where that is legal, and what may be left out.
+    Written arguments are always given. With `backend=None` the rules alone decide what is legal.
 
     They shrink to one rank and the smallest sizes. Raises `CallError` where nothing says how to draw an argument (some
     of symm_mem's).
@@ -44,6 +47,53 @@ def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.S
 @st.composite
 def _calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int) -> tuple[Call, ...]:
     return draw_calls(draw, row, backend, most_ranks, _NOTHING)
+
+
+def broken_calls(
+    op: Any, *, way: str | None = None, backend: str | None = "gloo", most_ranks: int = 8
+) -> st.SearchStrategy[Broken]:
+    """Return a strategy for groups of calls of `op` in which exactly one thing is broken, with the id to be found.
+
+    A legal group is drawn as by `calls`, and one thing in it is changed on one rank; a limit of `backend` is broken on
+    all. `way` is one of `ways_to_break`; left out, it is drawn.
+
+    Raises `CallError` for an unknown way, or an op whose calls cannot be drawn.
+
+    >>> from hypothesis import find
+    >>> broken = find(broken_calls("c10d::gather_", way="no such root"), lambda broken: True)
+    >>> broken.id, broken.change
+    ('GA4', 'root_rank is 2')
+    """
+    row = _drawable(op, backend, most_ranks)
+    ways = _ways(row, backend)
+    if way is not None and way not in ways:
+        raise CallError(f"way={way!r}, but {row.op} can be broken by {', '.join(map(repr, ways))}")
+    return _broken_calls(row, backend, most_ranks, tuple(ways) if way is None else (way,))
+
+
+@st.composite
+def _broken_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, ways: tuple[str, ...]) -> Broken:
+    way = draw(st.sampled_from(ways))
+    return _ways(row, backend)[way](Scene(draw, row, backend, max(2, most_ranks)))
+
+
+def ways_to_break(op: Any, *, backend: str | None = "gloo") -> tuple[str, ...]:
+    """Return the names of the ways in which `broken_calls` breaks calls of `op`.
+
+    >>> ways_to_break("_c10d_functional::wait_tensor"), ways_to_break("c10d::barrier")
+    ((), ('another collective', 'a missing rank'))
+    """
+    return tuple(_ways(_drawable(op, backend, 8), backend))
+
+
+def _ways(row: Row, backend: str | None) -> dict[str, Callable[[Scene], Broken]]:
+    kinds = set(row.rule.constraints.values())
+    forms = {"", *(spelling.form.name for spelling in spellings_of(row, backend))}
+    found = [way for way in BREACHES if way.kind in kinds and way.form in forms and way.applies(row)]
+    beyond_limits = beyond(row, backend) if row.available else ()
+    return {way.name: way.broken for way in found} | {
+        f"beyond {limit.id}, {column}": broken for limit, column, broken in beyond_limits
+    }
 
 
 def _drawable(op: Any, backend: str | None, most_ranks: int) -> Row:
