@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,10 +15,12 @@ from collective_rules.bound import Bound, Key, Slot
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
-from collective_rules.memory import memory_order
+from collective_rules.memory import memory_order, same_order
 from collective_rules.messages import ranks_text, worst_first
 from collective_rules.ops import Row
 from collective_rules.partners import point_to_point
+from collective_rules.spec import Spec
+from collective_rules.symbols import hint
 from collective_rules.unify import Binding, disagreement, odd_ones, unify
 
 __all__ = ["agree"]
@@ -141,10 +144,13 @@ def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
     A list of one is what an op without a list passes.
     """
     single = all(bound.count in (None, 1) for bound in bounds)
+    mixed = set(_mixed_orders(bounds))
     for bound in bounds:
         rank = bound.call.group.rank
         yield Binding(("length", None), bound.count or 1, rank, bound, None)
         for key, value, slot in _bound_by(bound, sizes=sizes):
+            if key[0] == "order" and key not in mixed:
+                continue
             place = (key[0], None, *key[2:]) if single and len(key) > 1 else key
             yield Binding(place, value, rank, bound, slot)
 
@@ -163,6 +169,17 @@ def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | N
     for key, (slot, order) in orders.items():
         if not slot.spec.has_one_order:
             yield key, order, slot
+
+
+def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:
+    """Yield the keys of the memory orders in which two ranks differ."""
+    seen: dict[Key, dict[Any, Spec]] = {}
+    for bound in bounds:
+        for key, slot, order in memory_order(bound):
+            seen.setdefault(key, {}).setdefault((order, tuple(map(hint, slot.spec.shape))), slot.spec)
+    for key, specs in seen.items():
+        if not all(same_order(a, b) for a, b in itertools.combinations(specs.values(), 2)):
+            yield key
 
 
 def _elements(bound: Bound) -> Iterator[tuple[Key, Any, Slot | None]]:

@@ -15,7 +15,7 @@ __all__ = ["members", "well_formed_members"]
 def members(call: Call) -> Iterator[Call]:
     """Yield the single calls of a batched op, in order; of another op, the call itself.
 
-    Raises `Unsolvable` where the lists differ in length or name an unknown kind.
+    Raises `Unsolvable` where the lists are empty, differ in length or name an unknown kind.
     """
     batch = call.row.entry.batch
     if batch is None:
@@ -25,6 +25,8 @@ def members(call: Call) -> Iterator[Call]:
     if len({len(values) for values in lists.values()}) != 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in lists.items())
         raise Unsolvable("lists", f"its lists must have one length, but {lengths}")
+    if not lists[batch.kinds]:
+        raise Unsolvable("lists", "its lists are empty: there is nothing to send or to receive")
     for kind, peer, tag, tensor in zip(*lists.values(), strict=True):
         if kind not in batch.ops:
             known = ", ".join(map(repr, batch.ops))

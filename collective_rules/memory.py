@@ -11,7 +11,7 @@ from collective_rules.overlaps import sharing
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = ["memory_order", "memory_problems"]
+__all__ = ["memory_order", "memory_problems", "same_order"]
 
 _CHANNELS_LAST = ((0, 2, 3, 1), (0, 2, 3, 4, 1))
 
@@ -100,18 +100,29 @@ def _layouts_matter(bound: Bound) -> bool:
     return bound.call.group.size * together >= bound.call.row.entry.layouts_from
 
 
+def same_order(a: Spec, b: Spec) -> bool:
+    """Return whether two tensors keep the dims that count in both (those that are not 1) in one memory order.
+
+    >>> same_order(Spec((1, 2, 2), stride=(1, 1, 2)), Spec((2, 2, 2), stride=(1, 2, 4)))
+    True
+    """
+    if a.order == b.order or a.has_one_order or b.has_one_order:
+        return True
+    common = {d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=False)) if 1 not in (hint(m), hint(n))}
+    one, two = ([d for d in spec.order or range(len(spec.shape)) if d in common] for spec in (a, b))
+    return one == two
+
+
 def _mixed_orders(bound: Bound) -> Iterator[Problem]:
-    first: dict[tuple[Any, ...], tuple[Slot, tuple[int, ...]]] = {}
+    seen: dict[tuple[Any, ...], dict[Any, Slot]] = {}
     for key, slot, order in memory_order(bound):
-        origin, known = first.setdefault(key, (slot, order))
-        if known != order and not origin.spec.has_one_order and not slot.spec.has_one_order:
-            yield _problem(
-                "order",
-                f"{slot.label} and {origin.label} lie in memory in different orders of dims",
-                origin,
-                slot,
-            )
-            return
+        known = seen.setdefault(key, {})
+        for origin in known.values():
+            if not same_order(origin.spec, slot.spec):
+                verdict = f"{slot.label} and {origin.label} lie in memory in different orders of dims"
+                yield _problem("order", verdict, origin, slot)
+                return
+        known.setdefault((order, tuple(map(hint, slot.spec.shape))), slot)
 
 
 def _overlaps(bound: Bound) -> Iterator[Problem]:

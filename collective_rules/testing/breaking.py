@@ -568,7 +568,7 @@ def _sparse(scene: Scene) -> Broken:
 
 def _another_collective(scene: Scene) -> Broken:
     row = scene.row
-    calls = scene.legal(ranks=2)
+    calls = scene.legal(ranks=2, dims=1, least=1)
     group = scene.pick(calls).group
     other = "c10d::allreduce_" if row.rule.name != "all_reduce" else "c10d::broadcast_"
     own: dict[str, Any] = {"tensors": [(2,)]} | ({"root_rank": 0} if other == "c10d::broadcast_" else {})
@@ -579,7 +579,7 @@ def _another_collective(scene: Scene) -> Broken:
 
 
 def _one_missing(scene: Scene) -> Broken:
-    calls = scene.legal(ranks=2)
+    calls = scene.legal(ranks=2, dims=1, least=1)
     gone = scene.pick(calls)
     rest = tuple(one for one in calls if one is not gone)
     return Broken(rest, scene.row.rule.id_of("ranks"), gone.group.rank, False, "this rank does not take part")

@@ -15,7 +15,7 @@ import torch
 from hypothesis import strategies as st
 
 from collective_rules.attributes import REDUCE_OPS
-from collective_rules.backends import limits_of
+from collective_rules.backends import Limit, limits_of
 from collective_rules.call import Call, call
 from collective_rules.errors import CallError
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
@@ -24,7 +24,17 @@ from collective_rules.ops.columns import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NE
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 
-__all__ = ["DTYPES", "Drawing", "Wish", "draw_calls", "draw_size", "drawable", "legal_dtypes", "spellings_of"]
+__all__ = [
+    "DTYPES",
+    "Drawing",
+    "Wish",
+    "draw_calls",
+    "draw_size",
+    "drawable",
+    "legal_dtypes",
+    "refuses",
+    "spellings_of",
+]
 
 DTYPES = (
     torch.float32,
@@ -88,9 +98,15 @@ def legal_dtypes(row: Row, backend: str | None, size: int) -> tuple[tuple[str, t
         (reduce_op, dtype)
         for reduce_op in reduce_ops
         for dtype in row.entry.kernel_dtypes or DTYPES
-        if all(limit.dtypes is None or dtype in limit.dtypes for limit in limits)
-        and all(limit.reduces is None or dtype in limit.reduces.get(reduce_op, {dtype}) for limit in limits)
+        if not any(refuses(limit, reduce_op, dtype) for limit in limits)
     )
+
+
+def refuses(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
+    """Return whether a backend's limit refuses a dtype, or to reduce it so."""
+    if limit.dtypes is not None and dtype not in limit.dtypes:
+        return True
+    return limit.reduces is not None and dtype not in limit.reduces.get(reduce_op, {dtype})
 
 
 def draw_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, wish: Wish) -> Calls:

@@ -8,13 +8,14 @@ from typing import Any
 import attrs
 import torch
 
+from collective_rules.attributes import REDUCE_OPS
 from collective_rules.backends import Limit, limits_of
 from collective_rules.bound import Slot
 from collective_rules.call import Call
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
 from collective_rules.testing.breaking import Broken, Scene, edited, replaced, slots_of
-from collective_rules.testing.drawing import DTYPES, Calls, legal_dtypes
+from collective_rules.testing.drawing import DTYPES, Calls, legal_dtypes, refuses
 
 __all__ = ["beyond"]
 
@@ -45,21 +46,24 @@ class _Way:
     calls: Callable[[Scene, Limit], tuple[Calls, str]]
 
 
-def _kinds(scene: Scene, fits: Callable[[str, Any], bool]) -> tuple[tuple[str, Any], ...]:
-    """The (reduce op, dtype) that the rules allow and that `fits`."""
-    ops = scene.row.entry.reduce_ops or ("sum", "avg", "product", "min", "max", "band", "bor", "bxor")
-    names = ops if scene.row.reduce_op else ("",)
-    return tuple((op, dtype) for op in names for dtype in scene.row.entry.kernel_dtypes or DTYPES if fits(op, dtype))
+def _kinds(scene: Scene, limit: Limit, fits: Callable[[str, torch.dtype], bool]) -> tuple[tuple[str, torch.dtype], ...]:
+    """The (reduce op, dtype) that `fits`; those that no other limit refuses, if there are any."""
+    row = scene.row
+    names = [op for op in row.entry.reduce_ops or REDUCE_OPS if op != "premul_sum"] if row.reduce_op else [""]
+    found = [(op, dtype) for op in names for dtype in row.entry.kernel_dtypes or DTYPES if fits(op, dtype)]
+    others = [other for other in limits_of(scene.backend, row) if other is not limit]
+    alone = [(op, dtype) for op, dtype in found if not any(refuses(other, op, dtype) for other in others)]
+    return tuple(alone or found)
 
 
 def _dtypes(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    kinds = _kinds(scene, lambda op, dtype: limit.dtypes is not None and dtype not in limit.dtypes)
+    kinds = _kinds(scene, limit, lambda op, dtype: limit.dtypes is not None and dtype not in limit.dtypes)
     return scene.legal(ranks=limit.from_size, kinds=kinds), "a dtype that it does not take"
 
 
 def _reduces(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     taken = limit.reduces or {}
-    kinds = _kinds(scene, lambda op, dtype: dtype not in taken.get(op, {dtype}))
+    kinds = _kinds(scene, limit, lambda op, dtype: dtype not in taken.get(op, {dtype}))
     calls = scene.legal(ranks=limit.from_size, kinds=kinds, least=1)
     return calls, "a reduce op that it does not take for the dtype"
 
@@ -131,15 +135,14 @@ def _nonempty(scene: Scene, limit: Limit) -> tuple[Calls, str]:
 
 
 def _single(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    kinds = _kinds(scene, lambda op, dtype: op in limit.single and dtype.is_floating_point and dtype.itemsize > 1)
+    kinds = _kinds(
+        scene, limit, lambda op, dtype: op in limit.single and dtype.is_floating_point and dtype.itemsize > 1
+    )
     return scene.legal(count=2, kinds=kinds, ranks=limit.from_size), "several tensors"
 
 
 def _sparse(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    taken = limit.sparse_reduces or ()
-    kinds = _kinds(
-        scene, lambda op, dtype: op not in taken and (op, dtype) in legal_dtypes(scene.row, scene.backend, 2)
-    )
+    kinds = _kinds(scene, limit, lambda op, dtype: op not in (limit.sparse_reduces or ()))
     calls = scene.legal(dims=1, least=1, ranks=limit.from_size, kinds=kinds)
     return tuple(_edited_all(one, lambda slot: True, layout="sparse_coo") for one in calls), "sparse tensors"
 
