@@ -94,7 +94,8 @@ GLOO = Backend(
         ),
         Limit(
             "GLOO4",
-            "a sum of bool stores the bytes 2, 3, … in these ops, which read as True but do not compare equal to it",
+            "a sum of bool stores the bytes 2, 3, … in these ops (the coalesced ones, of a single tensor), which read as True "
+            "but do not compare equal to it",
             "Use bor, or max.",
             ops=(
                 "c10d::allreduce_",
@@ -103,6 +104,10 @@ GLOO = Backend(
                 _F + "all_reduce",
                 _F + "all_reduce_",
                 _L + "all_reduce",
+                "c10d::allreduce_coalesced_",
+                _F + "all_reduce_coalesced",
+                _F + "all_reduce_coalesced_",
+                _L + "all_reduce_coalesced",
             ),
             reduces={"sum": _REAL - _BOOL | _COMPLEX},
             from_size=2,

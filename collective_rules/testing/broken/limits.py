@@ -14,7 +14,7 @@ from collective_rules.bound import Slot
 from collective_rules.call import Call
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
-from collective_rules.testing.breaking import Broken, Scene, edited, replaced, slots_of
+from collective_rules.testing.broken.scene import Broken, Scene, edited, replaced, slots_of
 from collective_rules.testing.drawing import DTYPES, Calls, legal_dtypes, refuses
 
 __all__ = ["beyond"]

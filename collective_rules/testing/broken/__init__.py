@@ -1,0 +1,33 @@
+"""Breaks exactly one thing in a legal group of calls, and says which constraint that violates. The ways are tables.
+
+Where it takes two ranks to see it, one rank's call is taken from a group in which one name has another value: each
+call is legal by itself. Otherwise one argument of one rank's call is changed. A backend's limits are broken on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from collective_rules.ops import Row
+from collective_rules.testing.broken.attributes import ATTRIBUTES
+from collective_rules.testing.broken.limits import beyond
+from collective_rules.testing.broken.memory import MEMORY
+from collective_rules.testing.broken.ranks import RANKS
+from collective_rules.testing.broken.scene import Broken, Scene
+from collective_rules.testing.broken.sizes import SIZES
+from collective_rules.testing.drawing import spellings_of
+
+__all__ = ["BREACHES", "Broken", "Scene", "ways_of"]
+
+BREACHES = SIZES + ATTRIBUTES + MEMORY + RANKS
+"""The ways to break a rule's constraints. Each applies to the ops whose rule lists its kind."""
+
+
+def ways_of(row: Row, backend: str | None) -> Mapping[str, Callable[[Scene], Broken]]:
+    """Return the ways to break a legal group of calls of `row`: name → what draws one."""
+    kinds = set(row.rule.constraints.values())
+    forms = {"", *(spelling.form.name for spelling in spellings_of(row, backend))}
+    found = [way for way in BREACHES if way.kind in kinds and way.form in forms and way.applies(row)]
+    beyond_limits = beyond(row, backend) if row.available else ()
+    ways = {way.name: way.broken for way in found}
+    return ways | {f"beyond {limit.id}, {column}": broken for limit, column, broken in beyond_limits}

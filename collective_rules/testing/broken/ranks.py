@@ -1,0 +1,144 @@
+"""Broken company: who takes part, and what partners exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from collective_rules.call import Call, call
+from collective_rules.ops import Row
+from collective_rules.spec import Memory, Spec
+from collective_rules.testing.broken.scene import (
+    Breach,
+    Broken,
+    Scene,
+    edited,
+    grown,
+    is_collective,
+    replaced,
+    slots_of,
+    with_arguments,
+)
+from collective_rules.testing.drawing import Calls, legal_dtypes
+
+__all__ = ["RANKS"]
+
+
+def _another_collective(scene: Scene) -> Broken:
+    row = scene.row
+    calls = scene.legal(ranks=2, dims=1, least=1)
+    group = scene.pick(calls).group
+    other = "c10d::allreduce_" if row.rule.name != "all_reduce" else "c10d::broadcast_"
+    own: dict[str, Any] = {"tensors": [(2,)]} | ({"root_rank": 0} if other == "c10d::broadcast_" else {})
+    changed = call(other, group=group, **own)
+    broken = Broken(replaced(calls, changed), "", group.rank, False, f"this rank calls {other}")
+    speaker = next(one for one in broken.calls if "call" in one.row.rule.constraints.values())
+    return attrs.evolve(broken, id=speaker.row.rule.id_of("call"))
+
+
+def _one_missing(scene: Scene) -> Broken:
+    calls = scene.legal(ranks=2, dims=1, least=1)
+    gone = scene.pick(calls)
+    rest = tuple(one for one in calls if one is not gone)
+    return Broken(rest, scene.row.rule.id_of("ranks"), gone.group.rank, False, "this rank does not take part")
+
+
+def _message(scene: Scene) -> tuple[Calls, Call, Call]:
+    """Draw a group, one call of this op in it, and its partner's."""
+    calls = scene.legal(dims=1, least=1)
+    one = scene.pick(each for each in calls if each.row is scene.row)
+    partner = next(each for each in calls if _meet(one, each))
+    return calls, one, partner
+
+
+def _meet(one: Call, other: Call) -> bool:
+    if one.group.rank == other.group.rank or one.row.rule is other.row.rule:
+        return False
+    return bool(one.group.rank == other.attribute("peer") or other.group.rank == one.attribute("peer"))
+
+
+def _of_speaker(scene: Scene, calls: Calls, changed: Call, partner: Call, kind: str, change: str) -> Broken:
+    """The message names the rule of the higher rank."""
+    broken = scene.between(calls, changed, kind, change)
+    speaker = max((changed, partner), key=lambda one: one.group.rank)
+    return attrs.evolve(broken, id=speaker.row.rule.id_of(kind))
+
+
+def _other_end_larger(scene: Scene) -> Broken:
+    calls, one, partner = _message(scene)
+    slot = slots_of(one)[0]
+    changed = edited(one, slot, shape=grown(slot.spec.shape, 0))
+    return _of_speaker(scene, calls, changed, partner, "pairs", f"{slot.label} is larger than the partner's")
+
+
+def _other_end_dtype(scene: Scene) -> Broken:
+    calls, one, partner = _message(scene)
+    slot = slots_of(one)[0]
+    dtypes = {dtype for _, dtype in legal_dtypes(scene.row, scene.backend, 2)} - {slot.spec.dtype}
+    changed = edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
+    return _of_speaker(scene, calls, changed, partner, "dtype", f"{slot.label} is not of the partner's dtype")
+
+
+def _other_tag(scene: Scene) -> Broken:
+    calls, one, partner = _message(scene)
+    changed = with_arguments(one, **{scene.row.tag: 3})
+    return _of_speaker(scene, calls, changed, partner, "tag", "the tag is not the partner's")
+
+
+def _alone(scene: Scene) -> Broken:
+    calls, one, partner = _message(scene)
+    rest = tuple(each for each in calls if each is not partner)
+    return Broken(rest, one.row.rule.id_of("partner"), partner.group.rank, False, "the partner makes no call")
+
+
+def _batched(scene: Scene, change: Callable[[dict[str, list[Any]]], None]) -> tuple[Calls, Call]:
+    batch = scene.row.entry.batch
+    assert batch is not None
+    calls = scene.legal()
+    one = scene.pick(calls)
+    lists = {name: list(one.arguments[name]) for name in (batch.kinds, batch.peers, batch.tags, batch.tensors)}
+    change(lists)
+    return calls, with_arguments(one, **lists)
+
+
+def _uneven_batch(scene: Scene) -> Broken:
+    calls, changed = _batched(scene, lambda lists: lists["tag_list"].append(0))
+    return scene.local(calls, changed, "lists", "tag_list is longer than the other lists")
+
+
+def _shared_in_a_batch(scene: Scene) -> Broken:
+    """What is received lies in the memory of another of the batch's tensors."""
+    kind = scene.pick(legal_dtypes(scene.row, scene.backend, 2))
+    calls = attrs.evolve(scene, most_ranks=2).legal(count=2, dims=1, least=1, kinds=(kind,))
+    one = scene.pick(one for one in calls if "irecv" in one.arguments["op_list"])
+    tensors = [Spec(spec.shape, spec.dtype, memory=Memory(0, 0)) for spec in one.arguments["tensors"]]
+    changed = with_arguments(one, tensors=tensors)
+    return scene.local(calls, changed, "overlap", "all tensors of this rank's batch share memory")
+
+
+def _unknown_kind(scene: Scene) -> Broken:
+    calls, changed = _batched(scene, lambda lists: lists["op_list"].__setitem__(0, "isent"))
+    return scene.local(calls, changed, "argument", "op_list names an unknown op")
+
+
+def _single_p2p(row: Row) -> bool:
+    return row.rule.point_to_point and not row.entry.batch
+
+
+def _batch(row: Row) -> bool:
+    return row.entry.batch is not None
+
+
+RANKS: tuple[Breach, ...] = (
+    Breach("another collective", "call", is_collective, _another_collective),
+    Breach("a missing rank", "ranks", is_collective, _one_missing),
+    Breach("the partner's size", "pairs", _single_p2p, _other_end_larger),
+    Breach("the partner's dtype", "dtype", _single_p2p, _other_end_dtype),
+    Breach("the partner's tag", "tag", _single_p2p, _other_tag),
+    Breach("no partner", "partner", _single_p2p, _alone),
+    Breach("a batch of uneven lists", "lists", _batch, _uneven_batch),
+    Breach("shared memory in a batch", "overlap", _batch, _shared_in_a_batch),
+    Breach("an unknown kind in a batch", "argument", _batch, _unknown_kind),
+)
