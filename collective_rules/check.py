@@ -149,6 +149,9 @@ def _violations(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str,
             break
     if reduce_op in limit.single and len(bound.slots) > 1:
         yield f"{backend} takes {reduce_op} of one tensor alone", {"tensors": len(bound.slots)}
+    if limit.fresh_strides and len(bound.slots) == 1 and bound.slots[0].spec.has_odd_strides:
+        slot = bound.slots[0]
+        yield f"{backend} compares strides, and {slot.label} has {slot.spec.stride}", {slot.label: slot.spec}
     if limit.forms is not None:
         yield from _wrong_form(bound, limit, backend)
     if limit.exact:

@@ -175,6 +175,15 @@ class Spec:
         return all(n == 1 or a == b for n, a, b in zip(shape, stride, contiguous_stride(shape), strict=True))
 
     @property
+    def has_odd_strides(self) -> bool:
+        """Whether it is contiguous, but with other strides than a fresh tensor: along sizes of 1.
+
+        >>> Spec((1, 2), stride=(1, 1)).has_odd_strides, Spec((1, 2)).has_odd_strides
+        (True, False)
+        """
+        return self._stride is not None and self.is_contiguous and 0 not in map(hint, self.shape)
+
+    @property
     def order(self) -> tuple[int, ...] | None:
         """The dims from the slowest to the fastest in memory, where it is dense; None where it is not.
 

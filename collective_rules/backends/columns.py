@@ -25,6 +25,7 @@ class Limit:
       first tensor's dtype, which the others must be promoted to. `nonempty`: no tensor without elements.
     - `missing`: there is no kernel at all; no other limit matters then.
     - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
+    - `fresh_strides`: a contiguous tensor alone in its list has the strides of a fresh one, also of sizes of 1.
     - `sparse_reduces`: the reduce ops that it takes for tensors that are not strided.
     - `from_size`: the smallest group in which it matters; `spares_empty`: it does not matter to empty tensors.
     - `severity`: of the finding.
@@ -46,6 +47,7 @@ class Limit:
     nonempty: bool = False
     missing: bool = False
     single: tuple[str, ...] = ()
+    fresh_strides: bool = False
     sparse_reduces: tuple[str, ...] | None = None
     from_size: int = 1
     spares_empty: bool = False

@@ -94,8 +94,8 @@ GLOO = Backend(
         ),
         Limit(
             "GLOO4",
-            "a sum of bool stores the bytes 2, 3, … in these ops (the coalesced ones, of a single tensor), which read as True "
-            "but do not compare equal to it",
+            "a sum of bool stores the bytes 2, 3, … in these ops (coalesced: in a list of one), which read as True but do "
+            "not compare equal to it",
             "Use bor, or max.",
             ops=(
                 "c10d::allreduce_",
@@ -205,6 +205,13 @@ GLOO = Backend(
             "Reduce in another dtype, or with another op (avg of integers: sum, then divide).",
             ops=_COMPONENTWISE,
             reduces={name: dtypes for name, dtypes in _REDUCES.items() if name not in ("product", "min", "max")},
+        ),
+        Limit(
+            "GLOO17",
+            "of a contiguous tensor alone in its list, the strides of a fresh one: those of sizes of 1 count too",
+            "Pass a .clone(memory_format=torch.contiguous_format), and copy it back.",
+            ops=("c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
+            fresh_strides=True,
         ),
     ),
 )

@@ -54,7 +54,7 @@ Calls = tuple[Call, ...]
 class Wish:
     """What a drawn group must have besides being legal. What is left out is free.
 
-    - `ranks`: at least so many ranks; `alone`: one rank. `count`: at least so many tensors in a list.
+    - `ranks`: at least so many ranks; `alone`: one rank. `count`: at least so many tensors in a list, `most` at most.
     - `dims`: every rest has at least so many; `least`: no size is smaller.
     - `straight`: every tensor is contiguous, and shares no memory.
     - `form`: the form of the rule. `kind`: the reduce op ("" without one) and the dtype.
@@ -65,6 +65,7 @@ class Wish:
     alone: bool = False
     dims: int = 0
     count: int = 1
+    most: int = 3
     least: int = 0
     straight: bool = False
     form: str = ""
@@ -253,9 +254,14 @@ class Drawing:
         reduce_op, self.dtype = self.draw(st.sampled_from(kinds))
         single = reduce_op in alone and self.wish.count == 1
         self.kinds = [dtype for op, dtype in kinds if op == reduce_op]
+        self.fresh_strides = any(limit.fresh_strides for limit in self.limits) and not self.wish.straight
         self.alone = any(limit.one_dtype or limit.promotes for limit in self.limits) or self.spelling.one_dtype
         listed = any("i" in part.path.index for part in self.parts)
-        self.count = self.draw(st.integers(self.wish.count, max(3, self.wish.count))) if listed and not single else 1
+        self.count = (
+            self.draw(st.integers(self.wish.count, max(self.wish.most, self.wish.count)))
+            if listed and not single
+            else 1
+        )
         result: dict[str, Any] = {"reduce_op": reduce_op, "group_size": self.size}
         for name in self.row.entry.attributes:
             if name in _ATTRIBUTES:
@@ -304,7 +310,9 @@ class Drawing:
         if not index:
             shape = self._shape(part, rank, element, peer)
             fixed = self.row.rule.fixed_dtypes.get(self.spelling.behind_of(part))
-            return Spec(shape, fixed or self._dtype_of(element), strides(shape, layout))
+            spec = Spec(shape, fixed or self._dtype_of(element), strides(shape, layout))
+            odd = self.fresh_strides and self.count == 1 and spec.has_odd_strides
+            return Spec(spec.shape, spec.dtype) if odd else spec
         lengths = {"1": 1, "p": self.size, "i": self.count}
         at: dict[str, Callable[[int], tuple[int, int]]] = {
             "i": lambda place: (place, peer),

@@ -14,6 +14,7 @@ from collective_rules.bound import Slot
 from collective_rules.call import Call
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
+from collective_rules.spec import Spec
 from collective_rules.testing.broken.scene import Broken, Scene, edited, replaced, slots_of
 from collective_rules.testing.drawing import DTYPES, Calls, legal_dtypes, refuses
 
@@ -141,6 +142,16 @@ def _single(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     return scene.legal(count=2, kinds=kinds, ranks=limit.from_size), "several tensors"
 
 
+def _odd_strides(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    calls = scene.legal(dims=2, least=2, most=1)
+    changed = []
+    for one in calls:
+        (slot,) = slots_of(one)
+        shape = (1, *slot.spec.shape[1:])
+        changed.append(edited(one, slot, shape=shape, stride=(7, *Spec(shape).stride[1:])))
+    return tuple(changed), "contiguous tensors with a stride of 7 along a size of 1"
+
+
 def _sparse(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     kinds = _kinds(scene, limit, lambda op, dtype: op not in (limit.sparse_reduces or ()))
     calls = scene.legal(dims=1, least=1, ranks=limit.from_size, kinds=kinds)
@@ -155,6 +166,7 @@ _WAYS = {
     "one_dtype": _Way(_always, _several_dtypes),
     "promotes": _Way(_always, _several_dtypes),
     "nonempty": _Way(_always, _nonempty),
+    "fresh_strides": _Way(_always, _odd_strides),
     "single": _Way(_always, _single),
     "sparse_reduces": _Way(_always, _sparse),
 }
