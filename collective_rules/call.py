@@ -44,6 +44,10 @@ class Call:
         arguments = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
         return f"<{self.op} on rank {self.group.rank} of {self.group.size}{arguments}>"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As hypothesis and IPython print it: the same, where they would unfold the whole row."""
+        printer.text(repr(self))
+
     @property
     def is_root(self) -> bool:
         """Whether this rank is the root, or one of several roots."""

@@ -129,7 +129,7 @@ def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
 def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
     """Yield what `limit` finds beyond the rule."""
     call = bound.call
-    if call.group.size < limit.from_size:
+    if call.group.size < limit.from_size or (limit.alone and len(bound.slots) != 1):
         return
     for verdict, slot_specs in _violations(bound, limit, backend):
         values = [(name, value_text(value), "") for name, value in slot_specs.items()]

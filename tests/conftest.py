@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (see testing/posting.py),
+# of which torch warns when the process ends, once for each.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 import pytest
 from hypothesis import settings
 

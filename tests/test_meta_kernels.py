@@ -27,7 +27,7 @@ from collective_rules.ops.columns import ANY
 from collective_rules.rules import RULES
 from collective_rules.spec import Spec
 from collective_rules.testing import Outcome, World, WorldTimeout, world
-from collective_rules.testing.breaking import BREACHES
+from collective_rules.testing.broken import BREACHES
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.judge import _share, _steps
 from collective_rules.testing.layouts import SLICED, TRANSPOSED, strides

@@ -1,13 +1,16 @@
-"""The README's examples print what it says."""
+"""The examples of the README and of the pages beside it print what they say."""
 
 import doctest
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_examples_of_the_readme_run() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+def test_the_examples_of_a_page_run(page: str) -> None:
     """Each shows its real output."""
-    failed, tried = doctest.testfile(str(README), module_relative=False)
+    failed, tried = doctest.testfile(str(ROOT / page), module_relative=False)
     assert 0 == failed
     assert tried > 5

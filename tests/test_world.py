@@ -1,9 +1,13 @@
 """A world carries out what it is given, names who did not answer, and leaves nothing behind."""
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +22,9 @@ from collective_rules.testing import World, WorldTimeout, close_worlds, world
 from collective_rules.testing.world import boxed_reduce_op, has_cpu_kernel
 
 SHORT = 0.3
+
+# Its package has a function of that name.
+world_module = importlib.import_module("collective_rules.testing.world")
 
 
 def held() -> tuple[int, int]:
@@ -206,6 +213,71 @@ def test_a_world_that_timed_out_leaves_nothing_behind() -> None:
         World(2, timeout=SHORT).run("c10d::recv_", [{"tensors": [torch.ones(1)], "src": 1}, None])
     assert before == held()
     assert threads == threading.active_count()
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Ctrl-C, caught by another thread; it raises KeyboardInterrupt even where a shell runs the tests in background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: threading.Thread(target=signal.raise_signal, args=(signal.SIGINT,)).start()
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("waits", "op", "call"),
+    [
+        ("wait_until", "c10d::allreduce_", {"tensors": [torch.ones(2)]}),
+        ("wait", "_c10d_functional::all_reduce", {"input": torch.ones(2), "reduce_op": "sum"}),
+        ("wait", "c10d::recv_", {"tensors": [torch.ones(2)], "src": 0}),
+        ("post", "c10d::allreduce_", {"tensors": [torch.ones(2)]}),
+    ],
+    ids=["a work", "a functional result", "a receive", "posting"],
+)
+def test_ctrl_c_closes_the_world(
+    waits: str,
+    op: str,
+    call: dict[str, object],
+    interrupt: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interrupt goes on at once, nothing is left, and the next world is fresh."""
+    close_worlds()
+    World(1).close()
+    before, start = held(), time.monotonic()
+    ranks, unwatched = World(3, timeout=30.0), getattr(world_module, waits)
+
+    def watched(*arguments: object) -> object:
+        if waits != "post":
+            interrupt()
+            return unwatched(*arguments)
+        result = unwatched(*arguments)
+        interrupt()
+        return result
+
+    monkeypatch.setattr(world_module, waits, watched)
+    with pytest.raises(KeyboardInterrupt):
+        ranks.run(op, [None, call, None])
+    monkeypatch.undo()
+    assert ranks.closed
+    assert before == held()
+    assert time.monotonic() - start < 10
+    assert world(3).run("c10d::allreduce_", ones(3))[0].error is None
+
+
+def test_ctrl_c_ends_a_function_on_each_rank(interrupt: Callable[[], None]) -> None:
+    """The ranks that wait inside gloo are let go."""
+    ranks, start = World(2, timeout=30.0), time.monotonic()
+
+    def one_waits(rank: int) -> None:
+        if rank == 0:
+            total = torch.ops._c10d_functional.all_reduce(torch.ones(1), "sum", ranks.groups[0])
+            interrupt()
+            torch.ops._c10d_functional.wait_tensor(total)
+
+    with pytest.raises(KeyboardInterrupt):
+        ranks.each(one_waits)
+    assert ranks.closed
+    assert time.monotonic() - start < 10
 
 
 def test_a_closed_world_refuses_to_run() -> None:

@@ -27,6 +27,7 @@ class Limit:
     - `single`: the reduce ops that it takes for one tensor alone, not for a list of several.
     - `fresh_strides`: a contiguous tensor alone in its list has the strides of a fresh one, also of sizes of 1.
     - `sparse_reduces`: the reduce ops that it takes for tensors that are not strided.
+    - `alone`: it matters only where one tensor is alone in its list.
     - `from_size`: the smallest group in which it matters; `spares_empty`: it does not matter to empty tensors.
     - `severity`: of the finding.
     """
@@ -49,6 +50,7 @@ class Limit:
     single: tuple[str, ...] = ()
     fresh_strides: bool = False
     sparse_reduces: tuple[str, ...] | None = None
+    alone: bool = False
     from_size: int = 1
     spares_empty: bool = False
     severity: str = ERROR

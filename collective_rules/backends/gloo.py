@@ -94,8 +94,7 @@ GLOO = Backend(
         ),
         Limit(
             "GLOO4",
-            "a sum of bool stores the bytes 2, 3, … in these ops (coalesced: in a list of one), which read as True but do "
-            "not compare equal to it",
+            "a sum of bool stores the bytes 2, 3, … in these ops, which read as True but do not compare equal to it",
             "Use bor, or max.",
             ops=(
                 "c10d::allreduce_",
@@ -104,10 +103,6 @@ GLOO = Backend(
                 _F + "all_reduce",
                 _F + "all_reduce_",
                 _L + "all_reduce",
-                "c10d::allreduce_coalesced_",
-                _F + "all_reduce_coalesced",
-                _F + "all_reduce_coalesced_",
-                _L + "all_reduce_coalesced",
             ),
             reduces={"sum": _REAL - _BOOL | _COMPLEX},
             from_size=2,
@@ -212,6 +207,21 @@ GLOO = Backend(
             "Pass a .clone(memory_format=torch.contiguous_format), and copy it back.",
             ops=("c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
             fresh_strides=True,
+        ),
+        Limit(
+            "GLOO18",
+            "as GLOO4, of a tensor alone in its list",
+            "Use bor, or max.",
+            ops=(
+                "c10d::allreduce_coalesced_",
+                _F + "all_reduce_coalesced",
+                _F + "all_reduce_coalesced_",
+                _L + "all_reduce_coalesced",
+            ),
+            reduces={"sum": _REAL - _BOOL | _COMPLEX},
+            alone=True,
+            from_size=2,
+            severity=WARNING,
         ),
     ),
 )

@@ -1,5 +1,48 @@
-"""What a test of collectives needs: real gloo ranks in one process."""
+"""What a test of collectives needs: real ranks in one process, drawn calls, broken ones, and a sandbox for those.
+
+`docs/testing.md` shows how they are used together. hypothesis is imported only with what draws.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from collective_rules.testing.world import Outcome, World, WorldTimeout, close_worlds, world
 
-__all__ = ["Outcome", "World", "WorldTimeout", "close_worlds", "world"]
+if TYPE_CHECKING:
+    from collective_rules.testing.sandbox import Sandbox, Verdict
+    from collective_rules.testing.strategies import Broken, broken_calls, calls, sample, ways_to_break
+    from collective_rules.testing.trial import TRY_CALLS, Trial, carry_out, payload_of
+
+__all__ = [
+    "TRY_CALLS",
+    "Broken",
+    "Outcome",
+    "Sandbox",
+    "Trial",
+    "Verdict",
+    "World",
+    "WorldTimeout",
+    "broken_calls",
+    "calls",
+    "carry_out",
+    "close_worlds",
+    "payload_of",
+    "sample",
+    "ways_to_break",
+    "world",
+]
+
+_HOMES = {
+    "sandbox": ("Sandbox", "Verdict"),
+    "strategies": ("Broken", "broken_calls", "calls", "sample", "ways_to_break"),
+    "trial": ("TRY_CALLS", "Trial", "carry_out", "payload_of"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

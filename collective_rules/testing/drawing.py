@@ -20,7 +20,7 @@ from collective_rules.call import Call, call
 from collective_rules.errors import CallError
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
 from collective_rules.ops import OPS, Row, Spelling, lookup
-from collective_rules.ops.columns import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, OWN
+from collective_rules.ops.columns import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, NONE, ORDER, OWN
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 
@@ -222,6 +222,8 @@ class Drawing:
     def one(self, rank: int) -> Call:
         """One rank's call. Changed names make it another that is legal, too, but not with the other ranks'."""
         arguments = {argument: self.attributes[name] for name, argument in self.row.entry.attributes.items()}
+        if "root_tensor" in self.attributes and self.row.entry.alike:  # each rank's own affair
+            arguments[self.row.entry.attributes["root_tensor"]] = self.draw(st.integers(0, self.count - 1))
         if not self.draw(st.booleans()):
             arguments.pop(self.row.group_size, None)
         tensors: dict[str, Any] = {}
@@ -298,6 +300,7 @@ class Drawing:
             if column.argument is None:
                 continue
             may = all(even.values()) if together else even[part]
+            may = may or (column.empty == NONE and not any(shares[part]))
             given = self.wish.splits if self.wish.splits is not None else self.draw(st.booleans())
             result[column.argument] = shares[part] if given or not may else []
         if together and [] in result.values():
@@ -385,6 +388,8 @@ class Drawing:
         admitted = [STRAIGHT]
         if CONTIGUOUS not in layouts:
             admitted += [CHANNELS_LAST] if FORMAT in layouts else [TRANSPOSED, CHANNELS_LAST]
+        if layouts == {ORDER}:
+            admitted.append(SLICED)
         return dict.fromkeys(bound, self.draw(st.sampled_from(admitted)))
 
     def _arguments(self) -> Iterator[str]:

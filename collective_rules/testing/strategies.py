@@ -6,22 +6,22 @@ real tensors, and a `World` carries it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+import hypothesis
 from hypothesis import strategies as st
 
 from collective_rules.backends import BACKENDS
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, lookup
-from collective_rules.testing.breaking import BREACHES, Broken, Scene
-from collective_rules.testing.drawing import Wish, draw_calls, drawable, spellings_of
-from collective_rules.testing.limits import beyond
+from collective_rules.testing.broken import Broken, Scene, ways_of
+from collective_rules.testing.drawing import Wish, draw_calls, drawable
 
-__all__ = ["Broken", "broken_calls", "calls", "ways_to_break"]
+__all__ = ["Broken", "broken_calls", "calls", "sample", "ways_to_break"]
 
 _NOTHING = Wish()
+_T = TypeVar("_T")
 
 
 def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.SearchStrategy[tuple[Call, ...]]:
@@ -65,7 +65,7 @@ def broken_calls(
     ('GA4', 'root_rank is 2')
     """
     row = _drawable(op, backend, most_ranks)
-    ways = _ways(row, backend)
+    ways = ways_of(row, backend)
     if way is not None and way not in ways:
         raise CallError(f"way={way!r}, but {row.op} can be broken by {', '.join(map(repr, ways))}")
     return _broken_calls(row, backend, most_ranks, tuple(ways) if way is None else (way,))
@@ -74,7 +74,7 @@ def broken_calls(
 @st.composite
 def _broken_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, ways: tuple[str, ...]) -> Broken:
     way = draw(st.sampled_from(ways))
-    return _ways(row, backend)[way](Scene(draw, row, backend, max(2, most_ranks)))
+    return ways_of(row, backend)[way](Scene(draw, row, backend, max(2, most_ranks)))
 
 
 def ways_to_break(op: Any, *, backend: str | None = "gloo") -> tuple[str, ...]:
@@ -83,17 +83,33 @@ def ways_to_break(op: Any, *, backend: str | None = "gloo") -> tuple[str, ...]:
     >>> ways_to_break("_c10d_functional::wait_tensor"), ways_to_break("c10d::barrier")
     ((), ('another collective', 'a missing rank'))
     """
-    return tuple(_ways(_drawable(op, backend, 8), backend))
+    return tuple(ways_of(_drawable(op, backend, 8), backend))
 
 
-def _ways(row: Row, backend: str | None) -> dict[str, Callable[[Scene], Broken]]:
-    kinds = set(row.rule.constraints.values())
-    forms = {"", *(spelling.form.name for spelling in spellings_of(row, backend))}
-    found = [way for way in BREACHES if way.kind in kinds and way.form in forms and way.applies(row)]
-    beyond_limits = beyond(row, backend) if row.available else ()
-    return {way.name: way.broken for way in found} | {
-        f"beyond {limit.id}, {column}": broken for limit, column, broken in beyond_limits
-    }
+def sample(strategy: st.SearchStrategy[_T], count: int, *, seed: int = 0) -> list[_T]:
+    """Return `count` examples that `strategy` draws, the same for one seed; fewer, where there are no more.
+
+    For what runs many examples and shrinks none. Nothing is kept in hypothesis's database.
+
+    >>> len(sample(calls("c10d::barrier", most_ranks=2), 5))
+    2
+    """
+    found: list[_T] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        phases=[hypothesis.Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(value: _T) -> None:
+        found.append(value)
+
+    collect()
+    return found[:count]
 
 
 def _drawable(op: Any, backend: str | None, most_ranks: int) -> Row:

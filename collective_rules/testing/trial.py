@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from collective_rules.call import Call
 from collective_rules.errors import CallError
+from collective_rules.records import from_record, to_record
 from collective_rules.testing.judge import differences
+from collective_rules.testing.sandbox import HANGS, OK, RAISES, SILENTLY_WRONG, Verdict
 from collective_rules.testing.tensors import make
-from collective_rules.testing.world import Outcome, World, WorldTimeout
+from collective_rules.testing.world import Outcome, World, WorldTimeout, world
 
-__all__ = ["HANGS", "OK", "RAISES", "SILENTLY_WRONG", "Trial", "carry_out"]
+__all__ = ["TRY_CALLS", "Trial", "carry_out", "payload_of", "raised_lines", "try_calls"]
 
-OK, RAISES, HANGS, SILENTLY_WRONG = "ok", "raises", "hangs", "silently wrong"
+TRY_CALLS = f"{__name__}:try_calls"
+"""The sandbox's name for `try_calls`."""
 
 
 @attrs.frozen
@@ -58,16 +61,36 @@ def carry_out(world: World, calls: Sequence[Call]) -> Trial:
         outcomes = dict(enumerate(world.run(ops, arguments)))
     except WorldTimeout as timeout:
         waited = tuple(f"rank {rank}: no answer within {timeout.timeout:g} s" for rank in timeout.ranks)
-        raised = _raised(timeout.outcomes)
+        raised = raised_lines(timeout.outcomes)
         return Trial(RAISES if raised else HANGS, raised + waited)
-    raised = _raised(outcomes)
+    raised = raised_lines(outcomes)
     if raised:
         return Trial(RAISES, raised)
     found = differences(made, {rank: outcomes[rank].returned for rank in made})
     return Trial(SILENTLY_WRONG if found else OK, tuple(map(str, found)))
 
 
-def _raised(outcomes: Any) -> tuple[str, ...]:
+def payload_of(calls: Sequence[Call], *, timeout: float = 1.0, backend: str = "gloo") -> dict[str, Any]:
+    """Return what `try_calls` takes, as plain data: ranks that have not answered in `timeout` seconds hang."""
+    return {"calls": [to_record(call) for call in calls], "timeout": timeout, "backend": backend}
+
+
+def try_calls(payload: Mapping[str, Any]) -> Verdict:
+    """Carry out a group of calls that may do anything: the sandbox's job. A world is kept for the next, if it can be.
+
+    >>> import collective_rules as cr
+    >>> calls = [cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=[(2, 3)]) for rank in range(2)]
+    >>> try_calls(payload_of(calls)).outcome
+    'ok'
+    """
+    calls = [from_record(record) for record in payload["calls"]]
+    ranks = world(calls[0].group.size, payload["timeout"], backend=payload["backend"])
+    trial = carry_out(ranks, calls)
+    return Verdict(trial.outcome, "\n".join(trial.details))
+
+
+def raised_lines(outcomes: Mapping[int, Outcome]) -> tuple[str, ...]:
+    """Return a line for each rank that raised."""
     return tuple(f"rank {rank}: {_shown(outcome)}" for rank, outcome in sorted(outcomes.items()) if outcome.error)
 
 

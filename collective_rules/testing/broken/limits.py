@@ -65,7 +65,7 @@ def _dtypes(scene: Scene, limit: Limit) -> tuple[Calls, str]:
 def _reduces(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     taken = limit.reduces or {}
     kinds = _kinds(scene, limit, lambda op, dtype: dtype not in taken.get(op, {dtype}))
-    calls = scene.legal(ranks=limit.from_size, kinds=kinds, least=1)
+    calls = scene.legal(ranks=limit.from_size, kinds=kinds, least=1, most=1 if limit.alone else 3)
     return calls, "a reduce op that it does not take for the dtype"
 
 

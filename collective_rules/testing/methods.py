@@ -1,0 +1,222 @@
+"""The `c10d::*` ops as methods of a ProcessGroup: what each takes by position, and what goes into its options.
+
+The dispatcher's kernels ask a group for its C++ backend (torch/csrc/distributed/c10d/Ops.cpp), which a ProcessGroup
+written in Python does not have. Its methods are what torch.distributed calls, and so these are called here.
+
+The table holds the signatures of torch/csrc/distributed/c10d/ProcessGroup.hpp, as far as Python can fill the options
+(torch 2.13 binds no AllreduceOptions.sparseIndices). It does not know what a method does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import torch
+import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
+from torch._C import _distributed_c10d as _c10d
+
+from collective_rules.attributes import REDUCE_OPS
+from collective_rules.errors import CallError
+from collective_rules.ops import Argument, Row, lookup
+
+__all__ = ["METHODS", "Method", "call_method", "left_out", "method_name", "method_source", "reduce_op_of"]
+
+
+@attrs.frozen
+class Method:
+    """How one op is called as a method.
+
+    - `names`: the method's names, the newest first; the older ones call it.
+    - `positional`: the schema's arguments that it takes by position.
+    - `options`: the class of its last argument, "" where it takes none.
+    - `fields`: argument → the field of the options that it goes into.
+    """
+
+    op: str
+    names: tuple[str, ...]
+    positional: tuple[str, ...]
+    options: str = ""
+    fields: Mapping[str, str] = attrs.field(factory=dict)
+
+
+_COMMON = {"async_op": "asyncOp", "timeout": "timeout"}
+_REDUCES = {"reduce_op": "reduceOp", **_COMMON}
+_ROOT = {"root_rank": "rootRank", **_COMMON}
+_ROOT_TENSOR = {"root_tensor": "rootTensor", **_ROOT}
+_OUT_IN = ("output_tensor", "input_tensor")
+_OUTS_INS = ("output_tensors", "input_tensors")
+
+_TABLE = (
+    Method("c10d::allreduce_", ("allreduce",), ("tensors",), "AllreduceOptions", _REDUCES),
+    Method("c10d::allreduce_coalesced_", ("allreduce_coalesced",), ("tensors",), "AllreduceCoalescedOptions", _REDUCES),
+    Method("c10d::broadcast_", ("broadcast",), ("tensors",), "BroadcastOptions", _ROOT_TENSOR),
+    Method("c10d::reduce_", ("reduce",), ("tensors",), "ReduceOptions", {"reduce_op": "reduceOp", **_ROOT_TENSOR}),
+    Method("c10d::allgather_", ("allgather",), _OUTS_INS, "AllgatherOptions", _COMMON),
+    Method(
+        "c10d::allgather_coalesced_",
+        ("allgather_coalesced",),
+        ("output_lists", "input_list"),
+        "AllgatherOptions",
+        {"async_op": "asyncOp"},
+    ),
+    Method("c10d::_allgather_base_", ("all_gather_single", "_allgather_base"), _OUT_IN, "AllgatherOptions", _COMMON),
+    Method(
+        "c10d::allgather_into_tensor_coalesced_",
+        ("all_gather_single_coalesced", "allgather_into_tensor_coalesced"),
+        ("outputs", "inputs"),
+        "AllgatherOptions",
+        {"async_op": "asyncOp"},
+    ),
+    Method("c10d::reduce_scatter_", ("reduce_scatter",), _OUTS_INS, "ReduceScatterOptions", _REDUCES),
+    Method(
+        "c10d::_reduce_scatter_base_",
+        ("reduce_scatter_single", "_reduce_scatter_base"),
+        _OUT_IN,
+        "ReduceScatterOptions",
+        _REDUCES,
+    ),
+    Method(
+        "c10d::reduce_scatter_tensor_coalesced_",
+        ("reduce_scatter_single_coalesced", "reduce_scatter_tensor_coalesced"),
+        ("outputs", "inputs"),
+        "ReduceScatterOptions",
+        _REDUCES,
+    ),
+    Method("c10d::gather_", ("gather",), _OUTS_INS, "GatherOptions", _ROOT),
+    Method("c10d::scatter_", ("scatter",), _OUTS_INS, "ScatterOptions", _ROOT),
+    Method("c10d::alltoall_", ("alltoall",), _OUTS_INS, "AllToAllOptions", _COMMON),
+    Method(
+        "c10d::alltoall_base_",
+        ("all_to_all_single", "alltoall_base"),
+        ("output", "input", "output_split_sizes", "input_split_sizes"),
+        "AllToAllOptions",
+        _COMMON,
+    ),
+    Method("c10d::send", ("send",), ("tensors", "dst", "tag")),
+    Method("c10d::recv_", ("recv",), ("tensors", "src", "tag")),
+    Method("c10d::recv_any_source_", ("recv_anysource",), ("tensors", "tag")),
+    Method("c10d::barrier", ("barrier",), (), "BarrierOptions", {"device_ids": "device_ids", **_COMMON}),
+    Method("c10d::monitored_barrier_", ("monitored_barrier",), ("timeout", "wait_all_ranks")),
+)
+
+METHODS: Mapping[str, Method] = {method.op: method for method in _TABLE}
+"""Op → method."""
+
+
+def method_name(group: dist.ProcessGroup, method: Method) -> str:
+    """Return which of the method's names to call: the newest that the group's class defines itself.
+
+    A class written before a method got its new name defines the old one, of which the new one knows nothing
+    (torch/csrc/distributed/c10d/PyProcessGroup.hpp looks for both).
+
+    >>> class Old(dist.ProcessGroup):
+    ...     def _allgather_base(self, output, input, options): ...
+    >>> method_name(Old(0, 1), METHODS["c10d::_allgather_base_"])
+    '_allgather_base'
+    """
+    own = (name for name in method.names if getattr(type(group), name) is not getattr(dist.ProcessGroup, name))
+    return next(own, method.names[0])
+
+
+def call_method(group: dist.ProcessGroup, method: Method, arguments: Mapping[str, Any]) -> Any:
+    """Call `group` by the method, and return its Work (None where it returns none).
+
+    `arguments` go by the names of the op's schema; what may be left out has torch.distributed's default. A reduce op is
+    a lower-case name, a timeout a number of milliseconds. What the method does not take is ignored.
+
+    Raises `CallError` where an argument is missing, and what the method raises.
+    """
+    row = lookup(method.op)
+    given = [
+        _plain(name, arguments[name] if name in arguments else left_out(row, row.by_name[name]))
+        for name in method.positional
+    ]
+    if method.options:
+        options = getattr(c10d, method.options)()
+        for name, field in method.fields.items():
+            if arguments.get(name) is not None:
+                setattr(options, field, _plain(name, arguments[name]))
+        given.append(options)
+    return getattr(group, method_name(group, method))(*given)
+
+
+def method_source(
+    method: Method, arguments_as_text: Mapping[str, str], group: str = "pg", *, name: str | None = None
+) -> str:
+    """Return the same call as source text: lines that fill the options, and a last one that is an expression.
+
+    The text needs `torch`, `torch.distributed as dist` and `timedelta`. `arguments_as_text` holds expressions by the
+    names of the op's schema, a reduce op as its lower-case name. `name` chooses among the method's names
+    (`method_name` says which suits a group); left out, it is the newest.
+
+    Raises `CallError` where an argument is missing that may not be left out, or there is no such reduce op.
+
+    >>> print(method_source(METHODS["c10d::allreduce_"], {"tensors": "tensors", "reduce_op": "max"}))
+    options = dist.AllreduceOptions()
+    options.reduceOp = dist.ReduceOp.MAX
+    pg.allreduce(tensors, options)
+    """
+    row, known = lookup(method.op), dict(arguments_as_text)
+    for each in method.positional:
+        if each not in known:
+            known[each] = repr(left_out(row, row.by_name[each]))
+    given = [_text(each, known[each]) for each in method.positional]
+    lines = []
+    if method.options:
+        # AllgatherOptions is the one that torch.distributed does not pass on.
+        made = f"{'dist' if hasattr(dist, method.options) else 'dist.distributed_c10d'}.{method.options}()"
+        filled = [each for each in method.fields if each in known]
+        given.append("options" if filled else made)
+        if filled:
+            lines = [f"options = {made}"]
+            lines += [f"options.{method.fields[each]} = {_text(each, known[each])}" for each in filled]
+    return "\n".join([*lines, f"{group}.{name or method.names[0]}({', '.join(given)})"])
+
+
+def left_out(row: Row, argument: Argument) -> Any:
+    """Return what an argument is where the call leaves it out: its default, or no tensors on a rank that is no root.
+
+    >>> row = lookup("c10d::gather_")
+    >>> left_out(row, row.by_name["output_tensors"]), left_out(row, row.by_name["async_op"])
+    ([], True)
+
+    Raises `CallError` where it may not be left out.
+    """
+    if argument.has_default:
+        return argument.default
+    if argument.kind == "Tensor" and argument.depth and row.root_only:
+        return []
+    if argument.kind == "Tensor" and not row.spellings[0].statement.parts:
+        return torch.empty(0)  # a barrier's, which nobody looks at
+    raise CallError(f"{row.op}: {argument.name} is missing")
+
+
+def reduce_op_of(name: str) -> Any:
+    """Return torch's reduce op of a lower-case name; premul_sum's factor is 2.
+
+    >>> reduce_op_of("band") == dist.ReduceOp.BAND
+    True
+    """
+    if name not in REDUCE_OPS:
+        raise CallError(f"reduce_op={name!r}, but should be one of {', '.join(REDUCE_OPS)}")
+    return _c10d._make_nccl_premul_sum(2.0) if name == "premul_sum" else getattr(dist.ReduceOp, name.upper())
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as a method takes it."""
+    if name == "reduce_op":
+        return reduce_op_of(value) if isinstance(value, str) else value
+    if name == "timeout":
+        return timedelta(milliseconds=value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(name: str, text: str) -> str:
+    if name == "reduce_op":
+        reduce_op_of(text)
+        return "dist._make_nccl_premul_sum(2.0)" if text == "premul_sum" else f"dist.ReduceOp.{text.upper()}"
+    return f"timedelta(milliseconds={text})" if name == "timeout" else text
