@@ -300,7 +300,7 @@ class Drawing:
             if column.argument is None:
                 continue
             may = all(even.values()) if together else even[part]
-            may = may or (column.empty == NONE and not any(shares[part]))
+            may = may or (not together and column.empty == NONE and not any(shares[part]))
             given = self.wish.splits if self.wish.splits is not None else self.draw(st.booleans())
             result[column.argument] = shares[part] if given or not may else []
         if together and [] in result.values():

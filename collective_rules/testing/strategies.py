@@ -91,8 +91,8 @@ def sample(strategy: st.SearchStrategy[_T], count: int, *, seed: int = 0) -> lis
 
     For what runs many examples and shrinks none. Nothing is kept in hypothesis's database.
 
-    >>> len(sample(calls("c10d::barrier", most_ranks=2), 5))
-    2
+    >>> len(sample(calls("c10d::allreduce_"), 5))
+    5
     """
     found: list[_T] = []
 

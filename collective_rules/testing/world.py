@@ -332,7 +332,8 @@ class World:
         refused = self.backend.posts_at_once
         at_post = [refused and outcome.error is not None and not outcome.posted for outcome in answers.values()]
         self._busy = bool(silent)
-        if silent or not (all(at_post) or all(outcome.error is None for outcome in answers.values())):
+        in_step = self.size == 1 or all(at_post) or all(outcome.error is None for outcome in answers.values())
+        if silent or not in_step:
             self.close()
         if silent:
             raise WorldTimeout(what, silent, self.timeout, dict(answers))
