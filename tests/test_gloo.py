@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 import collective_rules as cr
 from collective_rules.backends import BACKENDS
@@ -204,7 +204,7 @@ WAYS += [(op, way, None) for op in DRAWABLE for way in ways_to_break(op, backend
 def test_a_broken_call_is_found(op: str, way: str, backend: str | None) -> None:
     """By check, in that rank's call and no other; what takes two ranks, by agree alone."""
 
-    @settings(part(25), suppress_health_check=[HealthCheck.too_slow])
+    @part(50)
     @given(broken_calls(op, way=way, backend=backend))
     def law(broken: Broken) -> None:
         found = {call.group.rank: {each.id for each in cr.check(call, backend)} for call in broken.calls}

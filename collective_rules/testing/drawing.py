@@ -259,11 +259,8 @@ class Drawing:
         self.fresh_strides = any(limit.fresh_strides for limit in self.limits) and not self.wish.straight
         self.alone = any(limit.one_dtype or limit.promotes for limit in self.limits) or self.spelling.one_dtype
         listed = any("i" in part.path.index for part in self.parts)
-        self.count = (
-            self.draw(st.integers(self.wish.count, max(self.wish.most, self.wish.count)))
-            if listed and not single
-            else 1
-        )
+        drawn = self.draw(st.integers(self.wish.count, max(self.wish.most, self.wish.count))) if listed else 1
+        self.count = 1 if single else drawn  # drawn in any case: a choice less would count as simpler
         result: dict[str, Any] = {"reduce_op": reduce_op, "group_size": self.size}
         for name in self.row.entry.attributes:
             if name in _ATTRIBUTES:

@@ -66,6 +66,8 @@ def broken_calls(
     """
     row = _drawable(op, backend, most_ranks)
     ways = ways_of(row, backend)
+    if not ways:
+        raise CallError(f"nothing in a call of {row.op} can be broken")
     if way is not None and way not in ways:
         raise CallError(f"way={way!r}, but {row.op} can be broken by {', '.join(map(repr, ways))}")
     return _broken_calls(row, backend, most_ranks, tuple(ways) if way is None else (way,))
