@@ -17,6 +17,7 @@ import torch
 import typer
 
 import collective_rules
+from collective_rules.cli.conformance import measure_backend
 from collective_rules.cli.infer import infer_call
 from collective_rules.cli.listing import list_ops
 from collective_rules.cli.render import render
@@ -30,6 +31,7 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "list": list_ops,
     "show": show_op,
     "infer": infer_call,
+    "conformance": measure_backend,
 }
 
 _CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
