@@ -1,0 +1,257 @@
+"""Draws the examples of a conformance run: the same ones for the same seed, as data, before anything is carried out.
+
+It knows how hypothesis is asked for a list, for the simplest example and for the smallest that fails. It knows no
+backend but by its table of limits, and by the (reduce op, dtype) that were measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+
+from collective_rules.call import Call, call
+from collective_rules.ops import Row
+from collective_rules.records import to_record
+from collective_rules.spec import Spec
+from collective_rules.testing.broken import Broken, Scene, ways_of
+from collective_rules.testing.drawing import Wish, draw_calls, legal_dtypes
+from collective_rules.testing.strategies import sample
+
+__all__ = ["Calls", "Example", "Kind", "Plan", "key_of", "simplest", "smallest"]
+
+Calls = tuple[Call, ...]
+Kind = tuple[str, torch.dtype]
+"""A reduce op ("" where there is none) and a dtype."""
+
+_ENOUGH_RANKS = 3
+"""A sum of bools needs three ranks to show: with `tensors`' values, no two neighbours are True at one place."""
+
+
+@attrs.frozen
+class Example:
+    """A group of calls to try; of a broken one, the `way` in which it was broken, the `id` of what is violated, how."""
+
+    op: str
+    calls: Calls
+    way: str = ""
+    id: str = ""
+    change: str = ""
+
+
+@attrs.frozen
+class Plan:
+    """What is drawn for each op.
+
+    - `sizes`: of groups. `examples`: how many legal ones; `per_way`: how many broken ones for each way to break one.
+    - `table`: the backend whose limits say what is legal; None where the rules alone do.
+    - `seed`: another number, other examples.
+    """
+
+    sizes: tuple[int, ...]
+    examples: int
+    seed: int
+    table: str | None = None
+
+    @property
+    def per_way(self) -> int:
+        """How many broken examples are drawn for each way: a tenth of the legal ones, but one at least."""
+        return max(1, (self.examples + 5) // 10) if self.examples else 0
+
+    def sizes_for(self, row: Row) -> tuple[int, ...]:
+        """Return the sizes in which the op can be called: who sends needs a receiver."""
+        return tuple(size for size in self.sizes if size > 1 or not row.rule.point_to_point)
+
+    def kinds(self, row: Row) -> Iterator[tuple[Kind, bool | None, Calls]]:
+        """Yield every (reduce op, dtype), whether the table admits it (None without a table), and a small call of it.
+
+        >>> from collective_rules.ops import lookup
+        >>> plan = Plan((1, 2), 10, 0, "gloo")
+        >>> next(plan.kinds(lookup("c10d::allreduce_")))
+        (('sum', torch.float32), True, (<c10d::allreduce_ on rank 0 of 2, ...>, <c10d::allreduce_ on rank 1 of 2, ...>))
+        """
+        sizes = self.sizes_for(row)
+        size = max([each for each in sizes if each <= _ENOUGH_RANKS], default=min(sizes))
+        kinds = legal_dtypes(row, None, size)
+        wish = Wish(ranks=size, dims=1, least=3, straight=True, kinds=kinds[:1], form=row.spellings[0].form.name)
+        small = simplest(_legal(row, self.table, (size,), wish))
+        if not any(isinstance(leaf, Spec) for one in small for leaf in _leaves(tuple(one.arguments.values()))):
+            return
+        admitted = None if self.table is None else legal_dtypes(row, self.table, size)
+        for kind in kinds:
+            calls = tuple(_of_kind(one, kinds[0][1], kind) for one in small)
+            yield kind, None if admitted is None else kind in admitted, calls
+
+    def legal(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
+        """Draw the legal examples: of the table's (reduce op, dtype), or of those of `kinds`.
+
+        >>> from collective_rules.ops import lookup
+        >>> plan = Plan((1, 2), 10, 0, "gloo")
+        >>> plan.legal(lookup("c10d::gather_"), None) == plan.legal(lookup("c10d::gather_"), None)
+        True
+        """
+        drawn = collected(self.strategy(row, kinds), self.examples, f"{self.seed} {row.op}")
+        return [Example(row.op, calls) for calls in drawn]
+
+    def strategy(self, row: Row, kinds: tuple[Kind, ...] | None) -> st.SearchStrategy[Calls]:
+        """Return the strategy of which `legal` draws."""
+        return _legal(row, self.table, self.sizes_for(row), Wish(kinds=kinds))
+
+    def broken(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
+        """Draw some broken examples for each way to break a call of the op.
+
+        They have two ranks at least, and more where it takes more to break that.
+        """
+        found: list[Example] = []
+        sizes = tuple(size for size in self.sizes if size > 1) or (2,)
+        for way, broken in ways_of(row, self.table).items():
+            strategy = _broken(row, self.table, sizes, kinds, broken)
+            drawn = collected(strategy, self.per_way, f"{self.seed} {row.op} {way}")
+            found += [Example(row.op, each.calls, way, each.id, each.change) for each in drawn]
+        return found
+
+
+# -- strategies
+
+
+@st.composite
+def _legal(draw: st.DrawFn, row: Row, table: str | None, sizes: tuple[int, ...], wish: Wish) -> Calls:
+    size = draw(st.sampled_from(sizes))
+    return draw_calls(draw, row, table, size, attrs.evolve(wish, ranks=size))
+
+
+@attrs.frozen(slots=False)
+class _Scene(Scene):
+    """A scene in which all ranks take part, and of which the (reduce op, dtype) are known."""
+
+    kinds: tuple[Kind, ...] | None = None
+
+    def _wish(self, wish: Mapping[str, Any]) -> Wish:
+        ranks = {} if wish.get("alone") else {"ranks": max(wish.get("ranks", 1), self.most_ranks)}
+        kinds = {} if self.kinds is None else {"kinds": self.kinds}
+        return super()._wish({**kinds, **wish, **ranks})
+
+
+@st.composite
+def _broken(
+    draw: st.DrawFn,
+    row: Row,
+    table: str | None,
+    sizes: tuple[int, ...],
+    kinds: tuple[Kind, ...] | None,
+    broken: Callable[[Scene], Broken],
+) -> Broken:
+    return broken(_Scene(draw, row, table, draw(st.sampled_from(sizes)), kinds))
+
+
+# -- asking hypothesis
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def collected(strategy: st.SearchStrategy[Any], count: int, seeded: str) -> list[Any]:
+    """Return up to `count` examples, the same ones for the same text; fewer where there are no more.
+
+    >>> collected(st.integers(0, 1), 10, "some text")
+    [0, 1]
+    """
+    found: list[Any] = []
+    if count:
+        _asked(lambda: found.extend(sample(strategy, count, seed=_number(seeded))))
+    return found
+
+
+def simplest(strategy: st.SearchStrategy[Any]) -> Any:
+    """Return the example to which `strategy` shrinks.
+
+    >>> simplest(st.integers(3, 9))
+    3
+    """
+    return collected(strategy, 1, "")[0]
+
+
+class _FoundError(Exception):
+    """An example fails."""
+
+
+def smallest(
+    strategy: st.SearchStrategy[Calls], fails: Callable[[Calls], bool], count: int, seeded: str
+) -> Calls | None:
+    """Return the smallest example that fails, looked for from the first that does among `count`; None without one.
+
+    `fails` must answer the same for the same example.
+    """
+    best: list[Calls] = []
+
+    @seed(_number(seeded))
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate, Phase.shrink],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+    )
+    @given(strategy)
+    def look(example: Calls) -> None:
+        if fails(example):
+            best[:] = [example]
+            raise _FoundError
+
+    _asked(look)
+    return best[0] if best else None
+
+
+def _asked(question: Callable[[], None]) -> None:
+    """Have hypothesis answer, as far as it can: it finds nothing where what is to be changed has one value alone."""
+    try:
+        question()
+    except BaseException as error:
+        # Hypothesis 6.170 turns a Ctrl-C that comes before it has started into an AssertionError (core.py:2290).
+        chain: BaseException | None = error
+        while chain is not None:
+            if isinstance(chain, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            chain = chain.__context__
+        if not isinstance(error, (_FoundError, HypothesisException)):
+            raise
+
+
+def key_of(calls: Calls) -> str:
+    """Return text that is the same for calls that are the same."""
+    return json.dumps([to_record(one) for one in calls])
+
+
+# -- one call in another kind
+
+
+def _of_kind(one: Call, old: torch.dtype, kind: Kind) -> Call:
+    reduce_op, dtype = kind
+    changed = {name: _cast(value, old, dtype) for name, value in one.arguments.items()}
+    if one.row.reduce_op:
+        changed[one.row.reduce_op] = reduce_op
+    return call(one.op, group=one.group, **changed)
+
+
+def _cast(value: Any, old: torch.dtype, new: torch.dtype) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_cast(item, old, new) for item in value)
+    return Spec(value.shape, new, value.stride) if isinstance(value, Spec) and value.dtype is old else value
+
+
+def _leaves(value: Sequence[Any]) -> Iterator[Any]:
+    for item in value:
+        if isinstance(item, tuple):
+            yield from _leaves(item)
+        else:
+            yield item
