@@ -25,10 +25,8 @@ from datetime import timedelta
 from typing import Annotated, Any, NoReturn, Protocol
 
 import attrs
-import hypothesis
 import torch
 import typer
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from torch._C import _distributed_c10d as _c10d
@@ -46,6 +44,7 @@ from collective_rules.testing.posting import has_cpu_kernel
 from collective_rules.testing.processes import ProcessWorld
 from collective_rules.testing.rank import Answer, Rank, checked_backend, in_step, merged, silent
 from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.testing.strategies import sample
 from collective_rules.testing.trial import Trial
 
 _COLUMNS = {OK: "passed", RAISES: "raised", SILENTLY_WRONG: "wrong", HANGS: "hung", DIES: "died"}
@@ -115,23 +114,7 @@ def _why_not(op: str, backend: str | None, size: int) -> str:
 
 def _drawn(row: Row, backend: str | None, size: int, examples: int, seed: int) -> list[Group]:
     """Return legal groups of calls: the same for the same arguments, and fewer where there are no more."""
-    drawn: list[Group] = []
-
-    @hypothesis.seed(seed)
-    @settings(
-        database=None,
-        deadline=None,
-        max_examples=examples,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
-    )
-    @given(st.composite(draw_calls)(row, backend, size, Wish(ranks=size)))
-    def note(group: Group) -> None:
-        drawn.append(group)
-
-    note()
-    return drawn
+    return sample(st.composite(draw_calls)(row, backend, size, Wish(ranks=size)), examples, seed=seed)
 
 
 # -- what came of it
