@@ -228,7 +228,7 @@ def drawn(op: str, way: str, count: int) -> list[Broken]:
 def observed(count: int) -> Iterator[tuple[Broken, str, str]]:
     """Run `count` broken groups of every op and way on gloo, in a sandbox."""
     cases = [broken for op, way, backend in WAYS if backend for broken in drawn(op, way, count)]
-    with Sandbox(deadline=20.0, workers=8) as sandbox:
+    with Sandbox(deadline=20.0, workers=16) as sandbox:
         for place, verdict in sandbox.map(TRY_CALLS, [payload_of(broken.calls, timeout=1.0) for broken in cases]):
             died = f"dies by {verdict.signal}" if verdict.signal else ""
             yield cases[place], died or verdict.outcome, verdict.message

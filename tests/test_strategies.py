@@ -147,7 +147,6 @@ def test_a_sample_is_the_same_for_one_seed() -> None:
             "no strategy draws calls of symm_mem::tile_reduce: nothing says how to",
         ),
         (lambda: broken_calls("c10d::send", way="gently"), "way='gently', but c10d::send can be broken by "),
-        (lambda: broken_calls("_c10d_functional::wait_tensor"), "nothing in a call of _c10d_functional::wait_tensor"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_words(make: Any, said: str) -> None:

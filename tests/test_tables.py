@@ -170,7 +170,7 @@ def kinds_of_memory(row: cr.Row) -> Iterator[str]:
     parts = row.spellings[0].statement.parts
     given = [part for part in parts if part.path.name in row.by_name]
     laid_out = [part for part in given if row.layout_of(part.path.name) != op_columns.ANY]
-    if given and row.rule.name != "wait":  # waiting moves nothing, whatever the layout
+    if given:
         yield "strided"
     if any(row.layout_of(part.path.name) in RAW for part in given):
         yield "dense"

@@ -106,6 +106,7 @@ GLOO = Backend(
             ),
             reduces={"sum": _REAL - _BOOL | _COMPLEX},
             from_size=2,
+            spares_empty=True,
             severity=WARNING,
         ),
         Limit(
@@ -221,6 +222,7 @@ GLOO = Backend(
             reduces={"sum": _REAL - _BOOL | _COMPLEX},
             alone=True,
             from_size=2,
+            spares_empty=True,
             severity=WARNING,
         ),
     ),

@@ -66,8 +66,6 @@ def broken_calls(
     """
     row = _drawable(op, backend, most_ranks)
     ways = ways_of(row, backend)
-    if not ways:
-        raise CallError(f"nothing in a call of {row.op} can be broken")
     if way is not None and way not in ways:
         raise CallError(f"way={way!r}, but {row.op} can be broken by {', '.join(map(repr, ways))}")
     return _broken_calls(row, backend, most_ranks, tuple(ways) if way is None else (way,))
@@ -83,7 +81,7 @@ def ways_to_break(op: Any, *, backend: str | None = "gloo") -> tuple[str, ...]:
     """Return the names of the ways in which `broken_calls` breaks calls of `op`.
 
     >>> ways_to_break("_c10d_functional::wait_tensor"), ways_to_break("c10d::barrier")
-    ((), ('another collective', 'a missing rank'))
+    (('sparse',), ('another collective', 'a missing rank'))
     """
     return tuple(ways_of(_drawable(op, backend, 8), backend))
 

@@ -110,7 +110,7 @@ class _Maker:
         raw = [self.raw(spec) for _, _, spec, _, _ in self.specs]
         for (name, place, spec, reads, _), memory in zip(self.specs, raw, strict=True):
             if not reads:
-                memory.copy_(torch.full(memory.shape, _UNWRITTEN).to(memory.dtype))
+                _fill(memory, spec, torch.full(memory.shape, _UNWRITTEN).to(memory.dtype))
             self.tensors[name, place] = self.viewed(spec, memory)
         for count, ((_, _, spec, reads, _), memory) in enumerate(zip(self.specs, raw, strict=True)):
             if reads:
