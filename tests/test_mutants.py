@@ -1,0 +1,180 @@
+"""Every table with one thing changed is noticed by some law, or says the same as before: here is the reason.
+
+A mutant is killed by the first law that it violates. Those that say the same are known beforehand: where a column says
+nothing of a row, `mutants` knows why; the others are listed here. A mutant that survives without a reason fails, and so
+does a reason whose mutant is killed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import pytest
+from hypothesis import settings
+
+import collective_rules as cr
+from collective_rules.backends.gloo import GLOO
+from collective_rules.ops import OPS
+from collective_rules.rules import RULES
+from tests.laws import Law, laws_of, laws_of_rule, symm_mem_laws_of
+from tests.mutants import Mutant, limit_mutants, limited_otherwise, op_mutants, rule_mutants
+
+THOROUGH = settings.default.max_examples >= 1_000
+
+_FIRST_FITS = "whatever fits the stacked form fits the concatenated one, which is tried first"
+_NO_DIMS = "the stacked form without dims is the scalar one"
+_TIED = "`k` is tied to the last size of `*s`, on which the ranks agree"
+
+EQUIVALENT: Mapping[str, str] = {
+    "c10d::_allgather_base_: forms, also scalar": _NO_DIMS,
+    "c10d::allgather_into_tensor_coalesced_: forms, also scalar": _NO_DIMS,
+    "_c10d_functional::all_gather_into_tensor_out: forms, also scalar": _NO_DIMS,
+    "_c10d_functional::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
+    "_c10d_functional::reduce_scatter_tensor_coalesced: forms, also stacked": _FIRST_FITS,
+    "_c10d_functional_autograd::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
+    "c10d_functional::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
+    "c10d_functional::reduce_scatter_tensor_coalesced: forms, also stacked": _FIRST_FITS,
+    "c10d::gather_into_tensor_: scratch, also output_tensor": "what becomes of it off the root, torch 2.13 cannot show",
+    "all_gather_matmul: even, input: *s, weights[i]: k[r] n[r] -> output: *g, outputs[i]: *o": _TIED,
+    "matmul_reduce_scatter: even, input: *s, weight: k[r] n -> output: *o": _TIED,
+    "matmul_reduce_scatter: reshaped, input: *s, weight: k[r] n -> output: *q": _TIED,
+    "GLOO6: from_size, 1 → 2": "in a group of one every list is even",
+}
+"""Mutants that survive, each with the reason why it is the same statement."""
+
+
+def survivors(mutants: Iterable[Mutant], laws_for: Callable[[Mutant], Sequence[Law]]) -> dict[str, str]:
+    """Return the mutants that no law notices, with the reasons that are known. What killed others is tried first."""
+    killers: list[Law] = []
+    found = {}
+    for mutant in mutants:
+        laws = laws_for(mutant)
+        known = set(laws)
+        order = [*(law for law in killers if law in known), *laws]
+        with mutant.in_place():
+            killer = next((law for law in order if is_violated(law)), None)
+        if killer is None:
+            found[mutant.name] = reason(mutant)
+        else:
+            killers = [killer, *(law for law in killers if law is not killer)]
+    return found
+
+
+def is_violated(law: Law) -> bool:
+    """Whether the tables contradict the law, or choke on what it asks: a broken table may break anything."""
+    try:
+        law.holds()
+    except Exception:
+        return True
+    return False
+
+
+def reason(mutant: Mutant) -> str:
+    return mutant.same or EQUIVALENT.get(mutant.name, "")
+
+
+def expected(mutants: Iterable[Mutant]) -> dict[str, str]:
+    return {mutant.name: reason(mutant) for mutant in mutants if reason(mutant)}
+
+
+def known_laws(op: str) -> tuple[Law, ...]:
+    return symm_mem_laws_of(op) if op.startswith("symm_mem::") else laws_of(op)
+
+
+def laws_of_followers(rule: str) -> list[Law]:
+    """The laws of a rule, and of the ops that follow it: the cheap ones of all ops first."""
+    ops = [op for op, entry in OPS.items() if entry.rule == rule]
+    return [*laws_of_rule(rule), *in_turn(known_laws(op) for op in ops)]
+
+
+def in_turn(groups: Iterable[Sequence[Law]]) -> Iterator[Law]:
+    """The first of each, then the second of each, and so on."""
+    for laws in itertools.zip_longest(*groups):
+        yield from (law for law in laws if law is not None)
+
+
+def laws_of_limits(mutant: Mutant) -> list[Law]:
+    """What is known of gloo's limits, of the ops that the mutant limits in another way."""
+    ops = limited_otherwise(mutant)
+    return [law for op in (ops[:3] if mutant.same and not THOROUGH else ops) for law in limit_laws_of(op)]
+
+
+@functools.cache
+def limit_laws_of(op: str) -> tuple[Law, ...]:
+    """What is known of gloo's limits: every dtype and reduce op first."""
+    laws = [law for law in known_laws(op) if law.of_gloo]
+    return tuple(sorted(laws, key=lambda law: "ranks, " not in law.name))
+
+
+def some(mutants: Iterable[Mutant]) -> list[Mutant]:
+    """In the thorough profile all of them; else a third of those that may be killed, and one in ten of the others.
+
+    Those that are known to survive take the longest.
+    """
+    found, counts = [], {True: 0, False: 0}
+    for mutant in mutants:
+        counts[bool(mutant.same)] += 1
+        if THOROUGH or counts[bool(mutant.same)] % (10 if mutant.same else 3) == 1 or mutant.name in EQUIVALENT:
+            found.append(mutant)
+    return found
+
+
+CHANGED = [op for op in OPS if not op.startswith("symm_mem::")]
+"""The rows of the op table that are changed here; `test_symm_mem` changes the others."""
+
+
+@pytest.mark.parametrize("op", CHANGED)
+def test_no_law_speaks_against_a_row_as_it_is(op: str) -> None:
+    """What the tests below notice is the change alone."""
+    with Mutant("none").in_place():
+        assert [] == [law.name for law in known_laws(op) if is_violated(law)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_law_speaks_against_a_rule_as_it_is(rule: str) -> None:
+    """Nor against the rows of symmetric memory that follow it."""
+    followers = [op for op, entry in OPS.items() if entry.rule == rule and op not in CHANGED]
+    laws = [*laws_of_rule(rule), *(law for op in followers for law in known_laws(op))]
+    with Mutant("none").in_place():
+        assert [] == [law.name for law in laws if is_violated(law)]
+
+
+@pytest.mark.parametrize("op", CHANGED)
+def test_a_changed_row_is_noticed(op: str) -> None:
+    """Each entry of each column says something that a call shows."""
+    mutants, laws = some(op_mutants(op)), known_laws(op)
+    assert expected(mutants) == survivors(mutants, lambda mutant: laws)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_changed_rule_is_noticed(rule: str) -> None:
+    """Each part and each size of its text, its agreements, constraints, functions and flags."""
+    mutants, laws = some(rule_mutants(rule)), laws_of_followers(rule)
+    assert expected(mutants) == survivors(mutants, lambda mutant: laws)
+
+
+@pytest.mark.parametrize("id_", [limit.id for limit in GLOO.limits])
+def test_a_changed_limit_is_noticed(id_: str) -> None:
+    """Each op, dtype and reduce op that a limit names, and each other column."""
+    mutants = some(limit_mutants(id_))
+    assert expected(mutants) == survivors(mutants, laws_of_limits)
+
+
+def test_every_reason_is_a_mutants() -> None:
+    """None is listed that is not made, and none that a column knows already."""
+    made: set[str] = set()
+    for changed in {name.partition(": ")[0] for name in EQUIVALENT}:
+        make = op_mutants if changed in OPS else rule_mutants if changed in RULES else limit_mutants
+        made |= {mutant.name for mutant in make(changed) if not mutant.same}
+    assert EQUIVALENT.keys() <= made
+
+
+def test_the_tables_are_as_they_were() -> None:
+    """A mutant leaves nothing behind, whatever it breaks."""
+    row, limits = cr.lookup("c10d::allreduce_"), GLOO.limits
+    for mutant in (next(op_mutants(row.op)), next(rule_mutants("all_reduce")), next(limit_mutants("GLOO1"))):
+        with pytest.raises(KeyError, match="broken"), mutant.in_place():
+            raise KeyError("broken")
+    assert (cr.lookup("c10d::allreduce_"), cr.backends.BACKENDS["gloo"].limits) == (row, limits)
