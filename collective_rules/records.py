@@ -6,6 +6,7 @@ Memory is kept as far as rules see it: which tensors of the call share an alloca
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from collective_rules.ops import lookup
 from collective_rules.spec import Group, Memory, Spec, is_size
 
 __all__ = ["from_record", "to_record"]
+
+_DEEPEST, _LARGEST = 3, 2**63 - 1
 
 
 def to_record(call: Call) -> dict[str, Any]:
@@ -54,17 +57,20 @@ def from_record(record: Any) -> Call:
     """
     fields = _fields(record, "a record of a call", ("op", "group", "arguments"), ("source", "index"))
     if not isinstance(fields["op"], str):
-        raise CallError(f"op={fields['op']!r}, but should be the name of an op")
+        raise CallError(f"op={_short(fields['op'])}, but should be the name of an op")
     row = lookup(fields["op"])
     told = _fields(fields["group"], "group", ("size", "rank"), ("name", "ranks"))
     group = Group(**{**told, "ranks": _tuple(told.get("ranks", ()), "ranks")})
     arguments = fields["arguments"]
     if not isinstance(arguments, dict):
-        raise CallError(f"arguments={arguments!r}, but should be an object of arguments by name")
+        raise CallError(f"arguments={_short(arguments)}, but should be an object of arguments by name")
+    unknown = [name for name in arguments if name not in row.by_name or row.by_name[name].is_group]
+    if unknown:
+        raise CallError(f"{row.op} has no argument {_short(unknown[0])}")
     made = call(row.op, group=group, **{str(name): _read(value, name) for name, value in arguments.items()})
     source, index = fields.get("source", ""), fields.get("index")
     if not isinstance(source, str) or not (index is None or is_size(index)):
-        raise CallError(f"source={source!r} and index={index!r}, but should be text and a number")
+        raise CallError(f"source={_short(source)} and index={_short(index)}, but should be text and a number")
     return Call(made.row, made.group, made.arguments, source, index)
 
 
@@ -118,9 +124,13 @@ class _Writer:
         return self.allocations.setdefault(key, len(self.allocations))
 
 
-def _read(value: Any, what: str) -> Any:
+def _read(value: Any, what: str, depth: int = 0) -> Any:
     if isinstance(value, list):
-        return [_read(item, what) for item in value]
+        if depth > _DEEPEST:
+            raise CallError(f"{what} nests lists more than {_DEEPEST} deep")
+        return [_read(item, what, depth + 1) for item in value]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise CallError(f"{what} holds a number of more than 64 bits")
     if not isinstance(value, dict):
         return value
     if value.keys() == {"dtype"}:
@@ -171,5 +181,4 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 120 else f"{shown[:117]}..."
+    return reprlib.repr(value)

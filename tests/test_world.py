@@ -326,3 +326,20 @@ def test_worlds_do_without_hypothesis() -> None:
     script = "import sys, collective_rules.testing; sys.exit('hypothesis' in sys.modules)"
     timeout = timedelta(minutes=1).total_seconds()
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, timeout=timeout).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((0,), "size=0, but a world has at least one rank"),
+        (("3",), "size='3'"),
+        ((True,), "size=True"),
+        ((2, float("nan")), "timeout=nan, but should be a number of seconds"),
+        ((2, -1), "timeout=-1"),
+        ((2, 1e300), "timeout=1e\\+300"),
+    ],
+)
+def test_what_is_no_world_is_refused_in_words(arguments: tuple[object, ...], said: str) -> None:
+    """Before anything is connected."""
+    with pytest.raises(cr.CallError, match=said):
+        World(*arguments)  # type: ignore[arg-type]  # that is the point

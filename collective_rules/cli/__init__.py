@@ -25,7 +25,7 @@ from collective_rules.cli.report import CommandError, Report
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["main"]
+__all__ = ["discard_output", "main"]
 
 _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "list": list_ops,
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
         return _CLOSED_PIPE
     except OSError as error:  # a full disk
-        _discard_output()
+        discard_output()
         return _refuse(str(error))
 
 
@@ -110,7 +110,7 @@ def _refuse(message: str) -> int:
     return _CANNOT
 
 
-def _discard_output() -> None:
+def discard_output() -> None:
     """Send what is still buffered nowhere; the interpreter would fail on it once more when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,7 +68,7 @@ def measure_backend(
 ) -> Report:
     """Measure a backend: which ops, dtypes and reduce ops it takes, and what it makes of broken calls."""
     from collective_rules.testing.conformance.measure import measure
-    from collective_rules.testing.conformance.report import must_be_writable, write
+    from collective_rules.testing.conformance.report import must_be_writable
 
     must_be_writable(report or ())
     patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
@@ -83,9 +83,21 @@ def measure_backend(
             limits=limits,
             watch=watch,
         )
-    for path in report or ():
-        write(found, path)
-    return Report(found.as_data(), tuple(_blocks(found)), as_json, int(not found.conforms))
+    unwritten = list(_unwritten(found, report or ()))
+    status = 2 if unwritten else int(not found.conforms)
+    return Report(found.as_data(), (*_blocks(found), *unwritten), as_json, status)
+
+
+def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:
+    """Write each report; say which could not be: nothing of a finished run may be lost for that."""
+    from collective_rules.testing.conformance.report import write
+
+    for path in paths:
+        try:
+            write(found, path)
+        except OSError as error:
+            sys.stderr.write(f"collective-rules: {path}: {error.strerror or error}\n")
+            yield f"Not written: {path}: {error.strerror or error}"
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.call import Call
+from collective_rules.cli import discard_output
 from collective_rules.cli.render import plain
 from collective_rules.cli.report import CommandError, Report, Table, suggestion
 from collective_rules.errors import CallError, CollectiveRulesError, UnknownOpError
@@ -51,7 +52,8 @@ _COLUMNS = {OK: "passed", RAISES: "raised", SILENTLY_WRONG: "wrong", HANGS: "hun
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START_LIMIT, _PATIENCE = 120.0, 600.0  # seconds for the ranks to connect, and for rank 0 to draw what comes next
 _GRACE = 5.0
-_CANNOT, _INTERRUPTED = 2, 130
+_LONGEST = 86_400.0
+_CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
 
 Group = tuple[Call, ...]
 
@@ -334,7 +336,9 @@ def _try(
         raise CommandError("--nproc is for torchrun to say" if nproc else "say --nproc, or start this with torchrun")
     if not 0 < timeout < math.inf:
         raise CommandError(f"--timeout {timeout:g} should be a positive number of seconds")
-    size = int(os.environ["WORLD_SIZE"]) if nproc is None else nproc
+    if timeout > _LONGEST:
+        raise CommandError(f"--timeout {timeout:g} is more than {_LONGEST:g} seconds")
+    size = _of_torchrun("WORLD_SIZE") if nproc is None else nproc
     checked_backend(backend)
     table = backend if backend in BACKENDS else None
     rows, left_out = _chosen(ops or ["*"], table, size)
@@ -353,7 +357,15 @@ def _try(
         with _led(_Job(timeout, backend, device)) as job:
             tallies, early = _conduct(job, rows, draw)
     sys.stdout.write(_told(tallies, left_out, early))
+    sys.stdout.flush()
     return int(bool(early) or any(tally.first is not None for tally in tallies))
+
+
+def _of_torchrun(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise CommandError(f"{name}={text!r} in the environment should be a number, as torchrun sets it")
+    return int(text)
 
 
 def _launched() -> bool:
@@ -374,6 +386,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(f"{error.format_message()} (--help says what there is)")
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        discard_output()
+        return _CLOSED_PIPE
+    except OSError as error:  # a full disk
+        discard_output()
+        return _refused(str(error))
 
 
 def _run(arguments: Sequence[str] | None) -> int:

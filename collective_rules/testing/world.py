@@ -30,6 +30,7 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.messages import ranks_text
 from collective_rules.ops import Row, lookup
+from collective_rules.spec import is_size
 from collective_rules.testing.backends import Factory, Provider, resolve
 from collective_rules.testing.posting import (
     SLICE,
@@ -66,6 +67,9 @@ class WorldTimeout(CollectiveRulesError, TimeoutError):  # noqa: N818 - Timeout 
         return f"{self.what}: no answer within {self.timeout:g} s from {ranks_text(self.ranks)}{''.join(errors)}"
 
 
+_LONGEST = 86_400.0
+
+
 class World:
     """`size` ranks of a backend in this process. `groups` are their process groups, by rank.
 
@@ -86,8 +90,10 @@ class World:
     def __init__(self, size: int, timeout: float = 10.0, *, backend: str | Factory = "gloo") -> None:
         if not dist.is_available():
             raise CollectiveRulesError(f"torch {torch.__version__} was built without distributed")
-        if size < 1:
-            raise CallError(f"size={size}, but a world has at least one rank")
+        if not is_size(size) or size < 1:
+            raise CallError(f"size={size!r}, but a world has at least one rank")
+        if not (isinstance(timeout, (int, float)) and 0 < timeout <= _LONGEST):
+            raise CallError(f"timeout={timeout!r}, but should be a number of seconds, at most {_LONGEST:g}")
         self.size, self.timeout, self.closed = size, timeout, False
         self.backend: Provider = resolve(backend)
         self.groups: list[dist.ProcessGroup] = []

@@ -6,6 +6,7 @@ It decides what stands in which row. Colours and pages are not its.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from collective_rules.errors import CallError
 from collective_rules.testing.conformance.html import page
 from collective_rules.testing.conformance.results import BROKEN_OUTCOMES, Conformance, Failure, KindResult, OpResult
 from collective_rules.testing.conformance.summary import headline, left_out, settings_line
-from collective_rules.testing.sandbox import OK, RAISES
+from collective_rules.testing.sandbox import DIES, HANGS, SILENTLY_WRONG
 
 __all__ = ["WRITERS", "Grid", "kind_grids", "markdown", "matrix", "must_be_writable", "write"]
 
@@ -83,7 +84,7 @@ def _row(kinds: Sequence[KindResult]) -> tuple[str, ...]:
 
     return (
         named(lambda kind: kind.taken),
-        named(lambda kind: kind.outcome not in (OK, RAISES, "refused")),
+        named(lambda kind: kind.outcome in (SILENTLY_WRONG, HANGS, DIES)),
         named(lambda kind: not kind.agrees),
     )
 
@@ -151,14 +152,15 @@ def must_be_writable(paths: Iterable[str]) -> None:
     for path in map(Path, paths):
         if path.suffix not in WRITERS:
             raise CallError(f"{path}: a report is a file that ends in .md, .json or .html")
-        existed = path.exists()
-        try:
-            with path.open("a", encoding="utf-8"):
-                pass
-        except OSError as error:
-            raise CallError(f"{path}: {error.strerror or error}") from None
-        if not existed:
-            path.unlink()
+        place = path if path.exists() or path.is_symlink() else path.parent
+        if not os.access(place, os.W_OK) or path.is_dir():
+            raise CallError(f"{path}: {_why_not_writable(path)}")
+
+
+def _why_not_writable(path: Path) -> str:
+    if path.is_dir():
+        return "it is a folder"
+    return "it may not be written" if path.exists() or path.parent.is_dir() else f"there is no folder {path.parent}"
 
 
 def write(found: Conformance, path: str) -> None:
