@@ -431,4 +431,5 @@ OUTCOMES: Mapping[str, tuple[str, ...]] = {
     "SE6": ("raises",),
     "SE7": ("raises",),
     "SE8": ("hangs",),
+    "WA2": ("raises",),
 }

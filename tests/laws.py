@@ -39,7 +39,7 @@ from tests.test_traffic import moved
 EMPTY = (torch.bool, torch.complex64, torch.int16)
 """The dtypes of empty tensors that are tried."""
 
-SEED = 2
+SEED = 1
 MOST_RANKS = 4
 """Groups of more say nothing new of a table."""
 
@@ -184,7 +184,8 @@ def carried(op: str) -> tuple[Carried, ...]:
     """Legal groups, as drawn and by hand, that gloo carried out."""
     if not has_cpu_kernel(cr.lookup(op)):
         return ()
-    groups = [*drawn(calls(op, most_ranks=MOST_RANKS), 18), *(by_hand(op, each) for each in LEGAL.get(op, ()))]
+    count = 60 if "coalesced" in op else 18  # lists have more to vary
+    groups = [*drawn(calls(op, most_ranks=MOST_RANKS), count), *(by_hand(op, each) for each in LEGAL.get(op, ()))]
     return tuple(map(carried_out, groups))
 
 
