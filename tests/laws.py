@@ -25,6 +25,7 @@ from collective_rules.attributes import REDUCE_OPS
 from collective_rules.ops import OPS
 from collective_rules.ops import row as row_module
 from collective_rules.rules import KINDS, Rule
+from collective_rules.spec import Memory
 from collective_rules.testing import posting
 from collective_rules.testing.drawing import DTYPES, Wish, draw_calls
 from collective_rules.testing.judge import differences
@@ -184,8 +185,7 @@ def carried(op: str) -> tuple[Carried, ...]:
     """Legal groups, as drawn and by hand, that gloo carried out."""
     if not has_cpu_kernel(cr.lookup(op)):
         return ()
-    count = 60 if "coalesced" in op else 18  # lists have more to vary
-    groups = [*drawn(calls(op, most_ranks=MOST_RANKS), count), *(by_hand(op, each) for each in LEGAL.get(op, ()))]
+    groups = [*drawn(calls(op, most_ranks=MOST_RANKS), 18), *(by_hand(op, each) for each in LEGAL.get(op, ()))]
     return tuple(map(carried_out, groups))
 
 
@@ -334,6 +334,39 @@ def edited(group: Sequence[cr.Call], change: Callable[[cr.Spec], cr.Spec]) -> li
 
 
 @functools.cache
+def sharing_tried(op: str) -> tuple[Tried, ...]:
+    """What is written lies in the first, or in the second tensor that is read.
+
+    Not of the one op to which the rule forbids that for every backend: gloo gets small tensors right by luck.
+    """
+    row, found = cr.lookup(op), []
+    read = next((name for name in row.by_name if name in row.reads and name not in row.writes), "")
+    written = next((name for name in row.by_name if name in row.writes and name not in row.reads), "")
+    for size, place in itertools.product(sizes_of(op), (0, 1)):
+        if not read or not written or op == "c10d::alltoall_base_":
+            continue
+        group = [shared(call, read, place, written) for call in plain(op, size, count=size)]
+        if any(call.arguments.get(read) and place < len(list(flat(call.arguments[read]))) for call in group):
+            found.append(tried(f"{written} in {read}, tensor {place}, {size} ranks", group))
+    return tuple(found)
+
+
+def shared(call: cr.Call, read: str, place: int, written: str) -> cr.Call:
+    """The call with one tensor that is written in the memory of one that is read."""
+    arguments = dict(posted(call).arguments)
+    for name, which in ((read, place), (written, 0)):
+        if holds_tensors(arguments.get(name)):
+            places = itertools.count()
+            arguments[name] = mapped(
+                lambda spec, places=places, which=which: (
+                    cr.Spec(spec.shape, spec.dtype, memory=Memory(0, 0)) if next(places) == which else spec
+                ),
+                arguments[name],
+            )
+    return cr.call(call.op, group=call.group, **arguments)
+
+
+@functools.cache
 def some_tried(op: str) -> tuple[Tried, ...]:
     """Groups worked out by hand."""
     return tuple(tried(f"{group}", by_hand(op, group)) for group in TRIED.get(op, ()))
@@ -390,6 +423,7 @@ LEGAL: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
     **{
         op: [
             [{name: _specs(torch.bool), reduce_op: "sum"} for _ in range(2)],
+            [{name: _specs(torch.float32), reduce_op: "avg"} for _ in range(2)],
             *([[{name: [_TWICE, _TWICE], reduce_op: "sum"}] * 2] if op.endswith("_") else []),
         ]
         for op, name, reduce_op in (
@@ -397,6 +431,15 @@ LEGAL: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
             (_F + "all_reduce_coalesced", "inputs", "reduce_op"),
             (_F + "all_reduce_coalesced_", "inputs", "reduce_op"),
             (_L + "all_reduce_coalesced", "self", "reduceOp"),
+        )
+    },
+    # an average of each of several
+    **{
+        op: [[{**{name: _specs(torch.float32) for name in names}, reduce_op: "avg"}]]
+        for op, names, reduce_op in (
+            ("c10d::reduce_scatter_tensor_coalesced_", ("inputs", "outputs"), "reduce_op"),
+            (_F + "reduce_scatter_tensor_coalesced", ("inputs",), "reduce_op"),
+            (_L + "reduce_scatter_tensor_coalesced", ("inputs",), "reduceOp"),
         )
     },
     # an empty list of output splits: this rank gets no rows
@@ -498,6 +541,12 @@ USUAL = {
 """The form by which a rule is known, which comes first."""
 
 F32 = cr.Spec((8, 3))
+
+
+def _int64(*shape: int) -> cr.Spec:
+    return cr.Spec(shape, torch.int64)
+
+
 BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], tuple[float, ...]]]] = {
     "c10d::allgather_coalesced_": [
         ({"size": 3, "input_list": [(2,), (3,)], "output_lists": [[(2,), (3,)]] * 3}, (20, 60, 40, 60, 2 / 3)),
@@ -566,6 +615,37 @@ SYMM_MEM_BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], int, int, tuple[f
 }
 """As above, with the rank and the group's size: beyond those of `test_symm_mem`."""
 
+SYMM_MEM_OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "all_to_all_vdev": [
+        {"in_splits": _int64(8), "out_splits_offsets": _int64(2, 8)},
+        {"in_splits": _int64(2, 4), "out_splits_offsets": _int64(2, 4)},
+    ],
+    "all_to_all_vdev_2d": [{"in_splits": _int64(2, 8), "out_splits_offsets": _int64(2, 8)}],
+    "all_to_all_vdev_2d_offset": [{"in_splits_offsets": _int64(4), "out_splits_offsets": _int64(2, 4)}],
+    "reduce_scatter_out": [
+        {"input": (8, 3), "output": (2, 3), "split_last_dim": True},
+        {"input": (4, 3), "output": (3,), "split_last_dim": True},
+    ],
+}
+"""What makes the first legal call of `test_symm_mem` one of a form that only other ops of the rule take."""
+
+SYMM_MEM_WARNED: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "one_shot_all_reduce_copy_out": [{"local_input": (12,)}],
+    "nccl_reduce_scatter_offset": [{"out": [(3, 2)]}],
+}
+"""What gives that call a tensor of equally many elements in another shape."""
+
+AVERAGED = ("_low_contention_reduce_scatter", "fused_matmul_reduce_scatter", "fused_scaled_matmul_reduce_scatter")
+"""Ops of symmetric memory that take averages, too."""
+
+COPIED = (
+    *("multimem_all_gather_out", "_low_contention_all_gather", "_low_contention_all_gather_ce_multicast"),
+    *("_low_contention_all_gather_ce_multicast_out", "nvshmem_all_to_all", "nccl_all_to_all_nd", "nvshmem_broadcast"),
+    *("get_remote_tensors", "fused_all_gather_matmul", "fused_matmul_reduce_scatter"),
+    *("all_to_all_vdev", "all_to_all_vdev_2d", "all_to_all_vdev_2d_offset"),
+)
+"""Those that move elements of any dtype, or leave that to a matmul of torch."""
+
 RETURNED = {"c10d::gather_into_tensor_": [("output_tensor", "argument"), ("work", "work")]}
 """What an op that this torch lacks returns."""
 
@@ -603,6 +683,7 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         if op in ops:
             yield law.__name__, law, op
     yield "its lists nest as in the schema", nests_as_in_the_schema, op
+    yield "its columns", names_columns_as_the_schema, op
     yield "a batch is its members", is_its_members, op
     if op in RETURNED:
         yield "what it returns", returns, op
@@ -623,7 +704,7 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         yield f"{arguments} is illegal", is_illegal, Post(op, cr.Group(size), arguments)
     for shapes in OTHER_FORMS.get(row.rule.name, ()):
         yield f"{shapes} is illegal", is_of_no_form, op, shapes
-    for one in (*layouts_tried(op), *odd_strides_tried(op), *some_tried(op)):
+    for one in (*layouts_tried(op), *odd_strides_tried(op), *sharing_tried(op), *some_tried(op)):
         yield one.what, are_as_tried, op, (one,)
     for name, each in kinds_tried(op):
         yield name, are_as_tried, op, each
@@ -663,6 +744,15 @@ def nests_as_in_the_schema(op: str) -> None:
         for part in spelling.statement.parts:
             if part.path.name in row.by_name:
                 assert len(part.path.index) == row.by_name[part.path.name].depth
+
+
+def names_columns_as_the_schema(op: str) -> None:
+    """Forms stand in the rule's order; an attribute with an argument's name is that argument; `@root` has a root."""
+    row = cr.lookup(op)
+    known = [form.name for form in row.rule.forms]
+    assert row.entry.forms == tuple(sorted(row.entry.forms, key=known.index))
+    assert all(argument == name for name, argument in row.entry.attributes.items() if name in row.by_name)
+    assert not row.root_only or {"root", "roots"} & set(row.entry.attributes)
 
 
 def returns(op: str) -> None:
@@ -829,6 +919,14 @@ def symm_mem_laws_of(op: str) -> tuple[Law, ...]:
         ("no kernel", lacks_a_kernel, name),
         ("witness", contradicts_no_witness, name),
         ("bytes", moves_by_hand, name),
+        ("sparse", takes_nothing_sparse, name),
+        ("contiguous", needs_what_is_contiguous, name),
+        ("any layout", takes_any_layout, name),
+        ("other forms", takes_no_other_form, name),
+        ("another shape", warns_of_another_shape, name),
+        ("reduce ops", reduces_only_so, name),
+        ("dtypes", takes_any_dtype, name),
+        ("columns", names_columns_as_the_schema, op),
     ]
     if op in ALONE:
         laws.append(("alone", takes_itself, op))
@@ -871,6 +969,90 @@ def moves_by_hand(name: str) -> None:
 def takes_itself(op: str) -> None:
     """A one-sided op may name this very rank."""
     assert cr.check(cr.call(op, group=cr.Group(4, 1), **ALONE[op])) == ()
+
+
+def instead(name: str, size: int = 4, **arguments: Any) -> set[str]:
+    """The kinds of constraint that the first legal call of `test_symm_mem` violates when something in it is changed."""
+    legal = test_symm_mem.WITNESSES[name].legal[0]
+    call = test_symm_mem.call_of(name, {**legal.arguments, **arguments}, min(legal.rank, size - 1), size)
+    return {call.row.rule.constraints[found.id] for found in cr.check(call) if found.severity == "error"}
+
+
+def tensors_of(name: str) -> Iterator[tuple[str, Any]]:
+    """The tensors of the first legal call of which the rule speaks."""
+    row = cr.lookup(f"symm_mem::{name}")
+    stated = {part.path.name for part in row.spellings[0].statement.parts}
+    for argument, value in test_symm_mem.WITNESSES[name].legal[0].arguments.items():
+        if argument in stated and holds_tensors(value):
+            yield argument, value
+
+
+def takes_nothing_sparse(name: str) -> None:
+    """No kernel does."""
+    for argument, value in tensors_of(name):
+        sparse = mapped(lambda spec: cr.Spec(spec.shape, spec.dtype, layout="sparse_coo"), value)
+        assert "strided" in instead(name, **{argument: sparse})
+
+
+def needs_what_is_contiguous(name: str) -> None:
+    """In a group of any size: neither gaps, nor another order, nor channels_last, whatever is wrong besides."""
+    row, legal = cr.lookup(f"symm_mem::{name}"), test_symm_mem.WITNESSES[name].legal[0]
+    for argument in test_symm_mem.WITNESSES[name].contiguous:
+        value = legal.arguments[argument]
+        for shape, layout in itertools.product(((2, 3, 4, 5), (2, 3)), (SLICED, TRANSPOSED, CHANNELS_LAST)):
+            other = mapped(lambda spec, s=shape, way=layout: cr.Spec(s, spec.dtype, strides(s, way)), value)
+            bad = not cr.Spec(shape, stride=strides(shape, layout)).is_contiguous
+            for size in (1, 2, 4):
+                root = {row.root: min(legal.rank, size - 1)} if row.root else {}
+                assert not bad or "dense" in instead(name, size, **{argument: other}, **root)
+
+
+def takes_any_layout(name: str) -> None:
+    """What need not be contiguous may lie anyhow, and otherwise on every rank."""
+    witness = test_symm_mem.WITNESSES[name]
+    for argument, value in tensors_of(name):
+        for layout in (SLICED, TRANSPOSED) if argument not in witness.contiguous else ():
+            other = mapped(lambda spec, way=layout: cr.Spec(spec.shape, spec.dtype, strides(spec.shape, way)), value)
+            assert "dense" not in instead(name, **{argument: other})
+            group = [
+                test_symm_mem.call_of(name, {**witness.legal[0].arguments, **({argument: other} if r == 1 else {})}, r)
+                for r in range(witness.legal[0].size)
+            ]
+            assert "order" not in {call.row.rule.constraints[f.id] for call in group[:2] for f in cr.check(call)}
+            assert "order" not in {group[0].row.rule.constraints[found.id] for found in cr.agree(group)}
+
+
+def takes_no_other_form(name: str) -> None:
+    """Calls of a form that other ops of the rule take."""
+    for arguments in SYMM_MEM_OTHER_FORMS.get(name, ()):
+        assert instead(name, **arguments)
+
+
+def warns_of_another_shape(name: str) -> None:
+    """Equally many elements in another shape are a warning, where the whole tensor is one `*s`."""
+    for arguments in SYMM_MEM_WARNED.get(name, ()):
+        legal = test_symm_mem.WITNESSES[name].legal[0]
+        found = cr.check(test_symm_mem.call_of(name, {**legal.arguments, **arguments}, legal.rank, legal.size))
+        assert {"warning"} == {each.severity for each in found}
+
+
+def reduces_only_so(name: str) -> None:
+    """A sum, and for some an average: `reduce_op` is compared with these names in torch's sources."""
+    row = cr.lookup(f"symm_mem::{name}")
+    for reduce_op in REDUCE_OPS if row.reduce_op else ():
+        taken = reduce_op == "sum" or (reduce_op == "avg" and name in AVERAGED)
+        assert taken == ("reduce_op" not in instead(name, **{row.reduce_op: reduce_op}))
+
+
+def takes_any_dtype(name: str) -> None:
+    """Float64 as well as another."""
+    if name in COPIED:
+        wide = {
+            argument: mapped(lambda spec: cr.Spec(spec.shape, torch.float64, spec.stride), value)
+            for argument, value in tensors_of(name)
+            if next(flat(value)).dtype.is_floating_point
+        }
+        assert not instead(name, **wide)
 
 
 def leaves_untold(op: str) -> None:

@@ -1,7 +1,8 @@
 """Tables with one thing changed: a row of the op table, a rule, or a backend's limit.
 
 What is prose (a rule's title and source, a kind's and a limit's sentences) is not changed, nor what says which torch
-has an op (`since`, `schema`), which `test_coverage` holds against torch.
+has an op (`since`, `schema`), which `test_coverage` holds against torch. Nor is anything added to symmetric memory's
+rows of which only a kernel could tell whether it is so: that memory may not be shared, or is spoilt.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _forms(entry: Op) -> Changes:
         yield f"forms, without {name}", {"forms": tuple(other for other in forms if other != name)}
     for name in names:
         if name not in forms:
-            yield f"forms, also {name}", {"forms": (*forms, name)}
+            yield f"forms, also {name}", {"forms": tuple(other for other in names if other in (*forms, name))}
             yield f"forms, {name} alone", {"forms": (name,)}
     if len(forms) > 1:
         yield "forms, in another order", {"forms": forms[::-1]}
@@ -173,10 +174,10 @@ def _splits(entry: Op) -> Changes:
     for part, column in known.items():
         other = op_columns.NONE if column.empty == op_columns.EVEN else op_columns.EVEN
         yield (
-            f"splits, empty {column.argument} → {other}",
+            f"splits, {part}: empty → {other}",
             {"splits": {**known, part: SplitSizes(column.argument, other)}},
         )
-        yield f"splits, no {column.argument}", {"splits": {**known, part: SplitSizes(None, column.empty)}}
+        yield f"splits, {part}: no argument", {"splits": {**known, part: SplitSizes(None, column.empty)}}
         yield f"splits, without {part}", {"splits": {key: value for key, value in known.items() if key != part}}
 
 
@@ -209,19 +210,22 @@ def _memory(entry: Op) -> Changes:
     tensors = _tensors(row)
     for name in tensors:
         for layout in _LAYOUTS:
-            alone = row.rule.one_sided and {layout, row.layout_of(name)} == {op_columns.ANY, op_columns.ORDER}
-            same = "no other tensor, of this rank or another, must lie in the same order" if alone else ""
+            laxest = {layout, row.layout_of(name)} == {op_columns.ANY, op_columns.ORDER}
+            alone = row.rule.one_sided and len(tensors) == 1
+            same = "no other tensor, of this rank or another, must lie in the same order" if laxest and alone else ""
             if layout != row.layout_of(name):
                 changed = {"layouts": {**entry.layouts, name: layout}}
                 yield f"layouts, {name} {row.layout_of(name)} → {layout}", changed, same
         kept = tuple(other for other in entry.scratch if other != name)
-        scratch = kept if name in entry.scratch else (*entry.scratch, name)
-        yield f"scratch, {'without' if name in entry.scratch else 'also'} {name}", {"scratch": scratch}
+        if name in entry.scratch:
+            yield f"scratch, without {name}", {"scratch": kept}
+        elif row.namespace != "symm_mem":
+            yield f"scratch, also {name}", {"scratch": (*kept, name)}
     for least in (1, 2, 3) if entry.layouts else ():
         yield f"layouts_from, {entry.layouts_from} → {least}", {"layouts_from": least}, _same_layouts_from(row, least)
     inputs = [name for name in tensors if name not in row.writes]
     outputs = [name for name in tensors if name not in row.reads]
-    for overlap in _OVERLAPS if tensors else ():
+    for overlap in _OVERLAPS if tensors and row.namespace != "symm_mem" else ():
         same = "" if inputs and outputs else "no argument is written beside one that is read"
         told_apart = any("p" in part.path.index for part in row.spellings[0].statement.reads)
         if not told_apart and op_columns.FREE not in (overlap, entry.overlap):
@@ -273,7 +277,7 @@ def _flags(entry: Op) -> Changes:
     for demand in entry.demands:
         rest = tuple(other for other in entry.demands if other is not demand)
         yield f"demands, without {demand.__name__}", {"demands": rest}
-    if entry.splits and sizes.both_splits_or_neither not in entry.demands:
+    if _split_arguments(row) and sizes.both_splits_or_neither not in entry.demands:
         none = any(
             row.by_name[name].optional or column.empty == op_columns.NONE for name, column in _split_arguments(row)
         )
@@ -292,7 +296,8 @@ def _compares_whole(row: cr.Row) -> bool:
         given = {str(part.path): part for part in spelling.statement.parts if part.path.name in row.by_name}
         whole = [part for part in given.values() if [type(size) for size in part.sizes] == [Rest]]
         several = any("p" in part.path.index for part in whole) or (row.entry.alike and whole)
-        if len(whole) > 1 or several:
+        stated = [size.name for part in whole for size in part.sizes if isinstance(size, Rest)]
+        if several or len(set(stated)) < len(stated) or {*stated} & {*row.rule.derived}:
             return True
     return False
 
