@@ -35,6 +35,7 @@ from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_W
 from collective_rules.testing.strategies import calls
 from collective_rules.testing.tensors import make
 from collective_rules.testing.trial import Trial
+from tests.leaks import held
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,13 +172,6 @@ def two() -> Iterator[ProcessWorld]:
         yield ranks
 
 
-def held() -> tuple[int, int, int]:
-    """How many files, threads and children this process has."""
-    tasks = [*Path("/proc/self/task").iterdir()]
-    children = [child for task in tasks for child in (task / "children").read_text().split()]
-    return len(os.listdir("/proc/self/fd")), len(tasks), len(children)
-
-
 def drawn(op: str, size: int, count: int) -> list[tuple[cr.Call, ...]]:
     """Some legal groups of calls, for `size` ranks."""
     groups = []
@@ -290,7 +284,7 @@ def test_three_ranks_leave_nothing_behind() -> None:
             "rank 1: tensors holds [30003.0, 30008.0, 30007.0, 30012.0], "
             "but should hold [30003.0, 30006.0, 30009.0, 30012.0]"
         )
-    assert before == held()
+    assert before == held(before)
     assert gone(pids, 0.0)
     assert not [name for name in os.listdir("/dev/shm") for pid in pids if str(pid) in name]
     with pytest.raises(CollectiveRulesError, match="<ProcessWorld of 3 gloo ranks, closed> cannot be used"):
@@ -328,7 +322,7 @@ def test_a_world_that_cannot_be_is_refused_before_any_process_starts(arguments: 
     before = held()
     with pytest.raises(CallError, match=message):
         ProcessWorld(**{"size": 2, **arguments})
-    assert before == held()
+    assert before == held(before)
 
 
 # -- one rank, and answers

@@ -1,7 +1,6 @@
 """A world carries out what it is given, names who did not answer, and leaves nothing behind."""
 
 import importlib
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,18 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import collective_rules as cr
 from collective_rules.testing import World, WorldTimeout, close_worlds, world
 from collective_rules.testing.world import boxed_reduce_op, has_cpu_kernel
+from tests.leaks import held
 
 SHORT = 0.3
 
 # Its package has a function of that name.
 world_module = importlib.import_module("collective_rules.testing.world")
-
-
-def held() -> tuple[int, int]:
-    """How many threads and sockets this process has."""
-    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
-    sockets = [link for link in links if link.is_symlink() and "socket" in os.readlink(link)]
-    return len(os.listdir("/proc/self/task")), len(sockets)
 
 
 def ones(size: int) -> list[dict[str, object]]:
@@ -195,8 +187,8 @@ def test_a_closed_world_leaves_nothing_behind(size: int) -> None:
     with World(size) as ranks:
         ranks.run("c10d::allreduce_", ones(size))
         names = [group.group_name for group in ranks.groups]
-        assert held() > before
-    assert before == held()
+        assert held().threads > before.threads
+    assert before == held(before)
     for name in names:
         with pytest.raises(RuntimeError, match="Could not resolve"):
             torch._C._distributed_c10d._resolve_process_group(name)
@@ -211,7 +203,7 @@ def test_a_world_that_timed_out_leaves_nothing_behind() -> None:
     before, threads = held(), threading.active_count()
     with pytest.raises(WorldTimeout):
         World(2, timeout=SHORT).run("c10d::recv_", [{"tensors": [torch.ones(1)], "src": 1}, None])
-    assert before == held()
+    assert before == held(before)
     assert threads == threading.active_count()
 
 
@@ -259,7 +251,7 @@ def test_ctrl_c_closes_the_world(
         ranks.run(op, [None, call, None])
     monkeypatch.undo()
     assert ranks.closed
-    assert before == held()
+    assert before == held(before)
     assert time.monotonic() - start < 10
     assert world(3).run("c10d::allreduce_", ones(3))[0].error is None
 
