@@ -19,6 +19,7 @@ from collective_rules.errors import (
 )
 from collective_rules.finding import Finding
 from collective_rules.infer import infer
+from collective_rules.mode import EchoError, Entry, Ledger, RuleMode
 from collective_rules.ops import EXCLUSIONS, OPS, Row, lookup
 from collective_rules.rules import RULES, Rule
 from collective_rules.spec import Group, Spec
@@ -29,11 +30,15 @@ __all__ = [
     "CallError",
     "CollectiveRulesError",
     "DisagreementError",
+    "EchoError",
+    "Entry",
     "Finding",
     "Group",
+    "Ledger",
     "NotationError",
     "Row",
     "Rule",
+    "RuleMode",
     "Spec",
     "Traffic",
     "UnknownOpError",

@@ -1,0 +1,89 @@
+"""From what an op names its group by (a ProcessGroup, a name, ranks, a SymmetricMemory) to a `Group`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+import torch.distributed as dist
+
+from collective_rules.backends import BACKENDS
+from collective_rules.ops import Row
+from collective_rules.spec import Group
+
+__all__ = ["Groups", "Seen"]
+
+
+@attrs.frozen(eq=False)
+class Seen:
+    """A group, and the backend that serves it where the tables know its limits ("gloo"), else None.
+
+    Told apart by identity: to compare the ranks of a large group takes long.
+    """
+
+    group: Group
+    backend: str | None
+
+
+class Groups:
+    """The groups that were met, by name, size and rank."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int, int], Seen] = {}
+
+    def reader(self, row: Row) -> Callable[[Mapping[str, Any]], Seen]:
+        """Return what finds the group of one op among its arguments."""
+        name = row.group
+        if name == "process_group":
+            return lambda arguments: self._of(dist.ProcessGroup.unbox(arguments[name]))
+        if name == "group_name":
+            return lambda arguments: self._of(_resolve(arguments[name]))
+        if name == "ranks":
+            return lambda arguments: self._legacy(arguments["ranks"], arguments["group_size"])
+        if name in {"hdl", "symm"}:
+            return lambda arguments: _symmetric(arguments[name])
+        return lambda arguments: _ALONE  # an op without a group: wait_tensor, put and get
+
+    def _of(self, group: dist.ProcessGroup) -> Seen:
+        key = (group.group_name, group.size(), group.rank())
+        seen = self._seen.get(key)
+        if seen is None:
+            ranks = dist.distributed_c10d._world.pg_group_ranks.get(group, {})
+            described = Group(key[1], key[2], key[0], tuple(sorted(ranks, key=ranks.__getitem__)))
+            seen = self._seen[key] = Seen(described, _backend(group))
+        return seen
+
+    def _legacy(self, ranks: list[int], size: int) -> Seen:
+        mine = dist.get_rank() if dist.is_initialized() else 0
+        start = ranks.index(mine) // size * size if mine in ranks else 0
+        own = tuple(ranks[start : start + size])
+        key = (f"ranks {own}" if len(own) <= 8 else f"ranks {own[0]}…{own[-1]}", size, mine)
+        if key not in self._seen:
+            rank = own.index(mine) if mine in own else 0
+            self._seen[key] = Seen(Group(size, rank, key[0], own if len(own) == size else ()), None)
+        return self._seen[key]
+
+
+_ALONE = Seen(Group(1), None)
+
+
+def _resolve(group: Any) -> dist.ProcessGroup:
+    """Since torch 2.13 the argument `group_name` is a name or a ProcessGroup, boxed or not."""
+    if isinstance(group, str):
+        return torch._C._distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]  # a name is a str
+    return group if isinstance(group, dist.ProcessGroup) else dist.ProcessGroup.unbox(group)
+
+
+def _backend(group: dist.ProcessGroup) -> str | None:
+    try:
+        name = group._get_backend(torch.device("cpu")).name().lower()
+    except (RuntimeError, NotImplementedError):  # it has no backend for the CPU
+        return None
+    return name if name in BACKENDS else None
+
+
+def _symmetric(handle: Any) -> Seen:
+    name = getattr(handle, "group_name", "")
+    return Seen(Group(handle.world_size, handle.rank, name if isinstance(name, str) else ""), None)

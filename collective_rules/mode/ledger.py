@@ -1,0 +1,235 @@
+"""What a program communicated: each call up to a bound, and totals of them all.
+
+Knows nothing of how calls are seen. Calls that are alike share one `Known`, so that an entry stays small.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import attrs
+
+from collective_rules.call import Call
+from collective_rules.errors import CallError
+from collective_rules.finding import Finding
+from collective_rules.spec import Group, Spec
+from collective_rules.symbols import hint
+from collective_rules.traffic import Traffic, traffic
+
+__all__ = ["Entry", "Key", "Known", "Ledger", "Total"]
+
+_SIZES = 8
+
+
+class Key(NamedTuple):
+    """What totals are kept by. `group` is the group's name."""
+
+    op: str
+    group: str
+    module: str
+    phase: str
+
+
+@attrs.define(eq=False)
+class Known:
+    """What is the same of all calls that are alike, computed once.
+
+    `findings` is None until the call is checked; `expected` until what comes back is inferred. `traffic` is None for
+    a call whose bytes cannot be counted.
+    """
+
+    call: Call
+    traffic: Traffic | None
+    sizes: str
+    findings: tuple[Finding, ...] | None = None
+    expected: Any = None
+
+    @classmethod
+    def of(cls, call: Call) -> Known:
+        """Describe `call`, an illegal one too."""
+        try:
+            moved: Traffic | None = traffic(call)
+        except (CallError, TypeError):  # illegal, or of a size that only the run knows
+            moved = None
+        return cls(call, moved, _sizes_text(call))
+
+
+@attrs.define(eq=False, repr=False)
+class Entry:
+    """One call in a ledger.
+
+    - `number`: its place in the ledger, from 0. `index`: its place among its group's calls.
+    - `source`: the line that made it. `module`: the innermost module at work, "layers.3.attn.wq"; "" outside of any.
+    - `phase`: "forward", "backward", "optimizer" or "". `step`: how many optimizer steps were done before.
+    - `at`: seconds since the block was entered.
+    - `asynchronous`: whether the caller has to wait for it. `waited`: the line that did, of a functional collective.
+    - `findings`: what is wrong with it, where the mode checks.
+    """
+
+    known: Known
+    number: int
+    index: int
+    source: str
+    module: str
+    phase: str
+    step: int
+    at: float
+    asynchronous: bool
+    waited: str = ""
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def call(self) -> Call:
+        """The call, with its source and its index in the group."""
+        return attrs.evolve(self.known.call, source=self.source, index=self.index)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """The bytes that it moves; None where they cannot be counted."""
+        return self.known.traffic
+
+    def __repr__(self) -> str:
+        return f"<{self.number}: {self.known.call!r} at {self.source}>"
+
+
+@attrs.define
+class Total:
+    """Sums over calls, in bytes by `Traffic`'s conventions.
+
+    `sizes` counts calls by what they pass ("float32[1024, 16]"), at most eight kinds of them; `more` counts the rest.
+    `uncounted` calls have bytes that are not known.
+    """
+
+    calls: int = 0
+    read: float = 0
+    written: float = 0
+    sent: float = 0
+    buffer: float = 0
+    more: int = 0
+    uncounted: int = 0
+    sizes: dict[str, int] = attrs.field(factory=dict)
+
+    def count(self, known: Known) -> None:
+        """Add one call."""
+        self.calls += 1
+        moved = known.traffic
+        if moved is None:
+            self.uncounted += 1
+        else:
+            self.read += _number(moved.read)
+            self.written += _number(moved.written)
+            self.sent += _number(moved.sent)
+            self.buffer += _number(moved.buffer)
+        self._pass(known.sizes, 1)
+
+    def add(self, other: Total) -> None:
+        """Add another total."""
+        for name in ("calls", "read", "written", "sent", "buffer", "more", "uncounted"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for sizes, count in other.sizes.items():
+            self._pass(sizes, count)
+
+    def _pass(self, sizes: str, count: int) -> None:
+        if sizes in self.sizes or len(self.sizes) < _SIZES:
+            self.sizes[sizes] = self.sizes.get(sizes, 0) + count
+        else:
+            self.more += count
+
+
+class Ledger:
+    """The calls that a `RuleMode` saw.
+
+    - `entries`: the last `keep` of them, oldest first. `count`: how many there were. `totals`: of all, by `Key`.
+    - `groups`: the groups by name. `findings`: what was found wrong, in the order of its finding.
+    - `steps`: optimizer steps. `devices`: devices that stood in for others, {"cpu": "cuda"} in a dry run.
+    """
+
+    def __init__(self, keep: int = 100_000) -> None:
+        self.keep = keep
+        self.totals: dict[Key, Total] = {}
+        self.groups: dict[str, Group] = {}
+        self.findings: list[Finding] = []
+        self.devices: dict[str, str] = {}
+        self.steps = 0
+        self.count = 0
+        self._kept: deque[Entry] = deque(maxlen=keep)
+        self._indices: dict[str, int] = {}
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The calls that were kept, oldest first."""
+        return tuple(self._kept)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The kept entries' calls."""
+        return tuple(entry.call for entry in self._kept)
+
+    @property
+    def total(self) -> Total:
+        """The sum of everything."""
+        return self.by().get((), Total())
+
+    def by(self, *names: str) -> dict[tuple[str, ...], Total]:
+        """Return totals by some of "op", "group", "module" and "phase", the most bytes sent first.
+
+        Raises `CallError` for another name.
+        """
+        unknown = [name for name in names if name not in Key._fields]
+        if unknown:
+            raise CallError(f"{unknown[0]!r} is nothing to sum by; there are {', '.join(map(repr, Key._fields))}")
+        sums: dict[tuple[str, ...], Total] = {}
+        for key, total in list(self.totals.items()):
+            sums.setdefault(tuple(getattr(key, name) for name in names), Total()).add(total)
+        return dict(sorted(sums.items(), key=lambda item: -item[1].sent))
+
+    def enter(self, known: Known, source: str, module: str, phase: str, at: float, asynchronous: bool) -> Entry:
+        """Add a call."""
+        name = known.call.group.name
+        index = self._indices.get(name, 0)
+        self._indices[name] = index + 1
+        entry = Entry(known, self.count, index, source, module, phase, self.steps, at, asynchronous)
+        self.count += 1
+        self._kept.append(entry)
+        self.groups.setdefault(name, known.call.group)
+        key = Key(known.call.row.entry.op, name, module, phase)
+        total = self.totals.get(key)
+        if total is None:
+            total = self.totals[key] = Total()
+        total.count(known)
+        return entry
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {self.count} calls, {len(self.findings)} findings>"
+
+
+def _number(value: Any) -> float:
+    """A number of bytes; of a symbolic one, the hint."""
+    return value if isinstance(value, (int, float)) else hint(value) or 0
+
+
+def _sizes_text(call: Call) -> str:
+    given = [argument.name for argument in call.row.arguments if argument.kind == "Tensor"]
+    reads = [name for name in given if name in call.row.reads] or [name for name in given if name in call.row.writes]
+    texts: list[str] = []
+    _each(lambda spec: texts.append(_spec_text(spec)), [call.arguments.get(name) for name in reads])
+    alike = dict.fromkeys(texts)
+    return ", ".join(f"{texts.count(text)} × {text}" if texts.count(text) > 1 else text for text in alike)
+
+
+def _spec_text(spec: Spec) -> str:
+    shape = "?" if spec.shape is None else ", ".join(map(str, spec.shape))
+    return f"{str(spec.dtype).removeprefix('torch.')}[{shape}]"
+
+
+def _each(act: Callable[[Spec], None], value: Any) -> None:
+    if isinstance(value, Spec):
+        act(value)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _each(act, item)

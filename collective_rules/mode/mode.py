@@ -1,0 +1,238 @@
+"""The dispatch mode itself: sees each collective, and records, checks or stands in for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+from collective_rules.backends import BACKENDS
+from collective_rules.check import check as check_call
+from collective_rules.errors import CallError
+from collective_rules.finding import ERROR, WARNING, Finding
+from collective_rules.mode.echo import Echo
+from collective_rules.mode.ledger import Entry, Ledger
+from collective_rules.mode.places import Places, source_line
+from collective_rules.mode.reading import Reader, Readers
+from collective_rules.mode.returned import difference
+from collective_rules.mode.threads import follow, unfollow
+
+__all__ = ["UNWAITED", "RuleMode"]
+
+UNWAITED = "MODE2"
+"""The id of the finding that a functional collective's result was never waited on."""
+
+_CHECKS = {False: "", True: "raise", "raise": "raise", "warn": "warn", "record": "record"}
+
+
+class _Subclasses(dict[type, bool]):
+    """Whether a tensor type takes its ops apart itself, and the mode has to wait for what it makes of them."""
+
+    def __missing__(self, kind: type) -> bool:
+        own = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
+        waits = self[kind] = own and not issubclass(kind, FakeTensor)
+        return waits
+
+
+class RuleMode(TorchDispatchMode):
+    """Applies the rules to the collectives of the block, in the manner of torch's `FlopCounterMode`.
+
+    - Always, each collective is put into the ledger, which `with` returns and `mode.ledger` holds.
+    - `check`: False; True or "raise" to raise `CallError` for an illegal call before anything is sent, and for what
+      comes back otherwise than inferred; "warn" to warn of them; "record" only to note them in `ledger.findings`.
+    - `execute=False`: nothing is sent. Outputs are made from the rules, and every other rank is taken to hold what
+      this one holds. What only another rank knows (a received object, the sender of an any-source receive) raises
+      `EchoError`.
+    - `backend`: whose limits are checked too: "gloo", None for those of no backend, "auto" for the group's own.
+    - `keep`: how many calls the ledger keeps, the last ones; its totals count all.
+
+    Seen are collectives made through the dispatcher, by this thread and by threads started inside the block: those of
+    torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. Not seen are calls on
+    backend objects, and threads that were running before. A mode that is entered again while it is active stays one.
+
+    Raises `CallError` for an argument that it does not know.
+
+    >>> import torch, torch.distributed as dist
+    >>> from torch.testing._internal.distributed.fake_pg import FakeStore
+    >>> dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    >>> with RuleMode(check=True) as ledger:
+    ...     dist.all_reduce(torch.ones(1024))
+    >>> ledger.entries[0].call, ledger.total.sent
+    (<c10d::allreduce_ on rank 0 of 8, ...>, 7168.0)
+    >>> dist.destroy_process_group()
+    """
+
+    def __init__(
+        self, *, check: bool | str = False, execute: bool = True, backend: str | None = "auto", keep: int = 100_000
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        if not isinstance(check, (bool, str)) or check not in _CHECKS:
+            raise CallError(f"check={check!r}, but should be False, True, 'raise', 'warn' or 'record'")
+        if not isinstance(execute, bool):
+            raise CallError(f"execute={execute!r}, but should be True or False")
+        if backend not in (None, "auto", *BACKENDS):
+            known = ", ".join(map(repr, BACKENDS))
+            raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {known}")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+            raise CallError(f"keep={keep!r}, but should be the number of calls to keep, 0 or more")
+        self.ledger = Ledger(keep)
+        self._check = _CHECKS[check]
+        self._execute = execute
+        self._backend = backend
+        self._readers = Readers()
+        self._defers = _Subclasses()
+        self._echo = Echo()
+        self._places = Places(self._stepped)
+        self._pending: dict[int, Entry] = {}
+        self._lost: list[Entry] = []
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._start = 0.0
+        self._coalescing: dict[Any, Any] = {}
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let torch.compile compile under the mode: what compiled code dispatches is seen as it runs."""
+        return True
+
+    def __enter__(self) -> Ledger:
+        self._depth += 1
+        if self._depth > 1:
+            return self.ledger
+        self._start = time.perf_counter()
+        self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
+        self._places.start()
+        follow(self)
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch's
+        return self.ledger
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # torch's
+        unfollow(self)
+        self._places.stop()
+        if error is not None:
+            # torch leaves this behind where a coalescing manager is left by an exception, and then sends nothing.
+            dist.distributed_c10d._world.pg_coalesce_state.clear()
+            dist.distributed_c10d._world.pg_coalesce_state.update(self._coalescing)
+        self._coalescing = {}
+        pending = dict.fromkeys([*self._lost, *self._pending.values()])
+        self._lost, self._pending = [], {}
+        for entry in pending if error is None else ():
+            self._report((_unwaited(entry),), entry, warn=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for kind in types:
+            if self._defers[kind]:
+                if self._depth and kind.__name__ == "LocalTensor":
+                    self._see_local(func, args, kwargs or {})
+                return NotImplemented
+        reader = self._readers[func]
+        if reader is None or not self._depth:
+            return func(*args, **(kwargs or {}))
+        return self._collective(reader, func, args, kwargs or {})
+
+    def _collective(self, reader: Reader, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        named = reader.named(args, kwargs)
+        if reader.waits:
+            self._waited(named)
+            return func(*args, **kwargs) if self._execute else args[0] if args else next(iter(named.values()))
+        entry, backend = self._see(reader, named)
+        known = entry.known
+        if self._check:
+            self._precheck(entry, backend)
+        if self._execute:
+            returned = func(*args, **kwargs)
+            wrong = difference(known, named, returned) if self._check and _is_legal(known.findings) else None
+            if wrong is not None:
+                self._report((wrong,), entry)
+        else:
+            returned = self._echo.answer(known, named, entry.source)
+            for outer in _outer_modes(self):
+                outer._see(reader, named)
+        if reader.functional:
+            self._pend(entry, returned)
+        return returned
+
+    def _see_local(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Record and check what LocalTensorMode carries out for all ranks at once, and passes on to nobody."""
+        reader = self._readers[func]
+        if reader is not None and not reader.waits:
+            self._precheck(*self._see(reader, reader.named(args, kwargs)))
+
+    def _precheck(self, entry: Entry, backend: str | None) -> None:
+        known = entry.known
+        if self._check and known.findings is None:
+            known.findings = check_call(known.call, backend)
+        if known.findings:
+            self._report(known.findings, entry)
+
+    def _see(self, reader: Reader, named: Mapping[str, Any]) -> tuple[Entry, str | None]:
+        seen = reader.find_group(named)
+        known = reader.known(seen, named)
+        module, phase = self._places.now()
+        at = time.perf_counter() - self._start
+        with self._lock:
+            entry = self.ledger.enter(known, source_line(), module, phase, at, reader.asynchronous(named))
+        return entry, seen.backend if self._backend == "auto" else self._backend
+
+    def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
+        """Note findings, and warn or raise as the mode was asked to."""
+        entry.findings += findings
+        with self._lock:
+            self.ledger.findings.extend(findings)
+        errors = tuple(finding for finding in findings if finding.severity == ERROR)
+        if errors and self._check == "raise":
+            raise CallError(f"{errors[0].message}\n  at {entry.source}", findings)
+        for finding in findings if self._check == "warn" or warn else ():
+            warnings.warn(f"{finding.message}\n  at {entry.source}", stacklevel=2)
+
+    def _pend(self, entry: Entry, returned: Any) -> None:
+        for tensor in returned if isinstance(returned, (list, tuple)) else (returned,):
+            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                where = tensor.untyped_storage()._cdata
+                earlier = self._pending.get(where)
+                if earlier is not None and earlier is not entry:
+                    self._lost.append(earlier)  # its memory was freed, or is used again, before anyone waited
+                self._pending[where] = entry
+
+    def _waited(self, named: Mapping[str, Any]) -> None:
+        for value in named.values():
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                    entry = self._pending.pop(tensor.untyped_storage()._cdata, None)
+                    if entry is not None:
+                        entry.waited = source_line()
+
+    def _stepped(self) -> None:
+        self.ledger.steps += 1
+
+
+def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
+    return not any(finding.severity == ERROR for finding in findings or ())
+
+
+def _outer_modes(mode: RuleMode) -> list[RuleMode]:
+    """The modes that would have seen the op, had it been passed on."""
+    return [other for other in _get_current_dispatch_mode_stack() if isinstance(other, RuleMode) and other is not mode]
+
+
+def _unwaited(entry: Entry) -> Finding:
+    call = entry.known.call
+    message = (
+        f"{call.op}: its result was never waited on, so nothing says when it holds the answer   [{UNWAITED}]\n"
+        "Use the result, or call wait_tensor on it, before the block ends."
+    )
+    return Finding(UNWAITED, WARNING, message, (call.group.rank,))

@@ -1,0 +1,585 @@
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+from torch._C._distributed_c10d import FakeProcessGroup
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._local_tensor import LocalTensorMode
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import optimizer as optimizers
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import collective_rules as cr
+from collective_rules.mode.mode import UNWAITED
+from collective_rules.mode.returned import RETURNED
+from collective_rules.testing import calls, carry_out, sample, world
+from collective_rules.testing.posting import has_cpu_kernel
+from collective_rules.testing.tensors import make
+
+# torch's functional collectives call some of themselves deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+SIZE = 4
+KERNELS = [op for op in cr.ops() if has_cpu_kernel(cr.lookup(op)) and cr.lookup(op).rule.name != "wait"]
+
+
+@pytest.fixture
+def group() -> Iterator[dist.ProcessGroup]:
+    """Rank 1 of a fake group of four, in which no collective is ever sent."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=SIZE)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def silent() -> Iterator[dist.ProcessGroup]:
+    """The same, but a collective that reaches the backend raises."""
+    options = FakeProcessGroup.Options()
+    options.error_on_collective = True
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=SIZE, pg_options=options)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def seen(ledger: cr.Ledger) -> list[str]:
+    return [entry.call.op.partition("::")[2] for entry in ledger.entries]
+
+
+def program() -> torch.Tensor:
+    """One collective of torch.distributed, and a functional one."""
+    tensor = torch.zeros(4)
+    dist.all_reduce(tensor)
+    return functional.all_gather_tensor(tensor, 0, dist.group.WORLD) + 1
+
+
+PROGRAM = ["allreduce_", "all_gather_into_tensor"]
+
+
+# -- record
+
+
+def test_an_entry_tells_the_call_and_its_place(group: dist.ProcessGroup) -> None:
+    """Group, sizes, line, index, asynchronous or not, and the line of the wait."""
+    half = dist.new_group([1, 3])
+    with cr.RuleMode() as ledger:
+        work = dist.all_reduce(torch.ones(2, 3), async_op=True)
+        dist.broadcast(torch.ones(5), src=3, group=half)
+        result = functional.all_reduce(torch.ones(1), "max", half)
+        waited = result + 1
+    work.wait()
+    assert waited.shape == (1,)
+    first, second, third = ledger.entries
+    assert first.call.arguments["tensors"] == (cr.Spec((2, 3)),)
+    assert (first.call.group.size, first.call.group.rank, first.call.group.ranks) == (4, 1, (0, 1, 2, 3))
+    assert (second.call.group.size, second.call.group.rank, second.call.group.ranks) == (2, 0, (1, 3))
+    assert second.call.arguments["root_rank"] == 1
+    assert [0, 1, 2] == [entry.number for entry in ledger.entries]
+    assert [0, 0, 1] == [entry.call.index for entry in ledger.entries]
+    assert [True, False, True] == [entry.asynchronous for entry in ledger.entries]
+    line = test_an_entry_tells_the_call_and_its_place.__code__.co_firstlineno
+    lines = [int(source.rpartition(":")[2]) - line for source in (first.source, third.call.source, third.waited)]
+    assert [4, 6, 7] == lines
+    assert first.source.rpartition(":")[0].endswith("test_mode.py")
+    assert "" == first.waited
+    assert set(ledger.groups) == {first.call.group.name, second.call.group.name}
+
+
+def test_totals_count_what_is_no_longer_kept(group: dist.ProcessGroup) -> None:
+    """The last calls are kept; the sums are of all."""
+    with cr.RuleMode(keep=3) as ledger:
+        for size in range(1, 6):
+            dist.all_reduce(torch.ones(size))
+        dist.barrier()
+    assert (6, 3) == (len(ledger), len(ledger.entries))
+    assert [3, 4, 5] == [entry.number for entry in ledger.entries]
+    assert 6 == ledger.total.calls
+    assert sum(range(1, 6)) * 4 == ledger.total.read
+    assert 2 * 3 / 4 * 60 == ledger.total.sent == ledger.by("op")["c10d::allreduce_",].sent
+    assert {("c10d::allreduce_", "0"): 5, ("c10d::barrier", "0"): 1} == {
+        key: total.calls for key, total in ledger.by("op", "group").items()
+    }
+    with pytest.raises(cr.CallError, match="'rank' is nothing to sum by; there are 'op', 'group', 'module', 'phase'"):
+        ledger.by("rank")
+
+
+def test_sizes_of_a_total_are_bounded(group: dist.ProcessGroup) -> None:
+    with cr.RuleMode() as ledger:
+        for size in range(1, 12):
+            dist.all_reduce(torch.ones(size))
+    assert (8, 3) == (len(ledger.total.sizes), ledger.total.more)
+
+
+def test_alike_calls_are_described_once_and_others_apart(group: dist.ProcessGroup) -> None:
+    """Size, dtype, strides, reduce op, and which tensors share memory tell calls apart."""
+    base = torch.ones(4, 4)
+    with cr.RuleMode() as ledger:
+        for tensor in (base, base, base.t(), base.double(), base[:2], base.clone()):
+            dist.all_reduce(tensor)
+        dist.all_reduce(base, dist.ReduceOp.MAX)
+        for outputs in ([torch.ones(2) for _ in range(4)], [base[0, :2]] * 4):
+            dist.all_gather(outputs, torch.ones(2))
+    known = [id(entry.known) for entry in ledger.entries]
+    assert known[0] == known[1] == known[5]
+    assert 7 == len({*known})
+    assert known[-1] != known[-2]
+    assert ["sum", "max"] == [ledger.entries[place].call.arguments["reduce_op"] for place in (0, 6)]
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.all_gather_tensor_autograd(self.linear(inputs), 0, dist.group.WORLD)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, again: bool = False) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([Block(), Block()])
+        self.again = again
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            inputs = checkpoint(layer, inputs, use_reentrant=False) if self.again else layer(inputs)
+        return inputs.sum() * 1
+
+
+def test_modules_and_phases_are_known_in_forward_and_backward(silent: dist.ProcessGroup) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer.register_step_pre_hook(lambda *_: dist.all_reduce(torch.ones(1)))
+    with cr.RuleMode(execute=False) as ledger:
+        for _ in range(2):
+            model(torch.ones(2, 4)).backward()
+            optimizer.step()
+        dist.barrier()
+    forward = [("all_gather_into_tensor", f"layers.{layer}", "forward") for layer in (0, 1)]
+    backward = [("reduce_scatter_tensor", f"layers.{layer}", "backward") for layer in (1, 0)]
+    step = [*forward, *backward, ("allreduce_", "", "optimizer")]
+    found = [(op, one.module, one.phase) for op, one in zip(seen(ledger), ledger.entries, strict=True)]
+    assert [*step, *step, ("barrier", "", "")] == found
+    assert [0] * 5 + [1] * 5 + [2] == [one.step for one in ledger.entries]
+    assert 2 == ledger.steps
+
+
+def test_recomputation_belongs_to_the_backward_pass(silent: dist.ProcessGroup) -> None:
+    with cr.RuleMode(execute=False) as ledger:
+        Model(again=True)(torch.ones(2, 4)).backward()
+    phases = [entry.phase for entry in ledger.entries if "gather" in entry.call.op]
+    assert phases[:2] == ["forward", "forward"]
+    assert {"backward"} >= {*phases[2:]}
+    assert {"layers.0", "layers.1"} == {entry.module for entry in ledger.entries}
+
+
+# -- what is seen
+
+
+MODES: dict[str, Callable[[], Any]] = {
+    "FakeTensorMode": FakeTensorMode,
+    "FlopCounterMode": lambda: FlopCounterMode(display=False),
+    "RuleMode": cr.RuleMode,
+}
+
+
+@pytest.mark.parametrize("execute", [True, False])
+@pytest.mark.parametrize("other", MODES)
+def test_other_modes_may_stand_within_or_around(group: dist.ProcessGroup, other: str, execute: bool) -> None:
+    """And nested rule modes see each call once."""
+    with cr.RuleMode(check=True, execute=execute) as ledger, MODES[other]() as inner:
+        program()
+    with MODES[other](), cr.RuleMode(check=True, execute=execute) as within:
+        program()
+    assert PROGRAM == seen(ledger) == seen(within)
+    if isinstance(inner, cr.Ledger):
+        assert PROGRAM == seen(inner)
+    assert [] == ledger.findings + within.findings
+
+
+def test_an_outer_mode_sees_what_an_inner_one_does_not_send(silent: dist.ProcessGroup) -> None:
+    with cr.RuleMode() as outer, cr.RuleMode(execute=False):
+        program()
+    assert PROGRAM == seen(outer)
+
+
+def test_a_mode_entered_again_stays_one(group: dist.ProcessGroup) -> None:
+    mode = cr.RuleMode()
+    with mode as ledger, mode as again:
+        program()
+    program()
+    with mode:
+        program()
+    assert ledger is again
+    assert PROGRAM * 2 == seen(ledger)
+
+
+def test_coalescing_is_one_call(group: dist.ProcessGroup) -> None:
+    with cr.RuleMode(check=True) as ledger, dist._coalescing_manager(group):
+        for _ in range(3):
+            dist.all_reduce(torch.ones(3))
+    assert ["allreduce_coalesced_"] == seen(ledger)
+    assert {"3 × float32[3]": 1} == ledger.total.sizes
+
+
+def test_collectives_within_dtensor_ops_are_seen(silent: dist.ProcessGroup) -> None:
+    mesh = init_device_mesh("cpu", (SIZE,))
+    with cr.RuleMode(check=True, execute=False) as ledger:
+        tensor = distribute_tensor(torch.ones(8, 4), mesh, [Shard(0)])
+        assert (8, 4) == tensor.full_tensor().shape
+    assert ["scatter_", "all_gather_into_tensor"] == seen(ledger)
+    assert all(entry.waited for entry in ledger.entries[1:])
+
+
+def test_local_tensors_are_seen_within_their_mode(group: dist.ProcessGroup) -> None:
+    with LocalTensorMode(SIZE), cr.RuleMode(check=True) as ledger:
+        dist.all_reduce(torch.ones(4))
+    assert ["allreduce_"] == seen(ledger)
+
+
+def test_compiled_code_is_seen(group: dist.ProcessGroup) -> None:
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        return functional.all_reduce(tensor, "sum", "0") * 2
+
+    with cr.RuleMode(check=True) as ledger:
+        for _ in range(2):
+            double(torch.ones(4))
+    assert ["all_reduce", "all_reduce"] == seen(ledger)
+    assert [] == ledger.findings
+    torch._dynamo.reset()
+
+
+def test_threads_started_inside_are_seen_and_others_are_not(group: dist.ProcessGroup) -> None:
+    """Also a subclass with a run of its own, and a thread that a seen thread starts."""
+    begin, done = threading.Event(), threading.Event()
+
+    def outside() -> None:
+        begin.wait(30)
+        dist.barrier()
+        done.set()
+
+    class Own(threading.Thread):
+        def run(self) -> None:
+            thread = threading.Thread(target=program)
+            thread.start()
+            thread.join()
+
+    running = threading.Thread(target=outside)
+    running.start()
+    with cr.RuleMode() as ledger:
+        begin.set()
+        done.wait(30)
+        thread = Own()
+        thread.start()
+        thread.join()
+    running.join()
+    assert PROGRAM == seen(ledger)
+    assert [] == _get_current_dispatch_mode_stack()
+
+
+def test_a_thread_that_outlives_the_block_is_seen_no_more(group: dist.ProcessGroup) -> None:
+    begin = threading.Event()
+
+    def late() -> None:
+        begin.wait(30)
+        dist.barrier()
+
+    with cr.RuleMode() as ledger:
+        thread = threading.Thread(target=late)
+        thread.start()
+    begin.set()
+    thread.join()
+    assert [] == seen(ledger)
+
+
+# -- check
+
+
+def test_an_illegal_call_is_refused_before_anything_is_sent(silent: dist.ProcessGroup) -> None:
+    """The backend would raise another error."""
+    with cr.RuleMode(check=True) as ledger, pytest.raises(cr.CallError, match=r"(?s)AGT\d.*test_mode.py:\d+") as error:
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(2))
+    assert ledger.entries[0].findings == error.value.findings == tuple(ledger.findings)
+    with cr.RuleMode(check="warn"), pytest.warns(UserWarning, match="AGT"), pytest.raises(RuntimeError):
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(2))
+    with cr.RuleMode(check="record") as ledger, pytest.raises(RuntimeError):
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(2))
+    assert 1 == len(ledger.findings)
+    with cr.RuleMode() as ledger, pytest.raises(RuntimeError):
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(2))
+    assert [] == ledger.findings
+    assert 1 == ledger.count
+
+
+class Liar(TorchDispatchMode):
+    """Stands for a kernel that returns something else."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        if func is torch.ops._c10d_functional.all_gather_into_tensor.default:
+            return returned[:-1]
+        return (args[0].clone(), *returned[1:]) if func is torch.ops.c10d._allgather_base_.default else returned
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: functional.all_gather_tensor(torch.ones(2), 0, "0") + 1, r"output=.*\(7,\).*should be.*\(8,\)"),
+        (lambda: dist.all_gather_into_tensor(torch.ones(8), torch.ones(2)), "output_tensor came back as another"),
+    ],
+)
+def test_what_comes_back_is_compared_with_what_was_inferred(
+    group: dist.ProcessGroup, act: Callable[[], Any], message: str
+) -> None:
+    with cr.RuleMode(check=True):
+        act()
+    with pytest.raises(cr.CallError, match=rf"{message}.*\[{RETURNED}\]"), Liar(), cr.RuleMode(check=True):
+        act()
+
+
+def test_a_result_that_is_never_waited_on_is_reported(group: dist.ProcessGroup) -> None:
+    """With the line that made it, once; memory that is used again hides nothing."""
+    mode = cr.RuleMode()
+    ledger = mode.__enter__()
+    for _ in range(3):
+        torch.ops._c10d_functional.all_reduce(torch.ones(2), "sum", "0")
+    functional.all_reduce(torch.ones(2), "sum", "0") + 1
+    with pytest.warns(UserWarning, match=rf"{UNWAITED}(?s:.)*test_mode.py:\d+") as told:
+        mode.__exit__(None, None, None)
+    assert 3 == len(told) == len(ledger.findings)
+    assert [1, 1, 1, 0] == [len(entry.findings) for entry in ledger.entries]
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_legal_calls_on_gloo_raise_no_alarm(op: str) -> None:
+    """What came back is what was inferred, and every rank's call is in the ledger; a legacy op as what it calls."""
+    for ranks in sample(calls(op), 3):
+        with cr.RuleMode(check=True) as ledger:
+            assert "ok" == carry_out(world(ranks[0].group.size), ranks).outcome
+        assert [] == ledger.findings
+        assert sorted(map(name_and_rank, ranks)) == sorted(map(name_and_rank, ledger.calls))
+
+
+def name_and_rank(call: cr.Call) -> tuple[str, int]:
+    return call.op.partition("::")[2], call.group.rank
+
+
+# -- off
+
+
+def state() -> dict[str, Any]:
+    modules = torch.nn.modules.module
+    return {
+        "thread": threading.Thread.start,
+        "hooks": [
+            dict(hooks)
+            for hooks in (
+                modules._global_forward_hooks,
+                modules._global_forward_pre_hooks,
+                modules._global_forward_hooks_always_called,
+                optimizers._global_optimizer_pre_hooks,
+                optimizers._global_optimizer_post_hooks,
+            )
+        ],
+        "random": (random.getstate(), torch.get_rng_state().tolist()),
+        "except": sys.excepthook,
+        "environment": dict(os.environ),
+        "coalescing": dict(dist.distributed_c10d._world.pg_coalesce_state),
+        "modes": _get_current_dispatch_mode_stack(),
+    }
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt, SystemExit])
+def test_off_means_off(group: dist.ProcessGroup, error: type[BaseException] | None) -> None:
+    """Also when the block is left by an error, out of a module and a coalescing manager."""
+    program()
+    before = state()
+
+    def leave(*_: Any) -> None:
+        with dist._coalescing_manager(group):
+            dist.all_reduce(torch.ones(2))
+            if error is not None:
+                raise error
+
+    model = torch.nn.Linear(2, 2)
+    before["random"] = state()["random"]
+    model.register_forward_hook(leave)
+    with cr.RuleMode(check=True):
+        during = state()
+        if error is None:
+            model(torch.ones(1, 2))
+        else:
+            with pytest.raises(error), cr.RuleMode():
+                model(torch.ones(1, 2))
+    assert before != during
+    assert before == state()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"check": "yes"}, "check='yes', but should be False, True, 'raise', 'warn' or 'record'"),
+        ({"execute": 0}, "execute=0, but should be True or False"),
+        ({"backend": "nccl2"}, "backend='nccl2', but should be 'auto', None or one of 'gloo'"),
+        ({"keep": -1}, "keep=-1, but should be the number of calls to keep, 0 or more"),
+        ({"check": []}, r"check=\[\], but should be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(cr.CallError, match=message):
+        cr.RuleMode(**arguments)
+
+
+# -- execute=False
+
+
+def train(model: torch.nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("wrap", ["DDP", "FSDP2"])
+def test_training_runs_without_sending(silent: dist.ProcessGroup, wrap: str) -> None:
+    """The Works have the futures that DDP reads."""
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    with cr.RuleMode(check=True, execute=False) as ledger:
+        if wrap == "DDP":
+            train(DistributedDataParallel(layers))
+        else:
+            for layer in layers:
+                fully_shard(layer)
+            train(fully_shard(layers))
+            norm = torch.nn.utils.clip_grad_norm_(layers.parameters(), 1.0)
+            assert norm.full_tensor().shape == ()
+    wanted = {"DDP": {"allreduce_", "broadcast_", "allgather_"}, "FSDP2": {"_allgather_base_", "_reduce_scatter_base_"}}
+    assert wanted[wrap] <= {*seen(ledger)}
+    assert 2 == ledger.steps
+
+
+def test_works_are_done_and_have_futures(silent: dist.ProcessGroup) -> None:
+    tensor = torch.ones(2)
+    with cr.RuleMode(execute=False):
+        work = dist.all_reduce(tensor, async_op=True)
+        assert work.is_completed()
+        assert work.wait()
+        assert [tensor] == work.get_future().value()
+        assert work.get_future().value()[0] is tensor
+    with pytest.raises(RuntimeError):
+        dist.all_reduce(tensor)
+
+
+def test_objects_are_gathered_as_echoes(silent: dist.ProcessGroup) -> None:
+    objects: list[Any] = [None] * SIZE
+    with cr.RuleMode(execute=False):
+        dist.all_gather_object(objects, {"rank": 1})
+        own = ["mine"]
+        dist.broadcast_object_list(own, src=1)
+    assert [{"rank": 1}] * SIZE == objects
+    assert ["mine"] == own
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: dist.recv(torch.ones(2)), "no rank can be named that this was received from"),
+        (lambda: dist.recv_object_list([None], src=0), "needs an object that another rank sends"),
+        (lambda: dist.broadcast_object_list([None], src=0), "needs the object of the source rank"),
+        (lambda: dist.scatter_object_list([None], None, src=0), "needs the object that the source rank scatters"),
+    ],
+    ids=["any source", "recv_object_list", "broadcast_object_list", "scatter_object_list"],
+)
+def test_what_only_another_rank_knows_is_a_clear_error(
+    silent: dist.ProcessGroup, act: Callable[[], Any], message: str
+) -> None:
+    with cr.RuleMode(execute=False), pytest.raises(cr.EchoError, match=rf"test_mode.py:\d+: .*{message}"):
+        act()
+
+
+def test_a_ring_passes_its_own_blocks_on(silent: dist.ProcessGroup) -> None:
+    """What was sent comes back from the other side; zeros where nothing was."""
+    block, received, early = torch.arange(3.0), torch.empty(3), torch.full((2,), 7.0)
+    with cr.RuleMode(execute=False):
+        dist.recv(early, src=0)
+        ops = [dist.P2POp(dist.isend, block, 2), dist.P2POp(dist.irecv, received, 0)]
+        for work in dist.batch_isend_irecv(ops):
+            work.wait()
+    assert [0.0, 1.0, 2.0] == received.tolist()
+    assert [0.0, 0.0] == early.tolist()
+
+
+ECHOED = [
+    op
+    for op in KERNELS
+    if not cr.lookup(op).rule.point_to_point and cr.lookup(op).rule.name not in {"barrier", "batch_p2p"}
+]
+
+
+def same_everywhere(op: str) -> list[tuple[cr.Call, ...]]:
+    """Drawn groups of calls in which all ranks pass the same."""
+    drawn = sample(calls(op), 30)
+    return [
+        ranks for ranks in drawn if all(ranks[0].arguments == call.arguments and not shares(call) for call in ranks)
+    ][:8]
+
+
+def shares(call: cr.Call) -> bool:
+    """Whether two of its tensors share memory, which ranks may do differently."""
+    storages = [tensor.untyped_storage()._cdata for tensor in tensors_of(make(call).arguments)]
+    return len({*storages}) < len(storages)
+
+
+@pytest.mark.parametrize("op", ECHOED)
+def test_the_echo_is_what_gloo_gives_where_all_ranks_hold_the_same(op: str) -> None:
+    """Contents, sizes and strides of all that is written and returned."""
+    compared = 0
+    for ranks in same_everywhere(op):
+        real, echoed = (results(ranks, echo) for echo in (False, True))
+        for mine, theirs in zip(echoed, real, strict=True):
+            assert mine.shape == theirs.shape
+            assert mine.stride() == theirs.stride() or mine.numel() == 0
+            assert torch.allclose(mine, theirs, equal_nan=True), (ranks[0], mine, theirs)
+            compared += mine.numel() > 0
+    assert compared or cr.lookup(op).root
+
+
+def results(ranks: tuple[cr.Call, ...], echo: bool) -> list[torch.Tensor]:
+    """Every rank's tensors after the call, all with the contents of rank 0's before it."""
+    made = [make(call).arguments for call in ranks]
+    for arguments in made[1:]:
+        for mine, first in zip(tensors_of(arguments), tensors_of(made[0]), strict=True):
+            lie = [size for size, stride in zip(first.size(), first.stride(), strict=True) if stride]
+            steps = [stride for stride in first.stride() if stride]
+            mine.as_strided(lie, steps).copy_(first.as_strided(lie, steps))  # an expanded one has each element once
+    ops = [call.op for call in ranks]
+    where = world(ranks[0].group.size)
+    if not echo:
+        outcomes = where.run(ops, made)
+    else:
+        with cr.RuleMode(execute=False):
+            outcomes = where.run(ops, made)
+    assert {None} == {outcome.error for outcome in outcomes}
+    # Off the root, reduce_ leaves partial sums of its own.
+    kept = [rank for rank, call in enumerate(ranks) if call.is_root or not call.row.entry.scratch]
+    return tensors_of([[made[rank], outcomes[rank].returned] for rank in kept])
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in items for tensor in tensors_of(item)]
