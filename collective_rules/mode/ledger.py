@@ -36,13 +36,14 @@ class Key(NamedTuple):
 class Known:
     """What is the same of all calls that are alike, computed once.
 
-    `findings` is None until the call is checked; `expected` until what comes back is inferred. `traffic` is None for
-    a call whose bytes cannot be counted.
+    `bytes` are read, written, sent and buffer as plain numbers. `traffic` and `bytes` are None for a call whose bytes
+    cannot be counted, `findings` until the call is checked, `expected` until what comes back is inferred.
     """
 
     call: Call
     traffic: Traffic | None
     sizes: str
+    bytes: tuple[float, float, float, float] | None
     findings: tuple[Finding, ...] | None = None
     expected: Any = None
 
@@ -53,7 +54,7 @@ class Known:
             moved: Traffic | None = traffic(call)
         except (CallError, TypeError):  # illegal, or of a size that only the run knows
             moved = None
-        return cls(call, moved, _sizes_text(call))
+        return cls(call, moved, _sizes_text(call), None if moved is None else _numbers(moved))
 
 
 @attrs.define(eq=False, repr=False)
@@ -114,14 +115,14 @@ class Total:
     def count(self, known: Known) -> None:
         """Add one call."""
         self.calls += 1
-        moved = known.traffic
-        if moved is None:
+        if known.bytes is None:
             self.uncounted += 1
         else:
-            self.read += _number(moved.read)
-            self.written += _number(moved.written)
-            self.sent += _number(moved.sent)
-            self.buffer += _number(moved.buffer)
+            read, written, sent, buffer = known.bytes
+            self.read += read
+            self.written += written
+            self.sent += sent
+            self.buffer += buffer
         self._pass(known.sizes, 1)
 
     def add(self, other: Total) -> None:
@@ -208,9 +209,11 @@ class Ledger:
         return f"<Ledger of {self.count} calls, {len(self.findings)} findings>"
 
 
-def _number(value: Any) -> float:
-    """A number of bytes; of a symbolic one, the hint."""
-    return value if isinstance(value, (int, float)) else hint(value) or 0
+def _numbers(moved: Traffic) -> tuple[float, float, float, float]:
+    """Plain numbers of bytes; of symbolic ones, the hints."""
+    numbers = (moved.read, moved.written, moved.sent, moved.buffer)
+    read, written, sent, buffer = (n if isinstance(n, (int, float)) else hint(n) or 0 for n in numbers)
+    return read, written, sent, buffer
 
 
 def _sizes_text(call: Call) -> str:
