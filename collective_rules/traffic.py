@@ -1,4 +1,8 @@
-"""How many bytes a call moves, by four conventions."""
+"""How many bytes a call moves, by four conventions.
+
+It knows sizes, not contents: a sparse tensor counts as the dense one that it stands for (what travels depends on how
+many values it holds), and an all_to_all whose split sizes lie on the device as if it sent all it has.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ class Traffic:
 
     - `read`, `written`: payload, logical elements times their size, never the storage behind a view. Contents that do
       not count (a broadcast's input off the root) count as nothing, and so does what is not written on this rank.
+      A fused op's weights are read too; of its scales, one that is gathered with its shard.
     - `sent`: what this rank sends under a bandwidth-optimal algorithm.
     - `buffer`, `bus_factor`: nccl-tests' S and the factor from algorithm to bus bandwidth.
     """
@@ -56,7 +61,8 @@ def traffic(call: Call) -> Traffic:
     inputs, outputs = sum(sizes), sum(writes)
     if row.entry.elements:
         outputs = call.arguments[row.entry.elements] * bound.slots[0].spec.dtype.itemsize
-    first = sizes[0] if sizes else 0
+    scale = _sharded_scale(call)
+    inputs, first = inputs + scale, (sizes[0] if sizes else 0) + scale
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
     volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
     counts = row.rule.contents == "all" or (row.rule.contents == "root" and call.is_root)
@@ -67,6 +73,19 @@ def traffic(call: Call) -> Traffic:
     if row.rule.one_sided and reads:
         written = min(written, read)  # what is put is all that changes
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
+
+
+def _sharded_scale(call: Call) -> int:
+    """The bytes of a row-wise scale that is gathered along with its shard; other scales and biases stay here.
+
+    torch takes it for sharded where its leading sizes are the shard's (torch/distributed/_symmetric_memory/__init__.py,
+    _check_and_verify_fp8_all_gather_scale_mode).
+    """
+    scale = call.arguments.get("A_scale") if call.row.rule.name == "all_gather_matmul" else None
+    if scale is None:
+        return 0
+    nbytes, shard = _bytes(call, "A_scale", scale), call.arguments["A"]
+    return nbytes if scale.shape == (*shard.shape[:-1], 1) else 0
 
 
 def _bytes(call: Call, name: str, value: object) -> int:
