@@ -1,0 +1,219 @@
+"""Which rank sends how much to which: this rank's own row, and what the same calls make of the other ranks.
+
+A rule says how many bytes a rank sends, not to whom: that is the algorithm's choice. Here, as in `traffic`, it is a
+bandwidth-optimal one: rings in the order of the group's ranks (all_reduce, all_gather, reduce_scatter), a chain from
+or to the root (broadcast, reduce), and straight to the receiver (gather, scatter, all_to_all, send).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import attrs
+
+from collective_rules.batch import well_formed_members
+from collective_rules.bind import bind
+from collective_rules.call import Call
+from collective_rules.errors import CollectiveRulesError
+from collective_rules.reports.words import number
+from collective_rules.spec import Group
+from collective_rules.traffic import Traffic, traffic
+
+if TYPE_CHECKING:
+    from collective_rules.mode import Ledger
+
+__all__ = ["ASSUMPTION", "Flows", "flows", "own_rank"]
+
+ASSUMPTION = (
+    "Rules say how much a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go around "
+    "a ring in the order of the group's ranks, broadcast and reduce along that ring from or to the root, and "
+    "everything else straight to its receiver."
+)
+
+_RINGS = frozenset(
+    (
+        "all_reduce",
+        "all_gather",
+        "all_gather_into_tensor",
+        "all_gather_matmul",
+        "reduce_scatter",
+        "reduce_scatter_tensor",
+        "reduce_scatter_blocks",
+        "reduce_to_roots",
+        "matmul_reduce_scatter",
+    )
+)
+_EVEN = frozenset({"all_to_all_nd", "shard_dim_alltoall"})
+_LARGEST = 64
+
+
+@attrs.frozen
+class Flows:
+    """Bytes by sender and receiver, as global ranks.
+
+    - `rank`: this rank; `ranks`: those of all its groups.
+    - `sent`: what this rank sends, by receiver. `unplaced`: what it sends to nobody knows whom.
+    - `pairs`: for the other ranks, what the calls of this one imply; empty where there are more than 64 ranks.
+    """
+
+    rank: int
+    ranks: tuple[int, ...]
+    sent: dict[int, float]
+    unplaced: float
+    pairs: dict[tuple[int, int], float]
+
+    @property
+    def small(self) -> bool:
+        """Whether there are few enough ranks to show each pair."""
+        return len(self.ranks) <= _LARGEST
+
+
+@attrs.define
+class _Sums:
+    """What calls add up to before it is laid out over ranks: one number per group and shape of the way."""
+
+    groups: dict[str, Group] = attrs.field(factory=dict)
+    ring: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))
+    spread: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))
+    chain: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
+    inward: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
+    outward: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
+    own: defaultdict[int, float] = attrs.field(factory=lambda: defaultdict(float))
+    others: defaultdict[tuple[int, int], float] = attrs.field(factory=lambda: defaultdict(float))
+    unplaced: float = 0
+
+    def add(self, call: Call, moved: Traffic) -> None:
+        """Add one call; what it sends is in `own`, `ring`, `spread` or `unplaced`."""
+        if call.group.size == 1:
+            self.unplaced += number(moved.sent)
+            return
+        rule, group, sent = call.row.rule.name, call.group, number(moved.sent)
+        name, size, rank = group.name, group.size, group.rank
+        self.groups.setdefault(name, group)
+        root = call.attribute("root") or 0
+        if rule in _RINGS:
+            self.ring[name] += sent
+        elif rule in {"broadcast", "reduce"}:
+            last = (root - 1) % size if rule == "broadcast" else root
+            self.chain[name, last] += number(moved.buffer)
+            self._mine(group, (rank + 1) % size, sent)
+        elif rule in {"gather", "gather_into_tensor"}:
+            self.inward[name, root] += number(moved.buffer) / size
+            self._mine(group, root, sent)
+        elif rule == "scatter":
+            self.outward[name, root] += number(moved.written)
+            for peer in range(size) if sent else ():
+                if peer != rank:
+                    self._mine(group, peer, sent / (size - 1))
+        elif rule in _EVEN or (rule == "all_to_all_single" and _is_even(call)):
+            self.spread[name] += sent
+        elif rule in {"all_to_all", "all_to_all_single"}:
+            self._shares(call, sent)
+        elif rule == "recv" and call.attribute("peer") is not None:
+            self.others[_place(group, call.attribute("peer")), _place(group, rank)] += number(moved.written)
+        elif call.attribute("peer") is not None:
+            self._mine(group, call.attribute("peer"), sent)
+        else:
+            self.unplaced += sent
+
+    def _mine(self, group: Group, peer: int, sent: float) -> None:
+        if sent:
+            self.own[_place(group, peer)] += sent
+
+    def _shares(self, call: Call, sent: float) -> None:
+        """Divide what an uneven all_to_all sends as its lists or split sizes say."""
+        bound, rank = bind(call), call.group.rank
+        if call.row.rule.name == "all_to_all":
+            reads = bound.spelling.statement.reads
+            shares = {slot.rank: number(slot.spec.nbytes) for slot in bound.slots if slot.part in reads}
+        else:
+            rows = {key[3]: size for key, size in bound.names.items() if key[0] == "S" and key[2] == rank}
+            shares = {peer: number(size) for peer, size in rows.items() if isinstance(size, int)}
+        shares.pop(rank, None)
+        whole = sum(shares.values())
+        if not whole:
+            self.unplaced += sent
+        for peer, share in shares.items() if whole else ():
+            self._mine(call.group, peer or 0, sent * share / whole)
+
+
+def flows(ledger: Ledger) -> Flows:
+    """Return who sends what to whom in the calls that the ledger kept.
+
+    The values of `sent` and `unplaced` sum up to what the kept calls send.
+    """
+    sums = _Sums()
+    for entry in ledger.entries:
+        call, moved = entry.call, entry.traffic
+        if moved is None:
+            continue
+        try:
+            if call.row.entry.batch is None:
+                sums.add(call, moved)
+            else:
+                for member in well_formed_members(call):
+                    sums.add(member, traffic(member))
+        except CollectiveRulesError:
+            # Only a call that is itself a finding comes here; its bytes are counted, its ways are not known.
+            sums.unplaced += number(moved.sent)
+    ranks = sorted({rank for group in sums.groups.values() for rank in _ranks(group)})
+    me = own_rank(sums.groups.values())
+    sent = sums.own
+    for name, amount in sums.ring.items():
+        group = sums.groups[name]
+        if amount:
+            sent[_place(group, (group.rank + 1) % group.size)] += amount
+    for name, amount in sums.spread.items():
+        group = sums.groups[name]
+        for peer in _ranks(group) if amount else ():
+            if peer != me:
+                sent[peer] += amount / (group.size - 1)
+    pairs = _implied(sums, me) if len(ranks) <= _LARGEST else {}
+    return Flows(me, tuple(ranks), dict(sent), sums.unplaced, pairs)
+
+
+def own_rank(groups: Iterable[Group]) -> int:
+    """Return this process's global rank, as the largest group tells it."""
+    largest = max(groups, key=lambda group: group.size, default=None)
+    return 0 if largest is None else _place(largest, largest.rank)
+
+
+def _implied(sums: _Sums, me: int) -> dict[tuple[int, int], float]:
+    pairs = defaultdict(float, sums.others)
+    for name, amount in sums.ring.items():
+        for sender, receiver in _around(sums.groups[name]):
+            pairs[sender, receiver] += amount
+    for (name, last), amount in sums.chain.items():
+        for sender, receiver in _around(sums.groups[name]):
+            if sender != _place(sums.groups[name], last):
+                pairs[sender, receiver] += amount
+    for name, amount in sums.spread.items():
+        for sender, receiver in permutations(_ranks(sums.groups[name]), 2):
+            pairs[sender, receiver] += amount / (sums.groups[name].size - 1)
+    for way, inward in ((sums.inward, True), (sums.outward, False)):
+        for (name, root), amount in way.items():
+            at = _place(sums.groups[name], root)
+            for other in _ranks(sums.groups[name]):
+                if other != at:
+                    pairs[(other, at) if inward else (at, other)] += amount
+    return {pair: amount for pair, amount in pairs.items() if amount and pair[0] != me}
+
+
+def _is_even(call: Call) -> bool:
+    return not any(call.arguments.get(split.argument or "") for split in call.row.entry.splits.values())
+
+
+def _around(group: Group) -> list[tuple[int, int]]:
+    ranks = _ranks(group)
+    return [(rank, ranks[(place + 1) % len(ranks)]) for place, rank in enumerate(ranks)]
+
+
+def _ranks(group: Group) -> tuple[int, ...]:
+    return group.ranks or tuple(range(group.size))
+
+
+def _place(group: Group, rank: int) -> int:
+    return group.ranks[rank] if group.ranks else rank

@@ -1,0 +1,65 @@
+"""The report as Markdown, with the tables of GitHub's dialect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING
+
+from collective_rules.cli.report import Table
+from collective_rules.reports.modules import tree
+from collective_rules.reports.tables import findings, group_table, headline, notes, op_table, phase_table
+
+if TYPE_CHECKING:
+    from collective_rules.mode import Ledger
+
+__all__ = ["markdown"]
+
+
+def markdown(ledger: Ledger) -> str:
+    """Return the report as Markdown; names from the program are shown as they are, never read as markup.
+
+    >>> from collective_rules.mode import Ledger
+    >>> print(markdown(Ledger()))
+    # Communication
+    <BLANKLINE>
+    No collective was called.
+    <BLANKLINE>
+    """
+    parts = ["# Communication"]
+    found = findings(ledger)
+    if found:
+        parts += ["## Findings", _text(found[0]), *map(_fenced, found[1:])]
+    if ledger.count:
+        parts.append(_text(headline(ledger)))
+        for table in (op_table(ledger), phase_table(ledger), group_table(ledger)):
+            parts += [f"## {_text(table.title)}", "\n".join(_lines(table))]
+        parts += ["## By module", _fenced(tree(ledger))]
+    else:
+        parts.append("No collective was called.")
+    return "\n\n".join([*parts, *map(_text, notes(ledger))]) + "\n"
+
+
+def _lines(table: Table) -> Iterator[str]:
+    yield _line(table.columns)
+    yield _line(tuple("---:" if column in table.right else "---" for column in table.columns))
+    for row in table.rows:
+        yield _line(tuple(map(_text, row)))
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _text(text: str) -> str:
+    """Escape what Markdown or HTML would read, and keep it on one line."""
+    plain = escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_|\[\]~])", r"\\\1", plain)
+
+
+def _fenced(text: str) -> str:
+    """Return a block of code, its fence longer than any in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
