@@ -1,5 +1,6 @@
 """One table that says, for every PyTorch collective, what its sizes must be, and functions that read it."""
 
+import importlib
 import warnings
 
 with warnings.catch_warnings():
@@ -10,6 +11,7 @@ with warnings.catch_warnings():
 from collective_rules.agree import agree
 from collective_rules.call import Call, call
 from collective_rules.check import check
+from collective_rules.conventions import chakra_comm_size, collective_op_bytes
 from collective_rules.errors import (
     CallError,
     CollectiveRulesError,
@@ -44,18 +46,31 @@ __all__ = [
     "UnknownOpError",
     "agree",
     "call",
+    "chakra_comm_size",
     "check",
+    "collective_op_bytes",
+    "dry_run",
     "exclusions",
     "infer",
     "lookup",
     "ops",
     "rules",
+    "run_script",
     "traffic",
 ]
 
 __version__ = "0.1.0"
 
+_LATER = {"dry_run": "collective_rules.dryrun", "run_script": "collective_rules.dryrun"}
+"""What is imported when it is first asked for: it needs much of torch that the rules do not."""
+
 del _torch, warnings
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'collective_rules' has no attribute {name!r}")
 
 
 def ops() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import typer
 
 import collective_rules
 from collective_rules.cli.conformance import measure_backend
+from collective_rules.cli.dry_run import SCRIPT_SETTINGS, dry_run_script
 from collective_rules.cli.infer import infer_call
 from collective_rules.cli.listing import list_ops
 from collective_rules.cli.render import render
@@ -32,7 +33,9 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "show": show_op,
     "infer": infer_call,
     "conformance": measure_backend,
+    "dry-run": dry_run_script,
 }
+_SETTINGS: Mapping[str, dict[str, Any]] = {"dry-run": SCRIPT_SETTINGS}
 
 _CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
 
@@ -80,7 +83,7 @@ def _app() -> typer.Typer:
         add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, callback=_collective_rules
     )
     for name, command in _COMMANDS.items():
-        app.command(name)(command)
+        app.command(name, context_settings=_SETTINGS.get(name))(command)
     return app
 
 

@@ -1,0 +1,132 @@
+"""`collective-rules dry-run`: what a training script sends at any world size, found out in one process.
+
+`--json`, one object: `script`, `arguments`, `world_size`, `rank`, `ended` ("finished", "stopped", "exited", "illegal"),
+`status` (the script's own), `where` (its line, or ""), `message` (null or what was wrong) and `ledger`, which is what
+`--report` writes into a file that ends in .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Annotated, NoReturn
+
+import typer
+
+from collective_rules.cli.report import CommandError, Report, Table
+from collective_rules.dryrun.script import Result, run_script
+from collective_rules.dryrun.values import UnknownValueError
+from collective_rules.finding import ERROR
+from collective_rules.reports import as_json as ledger_as_json
+from collective_rules.reports import blocks, must_be_writable, write
+
+__all__ = ["SCRIPT_SETTINGS", "dry_run_script"]
+
+SCRIPT_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+"""The command's context settings: what follows the script's name is the script's, options too."""
+
+
+def dry_run_script(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A script, or a module as after python -m.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")
+    ] = None,
+    world_size: Annotated[int | None, typer.Option(min=1, help="The number of ranks.")] = None,
+    rank: Annotated[int, typer.Option(min=0, help="The rank to be.")] = 0,
+    local_world_size: Annotated[int | None, typer.Option(min=1, help="The ranks on a node, else 8.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")] = None,
+    item: Annotated[
+        float | None, typer.Option(help="What a number reads as that a dry run does not know; else an error.")
+    ] = None,
+    report: Annotated[
+        list[str] | None, typer.Option(help="Write a report, too: a file .html, .md or .json. Repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> Report:
+    """Run a training script as one of many ranks, sending nothing, and show its collectives.
+
+    With --world-size before the script, all that follows the script is the script's own. Else these options may follow
+    the script, too, and what they do not name is the script's, as is all after a --.
+    """
+    given = list(arguments or ())
+    if world_size is None:
+        after, given = _after_script(given)
+        world_size, rank = after.world_size, after.rank or rank
+        local_world_size, steps = after.local_world_size or local_world_size, after.steps or steps
+        item = after.item if after.item is not None else item
+        report, as_json = [*(report or ()), *after.report], after.as_json or as_json
+    for path in report or ():
+        must_be_writable(path)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run_script(
+            script,
+            given,
+            world_size=world_size,
+            rank=rank,
+            local_world_size=local_world_size,
+            steps=steps,
+            item=item,
+        )
+    if result.reason == "raised":
+        raise CommandError(_complaint(script, result))
+    for path in report or ():
+        write(result.ledger, path)
+    wrong = result.reason == "illegal" or any(found.severity == ERROR for found in result.ledger.findings)
+    status = 2 if result.reason == "exited" else int(wrong)
+    data = {
+        "script": script,
+        "arguments": given,
+        "world_size": world_size,
+        "rank": rank,
+        "ended": result.reason,
+        "status": result.status,
+        "where": result.where,
+        "message": None if result.error is None else str(result.error),
+        "ledger": ledger_as_json(result.ledger),
+    }
+    head = f"{script} as rank {rank} of {world_size}: {_ending(result)}"
+    return Report(data, (head, *_blocks(result)), as_json, status)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (collective-rules dry-run --help says what there is)")
+
+
+def _after_script(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take this command's options out of what follows the script, and return the rest as it was."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--world-size", type=int, required=True)
+    for name in ("--rank", "--local-world-size", "--steps"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--item", type=float)
+    parser.add_argument("--report", action="append", default=[])
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, rest = parser.parse_known_args(arguments[:end])
+    return own, [*rest, *arguments[end + 1 :]]
+
+
+def _complaint(script: str, result: Result) -> str:
+    if isinstance(result.error, UnknownValueError):
+        return str(result.error)
+    where = result.where or script
+    return f"{where}: {type(result.error).__name__}: {result.error}"
+
+
+def _ending(result: Result) -> str:
+    endings = {
+        "finished": "it finished.",
+        "stopped": "stopped after the steps asked for.",
+        "exited": f"{result.where}: it ended itself with status {result.status}.",
+        "illegal": f"{result.where}: an illegal call; nothing after it was run.",
+    }
+    return endings[result.reason]
+
+
+def _blocks(result: Result) -> Iterator[str | Table]:
+    if result.reason == "illegal":
+        yield f"error: {result.error}"
+    yield from blocks(result.ledger)

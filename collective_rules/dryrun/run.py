@@ -1,0 +1,122 @@
+"""The dry run: a program of many ranks in one process, without a GPU, a network or memory for its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import _disable_current_modes
+
+from collective_rules.dryrun.devices import DeclaredDevices, pretend_devices
+from collective_rules.dryrun.groups import fake_groups, torchrun_environment
+from collective_rules.dryrun.patches import Patches
+from collective_rules.dryrun.state import kept_state
+from collective_rules.dryrun.training import ease_training
+from collective_rules.dryrun.values import FakeValues
+from collective_rules.errors import CollectiveRulesError
+from collective_rules.mode import Ledger, RuleMode
+
+__all__ = ["StepsDone", "dry_run"]
+
+_NODE = 8
+
+
+class StepsDone(BaseException):
+    """Ends a program after as many optimizer steps as were asked for; `dry_run` absorbs it."""
+
+
+@contextlib.contextmanager
+def dry_run(
+    world_size: int,
+    rank: int = 0,
+    *,
+    local_world_size: int | None = None,
+    steps: int | None = None,
+    check: bool | Literal["raise", "warn", "record"] = "raise",
+    fake: bool = True,
+    item: float | None = None,
+    keep: int = 100_000,
+    backend: str | None = "auto",
+) -> Iterator[Ledger]:
+    """Run the block as one rank of `world_size`, send nothing, and yield the ledger of its collectives.
+
+    `init_process_group` gives a fake group, whatever the backend; torchrun's environment variables are set, with
+    `local_world_size` ranks a node (8, or all if fewer). With `fake`, tensors have no memory and no values, but small
+    integer ones; a program that reads a value gets an `UnknownValueError`, or `item` if that is given. Accelerators are
+    mapped to the cpu and `ledger.devices` says so. After `steps` optimizer steps the block ends. `check`, `keep` and
+    `backend` are those of `RuleMode`. Compiled code runs eagerly, data loaders have no workers, checkpoints are
+    neither written nor read. Whatever ends the block, torch and the interpreter are put back as they were.
+
+    Raises `CollectiveRulesError` for sizes that do not fit, or where a process group exists already.
+
+    >>> import torch, torch.distributed
+    >>> with dry_run(1024, rank=3) as ledger:
+    ...     torch.distributed.init_process_group("nccl")
+    ...     x = torch.ones(1 << 40, device="cuda")
+    ...     torch.distributed.all_reduce(x)
+    >>> ledger.count, ledger.devices
+    (1, {'cpu': 'cuda'})
+    """
+    local = _local_size(world_size, rank, local_world_size, steps)
+    if dist.is_initialized():
+        raise CollectiveRulesError(
+            "a process group is initialised already: call torch.distributed.destroy_process_group() before a dry run"
+        )
+    importlib.import_module("torch._dynamo")  # reads torch's names when it is first imported: before they change
+    mode = RuleMode(check=check, execute=False, backend=backend, keep=keep)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_state())
+        patches = Patches()
+        stack.callback(patches.undo)
+        stack.callback(_destroy_groups)
+        os.environ.update(torchrun_environment(world_size, rank, local))
+        devices = DeclaredDevices(lambda kind: ledger.devices.setdefault("cpu", kind))
+        fake_groups(patches, devices, world_size, rank)
+        pretend_devices(patches, devices, local, rank % local)
+        ease_training(patches, rank % local)
+        patches.spread()
+        if fake:
+            stack.enter_context(FakeValues(item=item))
+        stack.enter_context(devices)
+        ledger = stack.enter_context(mode)
+        if steps is not None:
+            stack.callback(register_optimizer_step_post_hook(_Countdown(steps)).remove)
+        with contextlib.suppress(StepsDone):
+            yield ledger
+
+
+class _Countdown:
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def __call__(self, *_: Any) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            raise StepsDone
+
+
+def _local_size(world_size: int, rank: int, local_world_size: int | None, steps: int | None) -> int:
+    if world_size < 1:
+        raise CollectiveRulesError(f"world_size={world_size}, but should be at least 1")
+    if not 0 <= rank < world_size:
+        raise CollectiveRulesError(f"rank={rank}, but should be 0 to {world_size - 1} for world_size={world_size}")
+    if steps is not None and steps < 1:
+        raise CollectiveRulesError(f"steps={steps}, but should be at least 1")
+    local = min(_NODE, world_size) if local_world_size is None else local_world_size
+    if not 1 <= local <= world_size:
+        raise CollectiveRulesError(f"local_world_size={local}, but should be 1 to {world_size}, the world size")
+    return local
+
+
+def _destroy_groups() -> None:
+    """Destroy what the program left, also what it destroyed only in part."""
+    distributed_c10d._world.pg_coalesce_state.clear()
+    if dist.is_initialized():
+        with _disable_current_modes():
+            dist.destroy_process_group()

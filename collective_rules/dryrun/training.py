@@ -1,0 +1,208 @@
+"""What training loops use besides collectives, done so that it needs no values and no other process."""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed import checkpoint
+from torch.distributed.fsdp._fully_shard import _fsdp_common, _fsdp_param
+from torch.distributed.pipelining import _utils as pipeline_modes
+from torch.distributed.pipelining import stage as pipelining
+from torch.nn.parallel import distributed as ddp
+from torch.utils import data
+from torch.utils.data import distributed as distributed_data
+from torch.utils.data import sampler
+
+from collective_rules.dryrun.patches import Patches
+from collective_rules.dryrun.values import unknown
+
+__all__ = ["ease_training"]
+
+
+def ease_training(patches: Patches, local_rank: int) -> None:
+    """Replace what would read values, write files or start processes."""
+    patches.replace_function(torch, "compile", _compile)
+    patches.replace(torch.nn.Module, "compile", lambda self, *_, **__: None)
+    _ease_loading(patches)
+    _ease_saving(patches)
+    _ease_scaler(patches)
+    for owner in (_fsdp_common, _fsdp_param):
+        patches.replace(owner, "_chunk_with_empty", _Chunks)
+    verify = "_verify_param_shape_across_processes"
+    patches.replace(ddp, verify, _real(getattr(ddp, verify)))
+    # Fake tensors have weak references of their mode's, for which torch would not convert a module's parameters.
+    patches.replace(torch.utils, "weakref", types.SimpleNamespace(getweakrefs=lambda _: []))
+    patches.replace(torch.nn.init, "_no_grad_trunc_normal_", _draw_normal)
+    patches.replace(torch.distributions.Distribution, "_validate_args", False)
+    _ease_pipelining(patches)
+    wrap: Callable[..., Any] = ddp.DistributedDataParallel.__init__
+
+    @functools.wraps(wrap)
+    def wrap_on_cpu(
+        self: Any, module: Any, device_ids: Any = None, output_device: Any = None, *args: Any, **named: Any
+    ) -> None:
+        wrap(self, module, None, None, *args, **named)
+
+    patches.replace(ddp.DistributedDataParallel, "__init__", wrap_on_cpu)
+    for name in ("numpy", "__array__"):
+        patches.replace(torch.Tensor, name, _known_only(name, getattr(torch.Tensor, name)))
+    write: Callable[..., Any] = torch.Tensor.__format__
+
+    def write_number(self: torch.Tensor, spec: str) -> str:
+        number = bool(spec) and self.dim() == 0 and type(self) is not torch.Tensor
+        return format(self.item(), spec) if number else str(write(self, spec))
+
+    patches.replace(torch.Tensor, "__format__", write_number)
+
+    def spawn(fn: Callable[..., Any], args: tuple[Any, ...] = (), *_: Any, **__: Any) -> None:
+        fn(local_rank, *args)
+
+    patches.replace_function(torch.multiprocessing, "spawn", spawn)
+
+
+def _compile(model: Any = None, **_: Any) -> Any:
+    """Stand in for torch.compile: everything runs eagerly."""
+    return (lambda function: function) if model is None else model
+
+
+@torch.no_grad()
+def _draw_normal(tensor: torch.Tensor, mean: float, std: float, *_: Any, **named: Any) -> torch.Tensor:
+    """Stand in for `trunc_normal_`, which draws again till it has read that no value is out of bounds."""
+    return tensor.normal_(mean, std, generator=named.get("generator"))
+
+
+class _Chunks:
+    """torch's `_chunk_with_empty` without its list, which is as long as the group is large.
+
+    >>> chunks = _Chunks(torch.arange(5), 4, 0)
+    >>> [chunks[place].tolist() for place in range(len(chunks))]
+    [[0, 1], [2, 3], [4], []]
+    """
+
+    def __init__(self, tensor: torch.Tensor, num_chunks: int, dim: int) -> None:
+        self._tensor, self._count, self._dim = tensor, num_chunks, dim
+        length = tensor.size(dim)
+        self._piece = -(-length // num_chunks)
+        self._filled = -(-length // self._piece) if self._piece else num_chunks
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        place = range(self._count)[place]
+        if place >= self._filled:
+            return self._tensor.new_empty(0)
+        start = place * self._piece
+        return self._tensor.narrow(self._dim, start, min(self._piece, self._tensor.size(self._dim) - start))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[place] for place in range(self._count))
+
+
+def _real(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` with the fake mode off: it reads and sends values of its own making."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        with unset_fake_temporarily():
+            return function(*args, **named)
+
+    return call
+
+
+def _known_only(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if type(self) is not torch.Tensor:
+            raise unknown(f"Tensor.{name}")
+        return method(self, *args, **named)
+
+    return call
+
+
+def _ease_loading(patches: Patches) -> None:
+    """Have samplers draw real indices, and loaders load in this process."""
+
+    def drawn(iterate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(iterate)
+        def draw(self: Any) -> Iterator[Any]:
+            with unset_fake_temporarily():
+                indices = list(iterate(self))
+            return iter(indices)
+
+        return draw
+
+    samplers: tuple[Any, ...] = (
+        sampler.RandomSampler,
+        sampler.SubsetRandomSampler,
+        sampler.WeightedRandomSampler,
+        distributed_data.DistributedSampler,
+    )
+    for kind in samplers:
+        patches.replace(kind, "__iter__", drawn(kind.__iter__))
+    patches.replace_function(data.dataset, "random_split", _real(data.dataset.random_split))
+    load = data.DataLoader.__init__
+
+    @functools.wraps(load)
+    def load_here(self: Any, dataset: Any, *args: Any, **named: Any) -> None:
+        names = ("batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory")
+        named = dict(zip(names, args, strict=False)) | named
+        for name in ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout"):
+            named.pop(name, None)
+        named["pin_memory"] = False
+        load(self, dataset, **named)
+
+    patches.replace(data.DataLoader, "__init__", load_here)
+
+
+def _ease_saving(patches: Patches) -> None:
+    """Write and read no checkpoint: there are no values to save, and none are needed."""
+
+    def future(*_: Any, **__: Any) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    patches.replace_function(torch, "save", lambda *_, **__: None)
+    for name in ("save", "load"):
+        patches.replace_function(checkpoint, name, lambda *_, **__: None)
+    patches.replace_function(checkpoint, "async_save", future)
+
+
+def _ease_scaler(patches: Patches) -> None:
+    """Have every step of a `GradScaler` be taken, as if no gradient had overflowed."""
+    scaler: Any = torch.amp.GradScaler
+    init = scaler.__init__
+
+    def disabled(self: Any, device: str = "cuda", *args: Any, **named: Any) -> None:
+        init(self, "cpu", enabled=False)
+
+    patches.replace(scaler, "__init__", disabled)
+    patches.replace(torch.cuda.amp.GradScaler, "__init__", lambda self, *_, **__: init(self, "cpu", enabled=False))
+
+
+def _ease_pipelining(patches: Patches) -> None:
+    """Let each stage's own vote (whether shapes are given) stand for all: the answer of the others never comes."""
+    votes: weakref.WeakKeyDictionary[Any, torch.Tensor] = weakref.WeakKeyDictionary()
+    stage = pipelining.PipelineStage
+    ask, answer = stage._warmup_forward_vote, stage._warmup_backward_result
+
+    def vote(self: Any, has_backward: bool, received_acc: Any = None) -> torch.Tensor:
+        ask(self, has_backward, received_acc)
+        dynamic = pipeline_modes.InferenceMode.needs_dynamic(self._user_meta, has_backward)
+        votes[self] = torch.tensor([0 if dynamic else 1], dtype=torch.int32)
+        return votes[self]
+
+    def result(self: Any, received_result: Any = None) -> torch.Tensor:
+        answer(self, received_result)
+        return votes[self]
+
+    patches.replace(stage, "_warmup_forward_vote", vote)
+    patches.replace(stage, "_warmup_backward_result", result)

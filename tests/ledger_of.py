@@ -1,0 +1,45 @@
+"""Run a script under `RuleMode(check=True)`, in each process of torchrun, and write what it communicated.
+
+Started as `torchrun --nproc-per-node 4 -m tests.ledger_of DIRECTORY SCRIPT [ARGS…]`.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import collective_rules as cr
+from collective_rules.records import to_record
+
+
+def described(ledger: cr.Ledger) -> list[dict[str, Any]]:
+    """Each call as plain data, without what differs from run to run: time, memory, and names of groups."""
+    lines = []
+    for entry in ledger.entries:
+        record = to_record(entry.call)
+        record["group"].pop("name", None)
+        record.pop("index", None)
+        lines.append({**_without_memory(record), "module": entry.module, "phase": entry.phase, "step": entry.step})
+    return lines
+
+
+def _without_memory(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_memory(item) for name, item in value.items() if name not in {"memory", "timeout"}}
+    return [_without_memory(item) for item in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    directory, script, *arguments = sys.argv[1:]
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    with cr.RuleMode(check=True) as ledger:
+        runpy.run_path(script, run_name="__main__")
+    told = {"calls": described(ledger), "findings": [str(finding) for finding in ledger.findings]}
+    (Path(directory) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""The dry run: any size, no GPU, no memory, no network; what it cannot know it says, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from collective_rules.cli.dry_run import dry_run_script
+from collective_rules.cli.report import CommandError
+from collective_rules.dryrun import UnknownValueError, dry_run, run_script
+from collective_rules.errors import CallError, CollectiveRulesError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+_MODEL = """
+import os, sys, torch, torch.nn as nn, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
+torch.cuda.set_device(device)
+dist.init_process_group("nccl", device_id=device)
+mesh = init_device_mesh("cuda", (dist.get_world_size() // 2, 2), mesh_dim_names=("dp", "tp"))
+with torch.device("meta"):
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+fully_shard(model, mesh=mesh["dp"])
+model.to_empty(device="cuda")
+for parameter in model.parameters():
+    nn.init.trunc_normal_(parameter)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+for step in range(3):
+    model(torch.randn(4, 64, device="cuda")).sum().backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.cuda.synchronize()
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+_DDP = """
+import torch, torch.nn as nn, torch.distributed as dist
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+def main():
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    local = torch.cuda.current_device()
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 4).cuda(local), device_ids=[local])
+    data = TensorDataset(torch.randn(64, 8), torch.randint(0, 4, (64,)))
+    loader = DataLoader(data, batch_size=8, sampler=DistributedSampler(data), num_workers=2, pin_memory=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = nn.functional.cross_entropy(model(x.to(local)), y.cuda())
+        loss.backward()
+        optimizer.step()
+    names = [None] * dist.get_world_size()
+    dist.all_gather_object(names, {"rank": dist.get_rank()})
+    assert names[dist.get_rank()] == {"rank": dist.get_rank()}
+if __name__ == "__main__":
+    main()
+"""
+
+
+def _script(folder: Path, text: str) -> str:
+    path = folder / "train.py"
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def _state() -> dict[str, Any]:
+    """Everything a dry run touches, as it is now."""
+    owners = (torch, torch.cuda, torch.accelerator, dist, distributed_c10d, torch.Tensor, torch.nn.Module, torch.utils)
+    owners += (torch.utils.data.DataLoader, torch.distributed.device_mesh.DeviceMesh, torch.amp.GradScaler)
+    owners += (torch.nn.parallel.DistributedDataParallel, torch.nn.init, torch.amp.autocast_mode.autocast)
+    owners += (torch.distributed.fsdp._fully_shard._fsdp_param, torch._C._nn, sys.modules[__name__])
+    names = {
+        f"{owner.__name__}.{name}": id(value)
+        for owner in owners
+        for name, value in list(vars(owner).items())
+        if callable(value) or isinstance(value, (staticmethod, classmethod))
+    }
+    return names | {
+        "environment": dict(os.environ),
+        "arguments": list(sys.argv),
+        "path": list(sys.path),
+        "main": sys.modules["__main__"],
+        "random": random.getstate(),
+        "generator": torch.get_rng_state().tolist(),
+        "excepthook": sys.excepthook,
+        "coalescing": dict(distributed_c10d._world.pg_coalesce_state),
+        "initialised": dist.is_initialized(),
+        "folder": os.getcwd(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "dispatch modes": torch._C._len_torch_dispatch_stack(),
+        "function modes": torch._C._len_torch_function_stack(),
+        "hooks": len(sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks),
+    }
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _fail() -> None:
+    raise RuntimeError("no such luck")
+
+
+@pytest.mark.parametrize(
+    "end", [lambda: None, _fail, _interrupt, lambda: sys.exit(3)], ids=["end", "exception", "ctrl-c", "exit"]
+)
+def test_whatever_ends_the_block_everything_is_put_back(end: Callable[[], None]) -> None:
+    """Torch's names, the environment, generators, hooks and the process groups are as before."""
+    with dry_run(2):
+        pass  # what torch imports lazily is there from now on
+    before = _state()
+    try:
+        with dry_run(16, rank=5):
+            dist.init_process_group("nccl")
+            os.environ["LEFT"] = "behind"
+            sys.path.insert(0, "nowhere")
+            sys.argv.append("--more")
+            os.chdir("/")
+            torch.manual_seed(3)
+            random.random()
+            torch.set_default_dtype(torch.float64)
+            torch.set_default_device("cuda")
+            distributed_c10d._world.pg_coalesce_state[dist.group.WORLD] = []
+            sys.excepthook = print
+            assert _state() != before
+            end()
+    except (RuntimeError, KeyboardInterrupt, SystemExit):
+        pass
+    assert before == _state()
+
+
+@pytest.mark.parametrize("world_size", [4, 64, 1024])
+def test_an_fsdp_and_tp_script_runs_at_any_size(tmp_path: Path, world_size: int) -> None:
+    """A script for `cuda` and `nccl` finishes, makes as many calls at any size, and its device is recorded."""
+    result = run_script(_script(tmp_path, _MODEL), world_size=world_size, rank=world_size - 1)
+    assert ("finished", None) == (result.reason, result.error)
+    assert (3, {"cpu": "cuda"}, []) == (result.ledger.steps, result.ledger.devices, result.ledger.findings)
+    calls = {op: total.calls for (op,), total in result.ledger.by("op").items()}
+    assert calls["c10d::_reduce_scatter_base_"] == 3
+    assert calls["c10d::barrier"] == 1
+    assert {world_size, world_size // 2, 2} == {group.size for group in result.ledger.groups.values()}
+
+
+def test_ddp_with_a_loader_and_object_collectives_runs(tmp_path: Path) -> None:
+    """DDP's constructor, which reads values in C++, and its reducer work without values."""
+    result = run_script(_script(tmp_path, _DDP), world_size=4, rank=1)
+    assert ("finished", None) == (result.reason, result.error)
+    sent = [entry.call.op for entry in result.ledger.entries if entry.phase == "backward"]
+    assert ["c10d::allreduce_"] * 2 == sent
+    assert result.ledger.steps == 2
+
+
+def test_a_program_stops_after_the_steps_asked_for(tmp_path: Path) -> None:
+    """`steps` counts optimizer steps."""
+    result = run_script(_script(tmp_path, _MODEL), world_size=4, steps=2)
+    assert ("stopped", 2) == (result.reason, result.ledger.steps)
+
+
+@pytest.mark.parametrize(
+    "read", [".item()", ".tolist()", ".numpy()", ".__bool__()", ".__float__()", ".__format__('.2f')", ".nonzero()"]
+)
+def test_reading_an_unknown_value_names_the_line(tmp_path: Path, read: str) -> None:
+    """The error is this library's, and says where and what to do."""
+    result = run_script(_script(tmp_path, f"import torch\nx = torch.ones(())\nx{read}\n"), world_size=2)
+    assert isinstance(result.error, UnknownValueError)
+    assert result.where == result.error.where
+    assert result.where.endswith("train.py:3")
+    assert "leave it out" in str(result.error)
+
+
+def test_unknown_numbers_read_as_asked_for() -> None:
+    """With `item`, a program that logs its loss goes on."""
+    with dry_run(2, item=2.5):
+        x = torch.ones(())
+        assert (2.5, 2, True, "2.50") == (x.item(), int(x), bool(x), f"{x:.2f}")
+
+
+def test_small_integers_keep_their_values() -> None:
+    """Counts go through a collective and are read, each rank taken to hold the same."""
+    with dry_run(4) as ledger:
+        dist.init_process_group("gloo")
+        counts = torch.tensor([1, 2, 3, 4], device="cuda")
+        received = torch.empty_like(counts)
+        dist.all_to_all_single(received, counts)
+        assert [1, 2, 3, 4] == counts.tolist()
+        assert sum(received.tolist()) == 4
+    assert ledger.count == 1
+
+
+def test_tensors_take_no_memory() -> None:
+    """A tensor of 4 TB is as good as any."""
+    with dry_run(4) as ledger:
+        dist.init_process_group("nccl")
+        dist.all_reduce(torch.ones(1 << 40, device="cuda"))
+    assert 4 << 40 == ledger.total.read
+
+
+def test_torch_cuda_answers_the_program() -> None:
+    """A GPU is there for the program: its number, streams, events, generators and memory."""
+    with dry_run(16, rank=11, local_world_size=4) as ledger:
+        assert (True, 4, 3) == (torch.cuda.is_available(), torch.cuda.device_count(), torch.cuda.current_device())
+        assert "3" == os.environ["LOCAL_RANK"]
+        assert ("cuda", 1) == (torch.device("cuda:1").type, torch.device("cuda", 1).index)
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda.Event(enable_timing=True).record()
+        generator = torch.Generator(device="cuda").manual_seed(1)
+        x = torch.randn(3, generator=generator, device=torch.device("cuda", 1)).to("cuda:2").cuda().pin_memory()
+        assert x.device == torch.nn.Linear(2, 2).to(0).cuda().half().weight.device == torch.device("cpu")
+        assert torch.cuda.max_memory_allocated() == 0
+    assert {"cpu": "cuda"} == ledger.devices
+
+
+def test_a_program_that_names_no_accelerator_has_none_recorded() -> None:
+    """`devices` is empty for a program on the cpu."""
+    with dry_run(2) as ledger:
+        dist.init_process_group("gloo")
+        dist.all_reduce(torch.ones(3))
+    assert {} == ledger.devices
+
+
+def test_the_backend_asked_for_is_the_one_told() -> None:
+    """`get_backend` says what the program asked for."""
+    with dry_run(4):
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+        assert ("nccl", "gloo") == (dist.get_backend(), dist.get_backend(dist.new_group([0, 1], backend="gloo")))
+        assert dist.new_group([2, 3]) == dist.GroupMember.NON_GROUP_MEMBER
+
+
+def test_an_illegal_call_ends_the_run_at_its_line(tmp_path: Path) -> None:
+    """What was recorded till then is kept."""
+    text = """
+    import torch, torch.distributed as dist
+    dist.init_process_group("nccl")
+    dist.all_reduce(torch.ones(3))
+    dist.all_gather_into_tensor(torch.ones(7), torch.ones(3))
+    """
+    path = _script(tmp_path, text)
+    result = run_script(path, world_size=4)
+    assert "illegal" == result.reason
+    assert isinstance(result.error, CallError)
+    assert result.where.endswith("train.py:5")
+    assert 1 == dry_run_script(path, world_size=4).status
+
+
+def test_a_script_ends_as_it_says(tmp_path: Path) -> None:
+    """Its arguments and its exit status are its own; its neighbours are imported afresh each time."""
+    text = "import sys, neighbour\nsys.exit(int(sys.argv[1]) + neighbour.number)\n"
+    (tmp_path / "neighbour.py").write_text("number = 0\n")
+    path = _script(tmp_path, text)
+    assert "finished" == run_script(path, ["0"], world_size=2).reason
+    result = run_script(path, ["3", "--x"], world_size=2)
+    assert ("exited", 3) == (result.reason, result.status)
+    assert "neighbour" not in sys.modules
+
+
+@attrs.frozen
+class _Bad:
+    options: dict[str, int]
+    words: str
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        _Bad({"world_size": 0}, "world_size=0"),
+        _Bad({"world_size": 4, "rank": 4}, "rank=4"),
+        _Bad({"world_size": 4, "local_world_size": 5}, "local_world_size=5"),
+        _Bad({"world_size": 4, "steps": 0}, "steps=0"),
+    ],
+    ids=lambda bad: bad.words,
+)
+def test_sizes_that_do_not_fit_are_named(bad: _Bad) -> None:
+    """The error says the value."""
+    with pytest.raises(CollectiveRulesError, match=bad.words), dry_run(**bad.options):
+        pass
+
+
+def test_a_size_of_the_programs_own_is_refused() -> None:
+    """A program that asks for another world size than the dry run's is told both."""
+    with pytest.raises(CollectiveRulesError, match=r"world_size=8\), but .* WORLD_SIZE=4"), dry_run(4):
+        dist.init_process_group("gloo", world_size=8, rank=0)
+
+
+def test_a_process_group_that_exists_already_is_refused() -> None:
+    """A dry run within a dry run, or within a real run, would mix the two."""
+    with dry_run(2):
+        dist.init_process_group("gloo")
+        with pytest.raises(CollectiveRulesError, match="initialised already"), dry_run(4):
+            pass
+
+
+def test_the_command_writes_reports_and_passes_arguments_through(tmp_path: Path) -> None:
+    """Own options may follow the script; the script gets the rest as it was."""
+    text = """
+    import sys, torch, torch.distributed as dist
+    print("to the terminal")
+    assert sys.argv[1:] == ["--lr", "3", "-x", "--steps", "9"], sys.argv
+    dist.init_process_group("nccl")
+    dist.all_reduce(torch.ones(4, device="cuda"))
+    """
+    path, out = _script(tmp_path, text), [str(tmp_path / f"out.{suffix}") for suffix in ("html", "md", "json")]
+    after = ["--lr", "3", "-x", "--world-size", "8", "--rank", "2", "--", "--steps", "9"]
+    answer = dry_run_script(path, after, report=out)
+    assert (0, 8, 2, "finished") == (answer.status, *(answer.data[name] for name in ("world_size", "rank", "ended")))
+    assert all(Path(file).stat().st_size > 0 for file in out)
+    assert 0 == dry_run_script(path, ["--lr", "3", "-x", "--steps", "9"], world_size=8).status
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("raise OSError('full')", "train.py:1: OSError: full"), ("import torch\ntorch.ones(()).item()", "train.py:2")],
+)
+def test_what_a_script_raises_is_told_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    """The script's own line is named."""
+    with pytest.raises(CommandError, match=words):
+        dry_run_script(_script(tmp_path, text), world_size=2)
+
+
+def test_a_script_that_is_not_there_is_named() -> None:
+    """Neither a file nor a module."""
+    with pytest.raises(CollectiveRulesError, match=r"nowhere\.py"):
+        run_script("nowhere.py", world_size=2)

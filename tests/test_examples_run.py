@@ -1,0 +1,107 @@
+"""The examples, under torchrun with gloo: each computes the losses that one process computes."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+_EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
+
+# Runs the script's main, and saves the weights that its ranks begin with. The CPU draws the same parts of a DTensor on
+# every rank, so the parts are made different first.
+_SAVE_WEIGHTS = """
+import sys
+sys.path.insert(0, {examples!r})
+import fsdp2_tp, torch, torch.distributed as dist
+build = fsdp2_tp.build
+def build_and_save(*args):
+    model = build(*args)
+    for p in model.parameters():
+        if not p.placements[-1].is_replicate():
+            p.to_local().detach().mul_(1 + 0.5 * dist.get_rank())
+    full = {{name: p.full_tensor().detach() for name, p in model.named_parameters()}}
+    if dist.get_rank() == 0:
+        torch.save(full, {path!r})
+    return model
+fsdp2_tp.build = build_and_save
+fsdp2_tp.main()
+"""
+
+
+def _run(script, *arguments, ranks):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    done = subprocess.run(
+        [*command, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    spec = importlib.util.spec_from_file_location("example_llama", _EXAMPLES / "llama.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def _train_alone(llama, ranks, optimizer, clip=False, weights=None):
+    """The losses of two steps in this process, on the batches of `ranks` data-parallel ranks."""
+    config = llama.CONFIGS["tiny"]
+    with torch.random.fork_rng(devices=[]):
+        model = llama.Llama(config)
+        model.init_weights()
+    if weights is not None:
+        model.load_state_dict(weights)
+    optimizer, losses = optimizer(model.parameters()), []
+    for step in range(2):
+        batches = [llama.draw_batch(config, size=4, length=32, rank=rank, step=step) for rank in range(ranks)]
+        tokens, targets = (torch.cat(part) for part in zip(*batches, strict=True))
+        loss = llama.measure_loss(model(tokens), targets)
+        loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def _adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+def _sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.5)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_data_parallel_ranks_lose_what_one_process_loses_on_all_batches(llama, name):
+    expected = _train_alone(llama, 2, _adamw, clip=True)
+    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / f"{name}.py", ranks=2)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "context_parallel"])
+def test_a_divided_model_or_sequence_loses_what_the_whole_one_loses(llama, name):
+    expected = _train_alone(llama, 1, _sgd)
+    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / f"{name}.py", ranks=2)
+
+
+def test_two_dimensions_lose_what_the_gathered_weights_lose(llama, tmp_path):
+    weights, driver = tmp_path / "weights.pt", tmp_path / "driver.py"
+    driver.write_text(_SAVE_WEIGHTS.format(examples=str(_EXAMPLES), path=str(weights)))
+    losses = _run(driver, "--tp=2", ranks=4)
+    expected = _train_alone(llama, 2, _adamw, clip=True, weights=torch.load(weights))
+    assert pytest.approx(expected, abs=1e-4) == losses
+
+
+def test_experts_on_other_ranks_train():
+    assert len(_run(_EXAMPLES / "expert_parallel.py", ranks=2)) == 2
