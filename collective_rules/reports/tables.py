@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from collective_rules.cli.report import Table
-from collective_rules.reports.flows import own_rank
 from collective_rules.reports.modules import tree
 from collective_rules.reports.words import bytes_text, plural, ranks_text, share_text, sizes_text
 
@@ -47,10 +46,8 @@ def blocks(ledger: Ledger) -> tuple[str | Table, ...]:
 def headline(ledger: Ledger) -> str:
     """Return the sums in one sentence."""
     total = ledger.total
-    world = max((group.size for group in ledger.groups.values()), default=1)
-    rank = own_rank(ledger.groups.values())
     return (
-        f"Rank {rank} of {world:,} made {plural(ledger.count, 'call')} in {plural(len(ledger.groups), 'group')} and "
+        f"This rank made {plural(ledger.count, 'call')} in {plural(len(ledger.groups), 'group')} and "
         f"{plural(ledger.steps, 'optimizer step')}; it sends {bytes_text(total.sent)}."
     )
 
