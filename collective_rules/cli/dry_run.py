@@ -11,16 +11,15 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from collective_rules.cli.report import CommandError, Report, Table
-from collective_rules.dryrun.script import Result, run_script
-from collective_rules.dryrun.values import UnknownValueError
 from collective_rules.finding import ERROR
-from collective_rules.reports import as_json as ledger_as_json
-from collective_rules.reports import blocks, must_be_writable, write
+
+if TYPE_CHECKING:
+    from collective_rules.dryrun.script import Result
 
 __all__ = ["SCRIPT_SETTINGS", "dry_run_script"]
 
@@ -50,6 +49,10 @@ def dry_run_script(
     With --world-size before the script, all that follows the script is the script's own. Else these options may follow
     the script, too, and what they do not name is the script's, as is all after a --.
     """
+    from collective_rules.dryrun.script import run_script
+    from collective_rules.reports import as_json as ledger_as_json
+    from collective_rules.reports import must_be_writable, write
+
     given = list(arguments or ())
     if world_size is None:
         after, given = _after_script(given)
@@ -110,6 +113,8 @@ def _after_script(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _complaint(script: str, result: Result) -> str:
+    from collective_rules.dryrun.values import UnknownValueError
+
     if isinstance(result.error, UnknownValueError):
         return str(result.error)
     where = result.where or script
@@ -127,6 +132,8 @@ def _ending(result: Result) -> str:
 
 
 def _blocks(result: Result) -> Iterator[str | Table]:
+    from collective_rules.reports import blocks
+
     if result.reason == "illegal":
         yield f"error: {result.error}"
     yield from blocks(result.ledger)

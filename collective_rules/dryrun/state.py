@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch.distributed import distributed_c10d
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._redistribute import clear_redistribute_planner_cache
-from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["kept_state"]
@@ -48,7 +48,9 @@ def kept_state() -> Iterator[None]:
 
 def _forget_meshes() -> None:
     """Empty DTensor's caches: equal meshes of two runs have groups of other names."""
-    _clear_sharding_prop_cache()
+    # As torch.distributed.tensor.debug does, which needs numpy.
+    DTensor._op_dispatcher.sharding_propagator.propagate_op_sharding.cache_clear()
+    torch._C._clear_DTensor_sharding_propagator_cache()
     clear_redistribute_planner_cache()
 
 
