@@ -15,13 +15,11 @@ from collective_rules.call import call
 from collective_rules.errors import UnknownOpError
 from collective_rules.mode.groups import Groups, Seen
 from collective_rules.mode.ledger import Known
-from collective_rules.ops import Row, lookup
+from collective_rules.ops import OPS, Row, lookup
 
 __all__ = ["Reader", "Readers"]
 
-_NAMESPACES = frozenset(
-    {"c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional", "_dtensor", "symm_mem"}
-)
+_NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
 _MOST_KINDS = 100_000
 _ASYNC = ("async_op", "asyncOp")
 
