@@ -128,7 +128,8 @@ def measure(spread: int) -> list[Row]:
     groups = [group for op in OPS for group in sample(of_four(op), 20)]
     spawned = spawned_per_second()
     collectives, examples = rate(posted(groups)), rate(lambda: judged(groups))
-    with Sandbox(deadline=20.0, workers=8) as sandbox:
+    # As many side by side as a conformance run tries: most of them only wait for a rank that hangs.
+    with Sandbox(deadline=20.0, workers=8 * (os.cpu_count() or 1)) as sandbox:
         ways = [broken_calls(op, way=way, most_ranks=SIZE) for op in OPS for way in ways_to_break(op)]
         cases = [payload_of(each.calls) for way in ways for each in sample(way, spread)]
         sandbox.run(TRY_CALLS, cases[0])  # the imports are not counted
