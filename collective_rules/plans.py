@@ -152,12 +152,12 @@ class _Writer:
         attributes = self.row.entry.attributes
         checks = {
             "group_size": "{0} != W",
-            "root": "not 0 <= {0} < W",
+            "root": "{0} is None or not 0 <= {0} < W",  # a recording need not tell it
             "root_tensor": "{0} != 0",
             "reduce_op": "{0} not in "
             + (repr(self.row.entry.reduce_ops) if self.row.entry.reduce_ops else "REDUCE_OPS"),
-            "peer": f"not 0 <= {{0}} < W{' or {0} == r' if self.row.rule.point_to_point else ''}",
-            "tag": f"not 0 <= {{0}} < {TAGS}",
+            "peer": f"{{0}} is None or not 0 <= {{0}} < W{' or {0} == r' if self.row.rule.point_to_point else ''}",
+            "tag": f"{{0}} is None or not 0 <= {{0}} < {TAGS}",
         }
         for attribute, argument in attributes.items():
             if attribute in checks:

@@ -132,6 +132,8 @@ def _more_notes(row: Row) -> Iterator[str]:
     yield from _kernel_notes(entry)
     for part, argument in entry.dtypes.items():
         yield f"`{argument}` chooses the dtype of the {part}."
+    for argument, scale in entry.row_scales.items():
+        yield f"`{scale}` travels with `{argument}` where it is one number for each of its rows."
     for part, argument in entry.own.items():
         yield f"This rank's own place in `{part}` is `{argument}` itself."
     if entry.batch is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["hint", "known", "same"]
+__all__ = ["hint", "known", "number", "same"]
 
 
 def hint(size: Any) -> int | None:
@@ -12,6 +12,15 @@ def hint(size: Any) -> int | None:
     if isinstance(size, int):
         return size
     return int(size.node.hint) if size.node.has_hint() else None
+
+
+def number(count: Any) -> float:
+    """Return a count, as of bytes, as a plain number: of a symbolic one the hint, 0 where only the run knows it.
+
+    >>> number(3), number(2.5)
+    (3, 2.5)
+    """
+    return count if isinstance(count, (int, float)) else hint(count) or 0
 
 
 def known(condition: Any) -> bool | None:

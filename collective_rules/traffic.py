@@ -10,7 +10,7 @@ import attrs
 
 from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
-from collective_rules.bound import slots
+from collective_rules.bound import Slot, slots
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer
@@ -57,14 +57,12 @@ def traffic(call: Call) -> Traffic:
     results = infer(call)
     written_here = [part for part in bound.spelling.statement.writes if call.is_root or not part.root_only]
     writes = [_bytes(call, part.path.name, results.get(part.path.name, ())) for part in written_here]
-    sizes = [_bytes(call, slot.label, slot.spec) for slot in reads]
+    sizes = [_bytes(call, slot.label, slot.spec) + _scale_bytes(call, slot) for slot in reads]
     inputs, outputs = sum(sizes), sum(writes)
     if row.entry.elements:
         outputs = call.arguments[row.entry.elements] * bound.slots[0].spec.dtype.itemsize
-    scale = _sharded_scale(call)
-    inputs, first = inputs + scale, (sizes[0] if sizes else 0) + scale
     kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
-    volume = Volume(call.group.size, rank, root or 0, inputs, outputs, first, kept)
+    volume = Volume(call.group.size, rank, root or 0, inputs, outputs, sizes[0] if sizes else 0, kept)
     counts = row.rule.contents == "all" or (row.rule.contents == "root" and call.is_root)
     read = inputs if counts else 0
     written = outputs
@@ -75,17 +73,18 @@ def traffic(call: Call) -> Traffic:
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
 
 
-def _sharded_scale(call: Call) -> int:
-    """The bytes of a row-wise scale that is gathered along with its shard; other scales and biases stay here.
+def _scale_bytes(call: Call, slot: Slot) -> int:
+    """The bytes of a tensor's scale that travels with it; other scales, and biases, stay here.
 
-    torch takes it for sharded where its leading sizes are the shard's (torch/distributed/_symmetric_memory/__init__.py,
-    _check_and_verify_fp8_all_gather_scale_mode).
+    torch takes a scale for one of this rank's rows where its leading sizes are the tensor's
+    (torch/distributed/_symmetric_memory/__init__.py, _check_and_verify_fp8_all_gather_scale_mode).
     """
-    scale = call.arguments.get("A_scale") if call.row.rule.name == "all_gather_matmul" else None
-    if scale is None:
+    name = call.row.entry.row_scales.get(slot.part.path.name)
+    scale = None if name is None else call.arguments.get(name)
+    if name is None or scale is None:
         return 0
-    nbytes, shard = _bytes(call, "A_scale", scale), call.arguments["A"]
-    return nbytes if scale.shape == (*shard.shape[:-1], 1) else 0
+    nbytes = _bytes(call, name, scale)
+    return nbytes if scale.shape == (*slot.spec.shape[:-1], 1) else 0
 
 
 def _bytes(call: Call, name: str, value: object) -> int:

@@ -1,6 +1,7 @@
-"""What every test shares: the hypothesis profiles and the folder of recorded facts."""
+"""What every test shares: hypothesis profiles, the folder of recorded facts, and process groups that send nothing."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/posting.py says
@@ -8,7 +9,10 @@ from pathlib import Path
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import pytest
+import torch.distributed as dist
 from hypothesis import settings
+from torch._C._distributed_c10d import FakeProcessGroup
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 # No deadline: an example may start gloo ranks or a sandbox process, whose time says nothing about the law.
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -26,3 +30,21 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no folder ../shared beside the checkout: its recorded facts cannot be compared")
     return path
+
+
+@pytest.fixture
+def group() -> Iterator[dist.ProcessGroup]:
+    """Rank 1 of a fake group of four, in which no collective is ever sent."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def silent() -> Iterator[dist.ProcessGroup]:
+    """The same, but a collective that reaches the backend raises."""
+    options = FakeProcessGroup.Options()
+    options.error_on_collective = True
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4, pg_options=options)
+    yield dist.group.WORLD
+    dist.destroy_process_group()

@@ -274,6 +274,11 @@ def _flags(entry: Op) -> Changes:
     yield "sparse, turned", {"sparse": () if entry.sparse else ("sparse_coo",)}, batched or strided
     typed = "" if "dtype" in row.rule.agreed else "its rule says nothing of dtypes"
     yield "kernel_dtypes, float32 alone", {"kernel_dtypes": (torch.float32,)}, batched or typed
+    for argument, scale in entry.row_scales.items():
+        yield f"row_scales, without {argument}", {"row_scales": {}}
+        for other in entry.also_reads:
+            if other != scale:
+                yield f"row_scales, {argument} by {other}", {"row_scales": {argument: other}}
     for demand in entry.demands:
         rest = tuple(other for other in entry.demands if other is not demand)
         yield f"demands, without {demand.__name__}", {"demands": rest}

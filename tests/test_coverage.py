@@ -156,7 +156,8 @@ def uses(entry: Op, arguments: dict[str, Argument]) -> Iterator[Use]:
             yield Use(split.argument, f"split sizes of {part}", INT, 1)
     for part, name in entry.dtypes.items():
         yield Use(name, f"dtype of {part}", ("ScalarType",), entry.parts[part].count("[i]"))
-    for name in (*entry.also_reads, *entry.scratch, *entry.layouts, *entry.own.values()):
+    scales = (*entry.row_scales, *entry.row_scales.values())
+    for name in (*entry.also_reads, *entry.scratch, *entry.layouts, *entry.own.values(), *scales):
         yield Use(name, "a tensor", ("Tensor",), None)
     if entry.returns not in ("", "empty"):
         yield Use(entry.returns, "what it returns", ("Tensor",), None)

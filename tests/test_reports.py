@@ -13,6 +13,8 @@ import attrs
 import pytest
 import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import collective_rules as cr
@@ -300,6 +302,27 @@ def test_calls_whose_bytes_are_unknown_are_told():
     assert 1 == _Page(page(ledger)).tiles["calls"]
 
 
+def test_bytes_of_symbolic_sizes_are_plain_numbers():
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment)
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    symbolic = mode.from_tensor(torch.empty(16), symbolic_context=context)
+    with mode:
+        size = environment.create_unbacked_symint()
+        torch._check(size >= 0)
+        unknown = torch.empty(size)
+    ledger, numbers = Ledger(), Ledger()
+    for tensor in (symbolic, unknown):
+        _enter(ledger, cr.call("c10d::allreduce_", group=_group(), tensors=[tensor]))
+    _enter(numbers, _reduced(_group(), 16))
+    sent = as_json(numbers)["calls"][0]["traffic"]
+    assert [sent, dict.fromkeys(sent, 0) | {"bus_factor": 1.5}] == [
+        call["traffic"] for call in json.loads(json.dumps(as_json(ledger)))["calls"]
+    ]
+    assert flows(numbers).sent == flows(ledger).sent
+    assert 2 * [numbers.total.sent] == [_Page(page(ledger)).tiles["sent"], sum(_Page(page(ledger)).marks)]
+
+
 def test_devices_that_stood_in_are_told():
     ledger = _trained()
     ledger.devices = {"cpu": "cuda"}
@@ -349,7 +372,7 @@ def test_the_page_of_a_huge_job_stays_small():
 def test_json_reads_back_as_the_calls():
     ledger = _trained()
     data = json.loads(json.dumps(as_json(ledger)))
-    fields = ("op", "group", "arguments", "source", "index")
+    fields = ("op", "group", "arguments", "source", "index", "blocking")
     for record, call in zip(data["calls"], ledger.calls, strict=True):
         group = record["group"] | {"ranks": data["groups"][record["group"]["name"]]["ranks"]}
         assert call == from_record({name: record[name] for name in fields if name in record} | {"group": group})

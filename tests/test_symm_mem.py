@@ -1216,7 +1216,7 @@ TRAFFIC = {
         ({"input": f32(8, 3), "dim": 0}, 1, 4, (96, 24, 72, 96, 0.75)),
         ({"input": bf16(5, 10), "dim": 1, "offsets": [2, 4, 7, 10]}, 1, 2, (100, 50, 50, 100, 0.5)),
         # the last two of the twelve rows are no one's, and stay where they are
-        ({"input": f32(12, 3), "dim": 0, "offsets": [2, 4, 7, 10]}, 1, 2, (144, 60, 60, 144, 0.5)),
+        ({"input": f32(12, 3), "dim": 0, "offsets": [2, 4, 7, 10]}, 1, 2, (144, 60, 60, 120, 0.5)),
     ],
     "nccl_all_to_all_nd": [
         ({**EXCHANGE, "out": f32(4, 3, 8)}, 0, 4, (384, 384, 288, 384, 0.75)),
@@ -1238,6 +1238,12 @@ TRAFFIC = {
     "fused_all_gather_matmul": [
         (agmm(0, (2, 3, 8), (8, 5), (8, 7)), 0, 4, (576, 1920, 576, 768, 0.75)),
         (agmm(2, (2, 3, 8), (16, 5)), 1, 2, (512, 504, 192, 384, 0.5)),
+    ],
+    # A of 192 bytes goes to three others; its scales do if they are six, of its rows, and not if they are of all ranks'
+    "fused_all_gather_scaled_matmul": [
+        ({**FUSED, "A_scale": f32(2, 3, 1)}, 0, 4, (2264, 2688, 648, 864, 0.75)),
+        ({**FUSED, "A_scale": f32(8, 3, 1)}, 0, 4, (2240, 2688, 576, 768, 0.75)),
+        (FUSED, 0, 4, (2240, 2688, 576, 768, 0.75)),
     ],
     # 2 × 3 × 12 float32 of product for each rank
     "fused_matmul_reduce_scatter": [

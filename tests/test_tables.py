@@ -330,6 +330,8 @@ def test_the_columns_of_an_op_name_what_exists(op: str) -> None:
     assert set(entry.dtypes) <= parts
     assert set(entry.strides) <= parts
     assert set(entry.own) <= {parse_path(path).name for path in entry.parts.values()}
+    assert set(entry.row_scales) <= set(row.reads)
+    assert set(entry.row_scales.values()) <= set(entry.also_reads)
     assert set(entry.layouts.values()) <= set(LAYOUTS)
     assert entry.overlap in (op_columns.FREE, op_columns.OWN, op_columns.UP_TO_OWN, op_columns.NEVER)
     assert set(entry.reduce_ops) <= set(REDUCE_OPS)

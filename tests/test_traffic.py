@@ -122,6 +122,51 @@ def test_what_is_sent_by_all_ranks_is_what_the_ring_carries(op: str) -> None:
     assert sum(sent) == 3 * 32
 
 
+EVERY_RANK_SENDS = {
+    "all_reduce": lambda rank: ("c10d::allreduce_", {"tensors": [(8,)]}),
+    "all_gather, uneven": lambda rank: (
+        "c10d::allgather_",
+        {"input_tensors": [(rank + 1,)], "output_tensors": [[(1,), (2,), (3,), (4,)]]},
+    ),
+    "reduce_scatter, uneven": lambda rank: (
+        "c10d::reduce_scatter_",
+        {"input_tensors": [[(1,), (2,), (3,), (4,)]], "output_tensors": [(rank + 1,)]},
+    ),
+    "reduce_scatter of blocks that cover the input": lambda rank: (
+        "symm_mem::nccl_reduce_scatter_offset",
+        {"input": (8, 3), "dim": 0},
+    ),
+    "reduce_scatter of blocks that do not": lambda rank: (
+        "symm_mem::nccl_reduce_scatter_offset",
+        {"input": (12, 3), "dim": 0, "offsets": [2, 4, 6, 8], "dst_ranks": [3, 0, 2, 1]},
+    ),
+    "all_gather_matmul with scales of the rows": lambda rank: (
+        "symm_mem::fused_all_gather_scaled_matmul",
+        {
+            "A": Spec((4, 16), torch.float8_e4m3fn),
+            "Bs": [Spec((16, 3), torch.float8_e4m3fn)],
+            "A_scale": (4, 1),
+            "B_scales": [(1, 3)],
+            "gather_dim": 0,
+            "biases": [None],
+            "result_scales": [None],
+            "out_dtypes": [BF16],
+            "use_fast_accum": [False],
+        },
+    ),
+}
+"""Collectives in which every rank sends, as a function of the rank: op and arguments."""
+
+
+@pytest.mark.parametrize("name", EVERY_RANK_SENDS)
+def test_a_rank_sends_on_average_s_times_the_bus_factor(name: str) -> None:
+    """So nccl-tests defines the bus bandwidth: what one rank's link carries in the time."""
+    ranks = [moved(op, rank=rank, **arguments) for rank in range(4) for op, arguments in [EVERY_RANK_SENDS[name](rank)]]
+    sent = sum(one[2] for one in ranks) / 4
+    assert sent > 0
+    assert [sent] * 4 == [buffer * factor for *_, buffer, factor in ranks]
+
+
 def test_unknown_sizes_are_refused() -> None:
     """Bytes of a tensor whose shape a trace does not tell cannot be counted."""
     with pytest.raises(cr.CallError, match="shape and dtype must be known"):

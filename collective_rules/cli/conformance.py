@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.report import Report, Table
+from collective_rules.cli.report import Report
+from collective_rules.tables import Table
 
 if TYPE_CHECKING:
     from collective_rules.testing.conformance.bench import Watch

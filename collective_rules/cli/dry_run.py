@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from collective_rules.cli.report import CommandError, Report, Table
+from collective_rules.cli.report import CommandError, Report
 from collective_rules.finding import ERROR
+from collective_rules.tables import Table
 
 if TYPE_CHECKING:
     from collective_rules.dryrun.script import Result

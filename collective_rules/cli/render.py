@@ -9,7 +9,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from collective_rules.cli.report import Report, Table
+from collective_rules.cli.report import Report
+from collective_rules.tables import Table
 
 __all__ = ["plain", "render"]
 

@@ -8,24 +8,13 @@ from typing import Any
 
 import attrs
 
-__all__ = ["CommandError", "Report", "Table", "suggestion"]
+from collective_rules.tables import Table
+
+__all__ = ["CommandError", "Report", "suggestion"]
 
 
 class CommandError(Exception):
     """The command could not be carried out; the message says why in one line."""
-
-
-@attrs.frozen
-class Table:
-    """Rows of text under `columns`; without columns, a list of names and what they are.
-
-    `right` names the columns of numbers, which end in line.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    title: str = ""
-    right: frozenset[str] = frozenset()
 
 
 @attrs.frozen

@@ -78,6 +78,7 @@ class Op:
       does not tell.
     - `scratch`: arguments whose contents are undefined afterwards, on ranks where they are no output.
     - `also_reads`: tensors that are read, and that the rule does not speak of.
+    - `row_scales`: argument → the one with its scale, which travels with it if it is one number for each of its rows.
     - `alike`: all tensors of the list have one shape.
     - `layouts`: argument → layout that every backend needs; `any` where it is left out. They matter in groups of
       `layouts_from` ranks or more: some ops touch no memory in a group of one.
@@ -106,6 +107,7 @@ class Op:
     returns: str = ""
     scratch: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
+    row_scales: Mapping[str, str] = attrs.field(factory=dict)
     alike: bool = False
     layouts: Mapping[str, str] = attrs.field(factory=dict)
     layouts_from: int = 1

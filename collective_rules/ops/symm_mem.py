@@ -279,6 +279,7 @@ SYMM_MEM = (
         {"input": "A", "weights": "Bs[i]", "output": "output", "outputs": "outputs[i]"},
         attributes={"gather_dim": "gather_dim"},
         also_reads=("A_scale", "B_scales", "biases", "result_scales"),
+        row_scales={"A": "A_scale"},
         demands=(sizes.gather_dim_not_last, sizes.one_option_for_each_weight, sizes.gathered_scale),
         dtypes={"outputs": "out_dtypes"},
         strides={"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_outermost},

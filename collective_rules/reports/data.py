@@ -9,7 +9,7 @@ import attrs
 from collective_rules.errors import CallError
 from collective_rules.records import to_record
 from collective_rules.reports.flows import flows, own_rank
-from collective_rules.reports.words import number
+from collective_rules.symbols import number
 
 if TYPE_CHECKING:
     from collective_rules.finding import Finding

@@ -18,8 +18,8 @@ from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
 from collective_rules.call import Call
 from collective_rules.errors import CollectiveRulesError
-from collective_rules.reports.words import number
 from collective_rules.spec import Group
+from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.cli.report import Table
 from collective_rules.reports.flows import ASSUMPTION, Flows, flows
 from collective_rules.reports.modules import by_pattern, tree
 from collective_rules.reports.style import SCRIPT, STYLE
@@ -28,7 +27,9 @@ from collective_rules.reports.svg import (
     strip,
 )
 from collective_rules.reports.tables import findings, group_label, group_table, headline, notes, op_table, phase_table
-from collective_rules.reports.words import bytes_text, cut, number, plural
+from collective_rules.reports.words import bytes_text, cut, plural
+from collective_rules.symbols import number
+from collective_rules.tables import Table
 
 if TYPE_CHECKING:
     from collective_rules.mode import Entry, Ledger
@@ -112,7 +113,7 @@ def _charts(ledger: Ledger, colours: dict[str, str]) -> str:
     ops = [Bar(op, total.calls, total.sent, colours[op]) for (op,), total in ledger.by("op").items()]
     groups = [Bar(group_label(ledger, name), total.calls, total.sent) for (name,), total in ledger.by("group").items()]
     phases = [Bar(name or "(outside)", total.calls, total.sent) for (name,), total in ledger.by("phase").items()]
-    paths = [(path, total.calls, number(total.sent)) for (path,), total in ledger.by("module").items()]
+    paths = [(path, total.calls, total.sent) for (path,), total in ledger.by("module").items()]
     modules = [Bar(name, calls, sent) for name, (calls, sent) in by_pattern(paths).items()]
     figures = [
         f'<figure data-by="{name}"><figcaption>by {name}</figcaption>{bars(_shortened(entries), name)}</figure>'

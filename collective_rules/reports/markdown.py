@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from collective_rules.cli.report import Table
 from collective_rules.reports.modules import tree
 from collective_rules.reports.tables import findings, group_table, headline, notes, op_table, phase_table
+from collective_rules.tables import Table
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger

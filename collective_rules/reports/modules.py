@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.reports.words import bytes_text, number, plural
+from collective_rules.reports.words import bytes_text, plural
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger
@@ -57,7 +57,7 @@ def tree(ledger: Ledger) -> str:
     """
     top = _Node()
     for key, total in list(ledger.totals.items()):
-        top.add(key.module.split(".") if key.module else [OUTSIDE], total.calls, number(total.sent))
+        top.add(key.module.split(".") if key.module else [OUTSIDE], total.calls, total.sent)
     outside = top.children.pop(OUTSIDE, None)
     shown = list(_siblings(top.children))
     if outside is not None:

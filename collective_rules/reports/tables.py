@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from collective_rules.cli.report import Table
 from collective_rules.reports.modules import tree
 from collective_rules.reports.words import bytes_text, plural, ranks_text, share_text, sizes_text
+from collective_rules.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from collective_rules.symbols import hint
-
-__all__ = ["bytes_text", "cut", "number", "plural", "ranks_text", "share_text", "sizes_text"]
+__all__ = ["bytes_text", "cut", "plural", "ranks_text", "share_text", "sizes_text"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def number(value: Any) -> float:
-    """Return a count of bytes as a plain number: a SymInt's hint, 0 where only the run knows it.
-
-    >>> number(3.0), number(2.5)
-    (3, 2.5)
-    """
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, int):
-        return value
-    return hint(value) or 0
 
 
 def bytes_text(value: float) -> str:

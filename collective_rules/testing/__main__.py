@@ -36,10 +36,11 @@ from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.call import Call
 from collective_rules.cli import discard_output
 from collective_rules.cli.render import plain
-from collective_rules.cli.report import CommandError, Report, Table, suggestion
+from collective_rules.cli.report import CommandError, Report, suggestion
 from collective_rules.errors import CallError, CollectiveRulesError, UnknownOpError
 from collective_rules.ops import OPS, Row, lookup
 from collective_rules.records import from_record, to_record
+from collective_rules.tables import Table
 from collective_rules.testing.drawing import Wish, draw_calls, drawable
 from collective_rules.testing.posting import has_cpu_kernel
 from collective_rules.testing.processes import ProcessWorld
