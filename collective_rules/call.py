@@ -27,6 +27,7 @@ class Call:
     - `arguments`: by schema name, tensors as `Spec`s (lists as tuples), without the group. A written argument may be
       absent.
     - `source`: the line that made it, where that is known. `index`: its place among the group's collectives.
+    - `blocking`: whether this rank goes no further until it is done; None where only the op and its arguments say.
     """
 
     row: Row
@@ -34,6 +35,7 @@ class Call:
     arguments: Mapping[str, Any]
     source: str = ""
     index: int | None = None
+    blocking: bool | None = None
 
     @property
     def op(self) -> str:

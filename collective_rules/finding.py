@@ -23,6 +23,8 @@ class Finding:
     - `message`: the verdict, the op and its rule with a caret, the values, what to do.
     - `ranks`: the group ranks at fault; of several, the odd ones out where there is a majority.
     - `names`: what was bound, by name; of several ranks, a mapping from rank to value.
+    - `group`, `index`: of a sequence of calls, the group's name and which of its collectives (from 0) is the first that
+      has it. `count`: how many have it.
 
     >>> import collective_rules as cr
     >>> call = cr.call("_c10d_functional::reduce_scatter_tensor", group=cr.Group(4), reduce_op="sum", input=(13,))
@@ -35,6 +37,9 @@ class Finding:
     message: str
     ranks: tuple[int, ...] = ()
     names: Mapping[str, Any] = attrs.field(factory=dict)
+    group: str = ""
+    index: int | None = None
+    count: int = 1
 
     def __str__(self) -> str:
         return self.message

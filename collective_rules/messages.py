@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collective_rules.bound import Problem
+from collective_rules.call import Call
 from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.notation import Part, Size, Statement
 from collective_rules.ops import Row, Spelling
 from collective_rules.rules import KINDS
 from collective_rules.spec import Spec
 
-__all__ = ["compose", "finding_of", "ranks_text", "value_text", "worst_first"]
+__all__ = ["compose", "finding_of", "ranks_text", "told", "value_text", "worst_first"]
 
 _MOST_VALUES = 12
 
@@ -38,7 +39,10 @@ def compose(
     values: Iterable[tuple[str, str, str]],
     advice: str,
 ) -> str:
-    """Put a message together; `place` is what the caret stands under, and `values` are (name, value, where)."""
+    """Put a message together; `place` is what the caret stands under, and `values` are (name, value, where).
+
+    A value without a name is a line that stands as it is.
+    """
     lines = [f"{row.op}: {verdict}   [{id_}]"]
     text = str(spelling.statement)
     if text != "->":
@@ -47,7 +51,7 @@ def compose(
         if stop > start:
             lines.append("    " + " " * start + "^" * (stop - start))
     rows = list(values)
-    shown = [f"{name} = {value}" for name, value, _ in rows[:_MOST_VALUES]]
+    shown = [f"{name} = {value}" if name else value for name, value, _ in rows[:_MOST_VALUES]]
     width = max(map(len, shown), default=0)
     lines += [f"  {text:<{width}}   {where}".rstrip() for text, (_, _, where) in zip(shown, rows, strict=False)]
     if len(rows) > _MOST_VALUES:
@@ -101,6 +105,17 @@ def ranks_text(ranks: Iterable[int]) -> str:
             runs.append([rank])
     parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return f"{'rank' if len(known) == 1 else 'ranks'} {', '.join(parts)}"
+
+
+def told(call: Call) -> str:
+    """Write a call in short: its op, and the first tensor that it is given."""
+    for name in (*call.row.reads, *call.row.writes):
+        value = call.arguments.get(name)
+        while isinstance(value, tuple) and value:
+            value = value[0]
+        if isinstance(value, Spec):
+            return f"{call.op} of {value_text(value)}"
+    return call.op
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -42,9 +42,8 @@ def to_record(call: Call) -> dict[str, Any]:
         "group": group | {name: value for name, value in named.items() if value},
         "arguments": {name: writer.value(value) for name, value in call.arguments.items()},
     }
-    if call.source:
-        record["source"] = call.source
-    return record if call.index is None else record | {"index": call.index}
+    told = {"source": call.source or None, "index": call.index, "blocking": call.blocking}
+    return record | {name: value for name, value in told.items() if value is not None}
 
 
 def from_record(record: Any) -> Call:
@@ -55,7 +54,7 @@ def from_record(record: Any) -> Call:
     >>> from_record(to_record(made)) == made
     True
     """
-    fields = _fields(record, "a record of a call", ("op", "group", "arguments"), ("source", "index"))
+    fields = _fields(record, "a record of a call", ("op", "group", "arguments"), ("source", "index", "blocking"))
     if not isinstance(fields["op"], str):
         raise CallError(f"op={_short(fields['op'])}, but should be the name of an op")
     row = lookup(fields["op"])
@@ -68,10 +67,12 @@ def from_record(record: Any) -> Call:
     if unknown:
         raise CallError(f"{row.op} has no argument {_short(unknown[0])}")
     made = call(row.op, group=group, **{str(name): _read(value, name) for name, value in arguments.items()})
-    source, index = fields.get("source", ""), fields.get("index")
+    source, index, blocking = fields.get("source", ""), fields.get("index"), fields.get("blocking")
     if not isinstance(source, str) or not (index is None or is_size(index)):
         raise CallError(f"source={_short(source)} and index={_short(index)}, but should be text and a number")
-    return Call(made.row, made.group, made.arguments, source, index)
+    if not (blocking is None or isinstance(blocking, bool)):
+        raise CallError(f"blocking={_short(blocking)}, but should be true or false")
+    return Call(made.row, made.group, made.arguments, source, index, blocking)
 
 
 class _Writer:

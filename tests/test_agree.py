@@ -182,9 +182,9 @@ class TestWho:
         assert [("call", "error", (2,))] == found(*calls, other)
 
     def test_a_collective_and_a_send_are_two_things(self) -> None:
-        """They never meet."""
+        """They never meet: each waits for the other's part."""
         calls = call("c10d::send", 0, tensors=[(2,)], dst=1), call("c10d::broadcast_", 1, tensors=[(2,)], root_rank=0)
-        assert [("call", "error", (0, 1))] == found(*calls)
+        assert [("ranks", "error", (0,)), ("partner", "error", (0,))] == found(*calls)
 
     def test_one_rule_spelled_in_two_ops_is_one_collective(self) -> None:
         """The wire does not see the op."""

@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from collective_rules.bound import Bound, Key, Slot, key_text
-from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
+from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import compose, ranks_text, value_text
 from collective_rules.notation import Part, Rest, Size
 from collective_rules.ops import Row
@@ -18,6 +18,8 @@ from collective_rules.rules import KINDS
 from collective_rules.symbols import hint
 
 __all__ = ["Binding", "disagreement", "odd_ones", "unify"]
+
+_MOST_IN_MATRIX = 8
 
 
 @attrs.frozen
@@ -34,9 +36,10 @@ class Binding:
 def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Finding]:
     """Yield a finding for every name that the ranks bind to different values, or that only some of `ranks` bind.
 
-    A disagreement on a whole tensor is reported once; one on a pair of ranks, `S[i,j]`, for each pair.
+    A disagreement on pairs of ranks, `S[i,j]`, is one finding, with the bad pairs as a matrix where there are several.
     """
     by_key: dict[Key, list[Binding]] = {}
+    pairs: dict[Key, dict[Key, list[list[Binding]]]] = {}
     for binding in bindings:
         by_key.setdefault(binding.key, []).append(binding)
     for key, known in by_key.items():
@@ -45,9 +48,15 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
             values.setdefault(_comparable(binding.value), []).append(binding)
         silent = ranks - {binding.rank for binding in known}
         if len(values) > 1:
-            yield _different(key, list(values.values()))
+            different = list(values.values())
+            if len(key) == 4:
+                pairs.setdefault(key[:2], {})[key] = different
+            else:
+                yield _different(key, different)
         elif silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
             yield _untold(key, known[0], silent)
+    for bad in pairs.values():
+        yield _several(bad) if len(bad) > 1 else _different(*next(iter(bad.items())))
 
 
 def _comparable(value: Any) -> Any:
@@ -71,9 +80,7 @@ def _different(key: Key, groups: list[list[Binding]]) -> Finding:
     groups.sort(key=lambda group: (-len(group), group[0].rank))
     speaker = groups[-1][0]
     name = key_text(key) if len(key) > 1 else str(key[0])
-    severity = WARNING if _same_elements(speaker, groups) else ERROR
-    if any(_is_open(group[0].value) for group in groups):
-        severity = UNDECIDABLE
+    severity = _severity(groups)
     who = f"ranks {key[-2]} and {key[-1]}" if len(key) == 4 else "ranks"
     verb = "may disagree" if severity == UNDECIDABLE else "disagree"
     return disagreement(
@@ -81,11 +88,64 @@ def _different(key: Key, groups: list[list[Binding]]) -> Finding:
         _kind(speaker.bound.call.row, key),
         f"{who} {verb} on {name}",
         rows=[(name, value_text(_shown(group[0].value)), _where(group)) for group in groups],
-        names={name: {b.rank: b.value for b in sorted((b for group in groups for b in group), key=lambda b: b.rank)}},
+        names={name: _by_rank(groups)},
         ranks=odd_ones([[binding.rank for binding in group] for group in groups]),
         place=_place(speaker),
         severity=severity,
     )
+
+
+def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
+    """The finding that several pairs of ranks disagree, on one name."""
+    severity = min(map(_severity, bad.values()), key=SEVERITIES.index)
+    key, groups = next((key, groups) for key, groups in bad.items() if _severity(groups) == severity)
+    speaker = groups[-1][0]
+    row, name = speaker.bound.call.row, f"{key_text(key[:2])}[i,j]"
+    verb = "may disagree" if severity == UNDECIDABLE else "disagree"
+    in_all = frozenset.intersection(*(frozenset(pair[-2:]) for pair in bad))
+    ranks = in_all or {rank for pair in bad for rank in pair[-2:]}
+    sources = dict.fromkeys(each.bound.call.source for group in bad.values() for part in group for each in part)
+    lines = [("", line, "") for line in _matrix(name, bad)]
+    if any(sources):
+        lines.append(("", f"at {', '.join(list(filter(None, sources))[:3])}", ""))
+    return disagreement(
+        speaker.bound,
+        _kind(row, key),
+        f"{len(bad)} pairs of ranks {verb} on {name}: what i sends is not what j expects",
+        rows=lines,
+        names={key_text(pair): _by_rank(groups) for pair, groups in bad.items()},
+        ranks=tuple(sorted(ranks)),
+        place=_place(speaker),
+        severity=severity,
+    )
+
+
+def _matrix(name: str, bad: Mapping[Key, list[list[Binding]]]) -> list[str]:
+    """Write bad pairs as a matrix: a line for each sender, a column for each receiver, `sent≠expected` in it."""
+    cells: dict[tuple[int, int], str] = {}
+    for key, groups in bad.items():
+        values = _by_rank(groups)
+        cells[key[-2], key[-1]] = "≠".join(value_text(_shown(values.get(rank, "?"))) for rank in key[-2:])
+    senders, receivers = (sorted({pair[side] for pair in cells}) for side in (0, 1))
+    table = [[name, *(f"j={j}" for j in receivers[:_MOST_IN_MATRIX])]]
+    for i in senders[:_MOST_IN_MATRIX]:
+        table.append([f"i={i}", *(cells.get((i, j), ".") for j in receivers[:_MOST_IN_MATRIX])])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    hidden = len(senders) - _MOST_IN_MATRIX, len(receivers) - _MOST_IN_MATRIX
+    if max(hidden) > 0:
+        lines.append(f"… and {max(hidden[0], 0)} more senders, {max(hidden[1], 0)} more receivers")
+    return lines
+
+
+def _severity(groups: list[list[Binding]]) -> str:
+    if any(_is_open(group[0].value) for group in groups):
+        return UNDECIDABLE
+    return WARNING if _same_elements(groups[-1][0], groups) else ERROR
+
+
+def _by_rank(groups: list[list[Binding]]) -> dict[int, Any]:
+    return {each.rank: each.value for each in sorted((b for group in groups for b in group), key=lambda b: b.rank)}
 
 
 def _untold(key: Key, known: Binding, silent: frozenset[int]) -> Finding:

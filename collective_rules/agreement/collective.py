@@ -1,0 +1,154 @@
+"""One collective: the calls of its ranks, one each, and every name that they bind, unified."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
+from collective_rules.backends import limits_of
+from collective_rules.bind import bind
+from collective_rules.bound import Bound, Key, Slot
+from collective_rules.call import Call
+from collective_rules.finding import ERROR, UNDECIDABLE, Finding
+from collective_rules.memory import memory_order, same_order
+from collective_rules.messages import ranks_text
+from collective_rules.ops import Row
+from collective_rules.plans import plan_of
+from collective_rules.spec import Spec
+from collective_rules.symbols import hint
+
+__all__ = ["compare"]
+
+
+def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
+    """Yield what the calls of one collective disagree on: at least one, and of no rank two."""
+    rules: dict[str, list[int]] = {}
+    for call in calls:
+        rules.setdefault(call.row.rule.name, []).append(call.group.rank)
+    if len(rules) > 1:
+        by_size = sorted(rules.items(), key=lambda item: -len(item[1]))
+        speaker = next(call for call in calls if "call" in call.row.rule.constraints.values())
+        yield disagreement(
+            bind(speaker),
+            "call",
+            "ranks make different collectives",
+            rows=[(name, ranks_text(ranks), "") for name, ranks in by_size],
+            names=rules,
+            ranks=odd_ones([ranks for _, ranks in by_size]),
+        )
+        return
+    if _exchange_alike(calls):
+        return
+    bounds = _same_form(calls, backend)
+    one_form = len({bound.spelling.form.name for bound in bounds}) == 1
+    ranks = frozenset(call.group.rank for call in calls)
+    found = unify(_bindings(bounds, sizes=one_form), ranks)
+    yield from map(_undecided, found) if _may_be_uneven(calls, backend) else found
+
+
+def _exchange_alike(calls: list[Call]) -> bool:
+    """Whether all calls are legal by themselves and pass split sizes that fit pair by pair.
+
+    Says less than the names that they bind, but of W² pairs it can be told by transposing the split sizes.
+    """
+    row = calls[0].row
+    if len(row.splits) != 2 or len(calls) != calls[0].group.size:
+        return False
+    legal, seen = plan_of(row).legal, set()
+    for call in calls:
+        tensors = legal(call) if call.row is row else None
+        if not tensors or not all(call.arguments[name] for name in row.splits):
+            return False
+        seen.add((tensors[0].dtype, tensors[0].shape[1:], call.attribute("group_size")))
+    sent, expected = ([call.arguments[name] for call in sorted(calls, key=_rank)] for name in row.splits)
+    return len(seen) == 1 and list(zip(*sent, strict=True)) == list(map(tuple, expected))
+
+
+def _rank(call: Call) -> int:
+    return call.group.rank
+
+
+def _may_be_uneven(calls: list[Call], backend: str | None) -> bool:
+    """Whether the sizes may differ, in a form that only the outputs could tell from the even one."""
+    row = calls[0].row
+    left_out = any(name not in row.fresh and name not in call.arguments for call in calls for name in row.writes)
+    return left_out and "uneven" in _forms(row, backend)
+
+
+def _undecided(found: Finding) -> Finding:
+    return attrs.evolve(found, severity=UNDECIDABLE) if found.names.keys() == {"s"} else found
+
+
+def _forms(row: Row, backend: str | None) -> list[str]:
+    """The forms of the rule that both the op and the backend take."""
+    taken = [limit.forms for limit in limits_of(backend, row) if limit.forms is not None]
+    return [s.form.name for s in row.spellings if all(s.form.name in forms for forms in taken)]
+
+
+def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
+    """Bind all calls under one form that fits them all, if there is one."""
+    forms = _forms(calls[0].row, backend)
+    bounds = [bind(call) for call in calls]
+    chosen = dict.fromkeys(bound.spelling.form.name for bound in bounds)
+    if len(chosen) > 1:
+        for form in dict.fromkeys([*chosen, *forms]):
+            again = [bind(call, (form,)) for call in calls]
+            if not any(problem.severity == ERROR for bound in again for problem in bound.problems):
+                return again
+    return bounds
+
+
+def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
+    """Yield what every rank binds; of ranks that use different forms, the elements read in place of sizes.
+
+    A list of one is what an op without a list passes.
+    """
+    single = all(bound.count in (None, 1) for bound in bounds)
+    mixed = set(_mixed_orders(bounds))
+    for bound in bounds:
+        rank = bound.call.group.rank
+        yield Binding(("length", None), bound.count or 1, rank, bound, None)
+        for key, value, slot in _bound_by(bound, sizes=sizes):
+            if key[0] == "order" and key not in mixed:
+                continue
+            place = (key[0], None, *key[2:]) if single and len(key) > 1 else key
+            yield Binding(place, value, rank, bound, slot)
+
+
+def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:
+    call = bound.call
+    for key, value in bound.names.items():
+        if key[0] == "dtype" or (sizes and key[0] != "length" and key[0] not in call.row.rule.derived):
+            yield key, value, bound.origins.get(key)
+    if not sizes:
+        yield from _elements(bound)
+    for attribute in call.row.rule.agreed:
+        if attribute != "dtype" and attribute in call.row.entry.attributes:
+            yield (attribute,), call.attribute(attribute), None
+    orders = {key: (slot, order) for key, slot, order in memory_order(bound)}
+    for key, (slot, order) in orders.items():
+        if not slot.spec.has_one_order:
+            yield key, order, slot
+
+
+def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:
+    """Yield the keys of the memory orders in which two ranks differ."""
+    seen: dict[Key, dict[Any, Spec]] = {}
+    for bound in bounds:
+        for key, slot, order in memory_order(bound):
+            seen.setdefault(key, {}).setdefault((order, tuple(map(hint, slot.spec.shape))), slot.spec)
+    for key, specs in seen.items():
+        if not all(same_order(a, b) for a, b in itertools.combinations(specs.values(), 2)):
+            yield key
+
+
+def _elements(bound: Bound) -> Iterator[tuple[Key, Any, Slot | None]]:
+    """Yield how many elements each tensor that is read has."""
+    read = bound.spelling.statement.reads
+    for slot in bound.slots:
+        if any(slot.part is part for part in read) and slot.rank is None and slot.spec.shape is not None:
+            yield ("elements", slot.element), slot.spec.numel, slot

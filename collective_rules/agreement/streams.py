@@ -1,0 +1,266 @@
+"""The calls of all ranks, told apart by group and rank, each in its order. Alike calls are kept once.
+
+A call costs some 40 bytes here beyond the first of its kind, so that a million of them may come from a generator.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from collective_rules.batch import members
+from collective_rules.call import Call, must_be_call
+from collective_rules.errors import CallError
+from collective_rules.notation import Name, Rest, Splits
+from collective_rules.ops import Row
+from collective_rules.rules import Unsolvable
+from collective_rules.spec import Group, Spec
+
+__all__ = ["GroupCalls", "Kinds", "Stream", "Streams", "arrange", "waits"]
+
+_MOST_REMEMBERED = 100_000
+_ASYNC = ("async_op", "asyncOp")
+
+
+class Kinds:
+    """Numbers calls by what they are, whoever makes them: `calls[n]` is one of kind n."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.labels: list[Any] = []
+        self._numbers: dict[Any, int] = {}
+        self._known: dict[Any, tuple[Mapping[str, Any], int]] = {}
+        self._symmetric: dict[Row, bool] = {}
+
+    def number(self, call: Call) -> int:
+        """Return the number of the call's kind."""
+        arguments = call.arguments
+        quick = (id(arguments), call.row, call.blocking)  # calls of a ledger share their arguments
+        known = self._known.get(quick)
+        if known is not None:
+            return known[1]
+        try:
+            content: Any = (tuple(arguments), *map(_content, arguments.values()))
+            number = self._number((call.row, call.blocking, content), call, content)
+        except TypeError:  # a SymInt has no hash
+            number = self._number(object(), call, object())
+        if len(self._known) == _MOST_REMEMBERED:
+            self._known.clear()
+        self._known[quick] = (arguments, number)
+        return number
+
+    def _number(self, key: Any, call: Call, content: Any) -> int:
+        number = self._numbers.setdefault(key, len(self.calls))
+        if number == len(self.calls):
+            self.calls.append(call)
+            attributes = tuple(str(call.attribute(name)) for name in call.row.rule.agreed)
+            self.labels.append((call.row.rule.name, content if self.is_symmetric(call.row) else attributes))
+        return number
+
+    def is_symmetric(self, row: Row) -> bool:
+        """Return whether ranks that pass the same cannot disagree: nothing that a call binds depends on its rank."""
+        known = self._symmetric.get(row)
+        if known is None:
+            known = self._symmetric[row] = not any(
+                part.root_only or "p" in part.path.index or any(map(_depends_on_rank, part.sizes))
+                for spelling in row.spellings
+                for part in spelling.statement.parts
+            )
+            known = self._symmetric[row] = known and not row.rule.derived
+        return known
+
+
+def _depends_on_rank(size: Any) -> bool:
+    return isinstance(size, Splits) or (isinstance(size, (Name, Rest)) and bool(size.index))
+
+
+def _content(value: Any) -> Any:
+    """Return something hashable that is equal for values which ranks cannot disagree on."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return tuple([_content(item) for item in value])
+    if kind is Spec:
+        return (value.shape, value.dtype) if value.plain else (value._key(), value._stride)
+    if kind is torch.SymInt:
+        raise TypeError
+    return kind, value
+
+
+def waits(call: Call) -> bool:
+    """Return whether the rank goes no further until the call is done, as far as the call tells."""
+    if call.blocking is not None:
+        return call.blocking
+    for name in _ASYNC:
+        if name in call.arguments:
+            return not call.arguments[name]
+    return any(output.kind == "work" for output in call.row.returns)
+
+
+@attrs.define(eq=False)
+class Stream:
+    """One rank's calls of one group, in order: their kinds and the lines that made them.
+
+    `start` is the first one's index, None where indices are not known or do not count up by one.
+    """
+
+    group: Group
+    kinds: array[int] = attrs.field(factory=lambda: array("l"))
+    sources: list[str] = attrs.field(factory=list)
+    start: int | None = None
+
+    def append(self, kind: int, source: str, index: int | None) -> None:
+        """Add a call."""
+        place = len(self.kinds)
+        if place == 0:
+            self.start = index
+        elif index is None or self.start is None or index != self.start + place:
+            self.start = None
+        self.kinds.append(kind)
+        self.sources.append(source)
+
+    def call(self, place: int, kinds: Kinds) -> Call:
+        """Return the call at a place, from 0."""
+        alike = kinds.calls[self.kinds[place]]
+        index = None if self.start is None else self.start + place
+        return Call(alike.row, self.group, alike.arguments, self.sources[place], index, alike.blocking)
+
+
+@attrs.define(eq=False, slots=False)
+class GroupCalls:
+    """What the ranks of one group do in it: collectives and messages apart, by group rank.
+
+    `malformed` are batches of messages that cannot be taken apart, with the reason.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    size: int
+    collectives: dict[int, Stream] = attrs.field(factory=dict)
+    messages: dict[int, Stream] = attrs.field(factory=dict)
+    malformed: list[tuple[Call, Unsolvable]] = attrs.field(factory=list)
+
+    def place_of(self, rank: int) -> int:
+        """Return the global rank of a group rank: itself, where the group does not say."""
+        return self.ranks[rank] if self.ranks else rank
+
+    def members(self, known: frozenset[int] | None) -> frozenset[int]:
+        """Return the group ranks of the global ranks in `known`; all, for None."""
+        return frozenset(rank for rank in range(self.size) if known is None or self.place_of(rank) in known)
+
+    @functools.cached_property
+    def is_numbered(self) -> bool:
+        """Whether indices say which collectives go together; one call of each rank does, whatever its index."""
+        streams = self.collectives.values()
+        return all(stream.start is not None for stream in streams) and any(len(each.kinds) > 1 for each in streams)
+
+    @functools.cached_property
+    def first(self) -> int:
+        """The index of the first collective that any rank tells of, 0 without indices."""
+        return min(stream.start or 0 for stream in self.collectives.values()) if self.is_numbered else 0
+
+    def offset(self, rank: int) -> int:
+        """Return how many collectives, from `first`, went before the first one that this rank tells of."""
+        return (self.collectives[rank].start or 0) - self.first if self.is_numbered else 0
+
+    def ranks_at(self, number: int) -> list[int]:
+        """Return the ranks that tell of collective `number`, counted from `first`."""
+        return [
+            rank for rank, stream in self.collectives.items() if 0 <= number - self.offset(rank) < len(stream.kinds)
+        ]
+
+    def takes_in(self, other: GroupCalls) -> bool:
+        """Whether the other may be the same group, of which some ranks tell less."""
+        same = self.size == other.size and (not other.ranks or self.ranks == other.ranks)
+        return same and not (
+            self.collectives.keys() & other.collectives.keys() or self.messages.keys() & other.messages.keys()
+        )
+
+
+@attrs.define(eq=False)
+class Streams:
+    """All calls. `timelines`: by global rank, the streams that its calls went to, in the order of the program."""
+
+    kinds: Kinds
+    groups: list[GroupCalls]
+    timelines: dict[int, list[Stream]]
+
+
+def arrange(calls: Iterable[Call]) -> Streams:
+    """Tell calls apart by group and rank; one-sided ones have no partner, and are passed over.
+
+    Raises `CallError` for what is no call, and for groups of one name that have different sizes.
+    """
+    kinds = Kinds()
+    groups: dict[tuple[str, tuple[int, ...]], GroupCalls] = {}
+    timelines: dict[int, list[Stream]] = {}
+    doors: dict[int, tuple[Group, _Door]] = {}
+    for item in calls:
+        call = must_be_call(item)
+        rule = call.row.rule
+        if rule.one_sided:
+            continue
+        known = doors.get(id(call.group))
+        if known is None:
+            if len(doors) == _MOST_REMEMBERED:
+                doors.clear()
+            known = doors[id(call.group)] = (call.group, _door(call.group, groups, timelines))
+        door = known[1]
+        if rule.point_to_point:
+            try:
+                singles = list(members(call))
+            except Unsolvable as error:
+                door.together.malformed.append((call, error))
+                continue
+            for single in singles:
+                door.messages.append(kinds.number(single), call.source, None)
+                door.timeline.append(door.messages)
+        else:
+            door.collectives.append(kinds.number(call), call.source, call.index)
+            door.timeline.append(door.collectives)
+    for group in groups.values():
+        group.collectives = {rank: stream for rank, stream in group.collectives.items() if stream.kinds}
+        group.messages = {rank: stream for rank, stream in group.messages.items() if stream.kinds}
+    return Streams(kinds, _merged(list(groups.values())), timelines)
+
+
+@attrs.frozen
+class _Door:
+    """Where the calls of one rank of one group go."""
+
+    together: GroupCalls
+    collectives: Stream
+    messages: Stream
+    timeline: list[Stream]
+
+
+def _door(
+    group: Group, groups: dict[tuple[str, tuple[int, ...]], GroupCalls], timelines: dict[int, list[Stream]]
+) -> _Door:
+    together = groups.setdefault((group.name, group.ranks), GroupCalls(group.name, group.ranks, group.size))
+    if together.size != group.size:
+        sizes = " and ".join(map(str, sorted({together.size, group.size})))
+        raise CallError(f"calls of groups of {sizes} ranks cannot be one collective")
+    timeline = timelines.setdefault(together.place_of(group.rank), [])
+    collectives = together.collectives.setdefault(group.rank, Stream(group))
+    messages = together.messages.setdefault(group.rank, Stream(group))
+    return _Door(together, collectives, messages, timeline)
+
+
+def _merged(groups: list[GroupCalls]) -> list[GroupCalls]:
+    """Put groups together of which some ranks do not tell the name, or the ranks."""
+    whole = [group for group in groups if group.name and group.ranks]
+    rest = [group for group in groups if not (group.name and group.ranks)]
+    for vague in sorted(rest, key=lambda group: (not group.name, not group.ranks)):
+        fits = [group for group in whole if group.takes_in(vague) and vague.name in ("", group.name)]
+        if len(fits) == 1:
+            fits[0].collectives.update(vague.collectives)
+            fits[0].messages.update(vague.messages)
+            fits[0].malformed += vague.malformed
+        else:
+            whole.append(vague)
+    return whole

@@ -1,0 +1,342 @@
+"""Whole programs: the order of their calls, their groups, their messages, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import collective_rules as cr
+
+Program = list[cr.Call]
+
+
+def reduced(rank: int, size: int = 4, world: int = 4, name: str = "dp", waits: bool = True) -> cr.Call:
+    group = cr.Group(world, rank, name)
+    made = cr.call("c10d::allreduce_", group=group, tensors=[(size,)], async_op=not waits)
+    return attrs.evolve(made, source=f"train.py:{rank}")
+
+
+def broadcast(rank: int, world: int = 4) -> cr.Call:
+    return cr.call("c10d::broadcast_", group=cr.Group(world, rank, "dp"), tensors=[(4,)], root_rank=0)
+
+
+def barrier(rank: int, world: int = 4) -> cr.Call:
+    return cr.call("c10d::barrier", group=cr.Group(world, rank, "dp"), device_ids=[])
+
+
+def programs(sizes: Iterable[int] = (4, 5, 6, 7, 8, 9), world: int = 4) -> list[Program]:
+    """Every rank reduces tensors of these sizes."""
+    return [[reduced(rank, size, world) for size in sizes] for rank in range(world)]
+
+
+def flat(programs: Iterable[Program]) -> list[cr.Call]:
+    return [call for program in programs for call in program]
+
+
+def found(calls: Iterable[cr.Call], **settings: Any) -> list[tuple[str, tuple[int, ...], int | None, int]]:
+    """The errors: the kind of constraint, the ranks, where the first one is, and how many have it."""
+    kinds = {id_: kind for rule in cr.rules() for id_, kind in rule.constraints.items()}
+    return [(kinds.get(each.id, each.id), each.ranks, each.index, each.count) for each in cr.agree(calls, **settings)]
+
+
+class TestOrder:
+    """One fault is one finding, and what follows is compared as if it had not been."""
+
+    def test_programs_that_are_alike_agree(self) -> None:
+        assert [] == found(flat(programs()))
+
+    @pytest.mark.parametrize("culprit", range(4))
+    def test_a_size_is_wrong_once(self, culprit: int) -> None:
+        ranks = programs()
+        ranks[culprit][2] = reduced(culprit, 99)
+        assert [("sizes", (culprit,), 2, 1)] == found(flat(ranks))
+
+    def test_one_fault_in_every_step_is_counted(self) -> None:
+        ranks = programs([4, 5] * 50)
+        ranks[2] = [reduced(2, size) for size in [4, 6] * 50]
+        assert [("sizes", (2,), 1, 50)] == found(flat(ranks))
+
+    @pytest.mark.parametrize("culprit", range(4))
+    @pytest.mark.parametrize("span", [2, 3, 5])
+    def test_another_order_is_told_from_other_sizes(self, culprit: int, span: int) -> None:
+        ranks = programs()
+        ranks[culprit][1 : 1 + span] = reversed(ranks[culprit][1 : 1 + span])
+        assert [("call", (culprit,), 1, 1)] == found(flat(ranks))
+
+    @pytest.mark.parametrize("culprit", range(4))
+    @pytest.mark.parametrize("span", [1, 2, 3])
+    def test_calls_that_are_left_out_are_named(self, culprit: int, span: int) -> None:
+        ranks = programs()
+        del ranks[culprit][1 : 1 + span]
+        (each,) = cr.agree(flat(ranks))
+        assert ("AR11", (culprit,), 1) == (each.id, each.ranks, each.index)
+        assert f"rank {culprit} does not make" in each.message
+
+    @pytest.mark.parametrize("culprit", range(4))
+    def test_calls_that_nobody_else_makes_are_named(self, culprit: int) -> None:
+        ranks = programs()
+        ranks[culprit][3:3] = [reduced(culprit, 99), reduced(culprit, 98)]
+        (each,) = cr.agree(flat(ranks))
+        assert ("AR11", (culprit,), 3) == (each.id, each.ranks, each.index)
+        assert f"rank {culprit} makes these 2 calls, which ranks" in each.message
+
+    def test_two_faults_are_two_findings(self) -> None:
+        ranks = programs(range(4, 60))
+        del ranks[1][2]
+        ranks[3][30] = reduced(3, 99)
+        assert [("ranks", (1,), 2, 1), ("sizes", (3,), 30, 1)] == found(flat(ranks))
+
+    def test_a_rank_that_stops_is_named_with_the_call_that_misses_it(self) -> None:
+        ranks = programs()
+        del ranks[3][4:]
+        assert [("ranks", (3,), 4, 1)] == found(flat(ranks))
+
+    def test_a_rank_that_is_ahead_is_the_odd_one(self) -> None:
+        ranks = programs()
+        ranks[1].append(reduced(1))
+        assert [("ranks", (1,), 6, 1)] == found(flat(ranks))
+
+    def test_a_rank_that_does_nothing_misses_all(self) -> None:
+        assert [("ranks", (3,), 0, 6)] == found(flat(programs()[:3]))
+
+    def test_another_collective_once_leaves_the_rest_comparable(self) -> None:
+        ranks = programs()
+        ranks[1][2] = broadcast(1)
+        ranks[1][4] = reduced(1, 99)
+        assert [("call", (1,), 2, 1), ("sizes", (1,), 4, 1)] == found(flat(ranks))
+
+    def test_of_two_programs_only_where_they_part_is_told(self) -> None:
+        ranks = [[reduced(0), *[barrier(0, 2)] * 3], [reduced(1), *[broadcast(1, 2)] * 3]]
+        ranks = [[attrs.evolve(call, group=cr.Group(2, call.group.rank, "dp")) for call in each] for each in ranks]
+        assert [("call", (0, 1), 1, 2)] == found(flat(ranks))
+
+    def test_the_lines_of_both_sides_are_shown(self) -> None:
+        ranks = programs()
+        del ranks[0][2]
+        (each,) = cr.agree(flat(ranks))
+        assert "train.py:0" in each.message
+        assert "train.py:1, train.py:2, train.py:3" in each.message
+
+    @given(st.data())
+    def test_the_ranks_may_come_in_any_order_and_interleaved(self, data: st.DataObject) -> None:
+        ranks = programs()
+        ranks[2][3] = reduced(2, 99)
+        order = data.draw(st.permutations([call.group.rank for call in flat(ranks)]))
+        queues = [list(program) for program in ranks]
+        assert [("sizes", (2,), 3, 1)] == found(queues[rank].pop(0) for rank in order)
+
+    @given(st.data())
+    def test_any_one_change_of_a_program_is_found_and_nothing_of_an_unchanged_one(self, data: st.DataObject) -> None:
+        sizes = data.draw(st.lists(st.integers(1, 3), min_size=3, max_size=12))
+        ranks = programs(sizes, world=3)
+        culprit, place = data.draw(st.integers(0, 2)), data.draw(st.integers(0, len(sizes) - 1))
+        assert [] == found(flat(ranks))
+        change = data.draw(st.sampled_from(["size", "drop", "insert", "rule"]))
+        if change == "size":
+            ranks[culprit][place] = reduced(culprit, 99, 3)
+        elif change == "drop":
+            del ranks[culprit][place]
+        elif change == "insert":
+            ranks[culprit].insert(place, reduced(culprit, 2, 3))
+        else:
+            ranks[culprit][place] = broadcast(culprit, 3)
+        errors = found(flat(ranks))
+        assert [(culprit,)] == list(dict.fromkeys(ranks for _, ranks, _, _ in errors))
+
+
+class TestIndices:
+    """Where calls say which of the group's collectives they are, that counts, not where the record begins."""
+
+    def numbered(self, first: Iterable[int], count: int = 6) -> list[cr.Call]:
+        return [
+            attrs.evolve(reduced(rank, 10 + index, 2), index=index)
+            for rank, start in enumerate(first)
+            for index in range(start, count)
+        ]
+
+    def test_a_record_that_begins_later_agrees(self) -> None:
+        assert [] == found(self.numbered((0, 3)))
+
+    def test_what_both_tell_of_is_compared(self) -> None:
+        calls = self.numbered((0, 3))
+        calls[-1] = attrs.evolve(reduced(1, 99, 2), index=5)
+        assert [("sizes", (0, 1), 5, 1)] == found(calls)
+
+    def test_of_one_call_each_the_index_does_not_count(self) -> None:
+        calls = [attrs.evolve(reduced(rank, 4, 2), index=rank) for rank in range(2)]
+        assert [] == found(calls)
+
+
+class TestGroups:
+    """Groups are compared apart."""
+
+    def test_one_name_with_other_ranks_is_another_group(self) -> None:
+        """As the columns of a mesh."""
+        columns = [(0, 2), (1, 3)]
+        calls = [
+            cr.call("c10d::allreduce_", group=cr.Group(2, place, "tp", column), tensors=[(4 + column[0],)])
+            for column in columns
+            for place in range(2)
+        ]
+        assert [] == found(calls)
+        assert ["tp"] == [each.group for each in cr.agree(calls[:3])]
+
+    def test_ranks_of_which_nothing_is_known_are_not_missing(self) -> None:
+        calls = flat(programs()[:3])
+        assert [] == found(calls, ranks=(0, 1, 2))
+        assert [] == found(calls, ranks=range(3))
+        assert [("ranks", (3,), 0, 6)] == found(calls, ranks=(0, 1, 2, 3))
+
+    def test_known_ranks_are_global(self) -> None:
+        """A group's own ranks are others."""
+        group = [cr.Group(2, rank, "tp", (4, 7)) for rank in range(2)]
+        calls = [cr.call("c10d::allreduce_", group=group[0], tensors=[(4,)])]
+        assert [] == found(calls, ranks=(0, 1, 4))
+        assert [("ranks", (1,), None, 1)] == found(calls, ranks=(4, 7))
+
+
+def send(rank: int, peer: int, size: int = 3, tag: int = 0, waits: bool | None = None) -> cr.Call:
+    made = cr.call("c10d::send", group=cr.Group(3, rank), tensors=[(size,)], dst=peer, tag=tag)
+    return attrs.evolve(made, blocking=waits)
+
+
+def receive(rank: int, peer: int | None, size: int = 3, tag: int = 0, waits: bool | None = None) -> cr.Call:
+    group = cr.Group(3, rank)
+    if peer is None:
+        return cr.call("c10d::recv_any_source_", group=group, tensors=[(size,)], tag=tag)
+    return attrs.evolve(cr.call("c10d::recv_", group=group, tensors=[(size,)], src=peer, tag=tag), blocking=waits)
+
+
+class TestMessages:
+    """Sends find their receives in the order of the program."""
+
+    def test_messages_of_one_pair_keep_their_order(self) -> None:
+        calls = [send(0, 1, 3), send(0, 1, 4), receive(1, 0, 3), receive(1, 0, 4)]
+        assert [] == found(calls)
+        assert [("pairs", (0, 1), None, 1)] * 2 == found([calls[0], calls[1], calls[3], calls[2]])
+
+    def test_tags_keep_messages_apart(self) -> None:
+        calls = [send(0, 1, 3, 7, False), send(0, 1, 4, 8, False), receive(1, 0, 4, 8), receive(1, 0, 3, 7)]
+        assert [] == found(calls)
+
+    def test_alike_messages_that_nobody_receives_are_counted(self) -> None:
+        assert [("partner", (0,), None, 5)] == found([send(0, 1)] * 5)
+
+    def test_a_partner_of_which_nothing_is_known_is_not_missing(self) -> None:
+        assert [] == found([send(0, 1), send(0, 2)], ranks=(0,))
+        assert [("partner", (0,), None, 1)] == found([send(0, 1), send(0, 2)], ranks=(0, 2))
+        assert [] == found([receive(0, None)], ranks=(0, 1))
+
+    def test_many_messages_take_linear_time(self) -> None:
+        """Ten thousand in both directions: a quadratic search would take minutes."""
+        calls = [send(0, 1, waits=False), receive(1, 0), send(1, 2, waits=False), receive(2, 1)] * 10_000
+        assert [] == found(calls)
+
+
+class TestWaiting:
+    """Ranks that wait for each other in a circle are found; those that only might, are not."""
+
+    def test_a_circle_of_blocking_sends_is_found(self) -> None:
+        calls = [call for rank in range(3) for call in (send(rank, (rank + 1) % 3), receive(rank, (rank - 1) % 3))]
+        (each,) = cr.agree(calls)
+        assert ("WAIT1", "error", (0, 1, 2)) == (each.id, each.severity, each.ranks)
+        assert "rank 2 waits in c10d::send of 3 float32, for rank 0" in each.message
+
+    def test_one_rank_that_receives_first_opens_the_circle(self) -> None:
+        calls = [call for rank in range(3) for call in (send(rank, (rank + 1) % 3), receive(rank, (rank - 1) % 3))]
+        calls[0], calls[1] = calls[1], calls[0]
+        assert [] == found(calls)
+
+    @pytest.mark.parametrize("waits", [True, False])
+    def test_sends_that_do_not_wait_are_no_circle(self, waits: bool) -> None:
+        calls = [
+            call
+            for rank in range(3)
+            for call in (send(rank, (rank + 1) % 3, waits=waits), receive(rank, (rank - 1) % 3))
+        ]
+        assert waits == bool(found(calls))
+
+    @pytest.mark.parametrize("waits", [True, False])
+    def test_groups_in_crossed_order_are_a_circle_where_calls_wait(self, waits: bool) -> None:
+        order = [("a", "b"), ("b", "a")]
+        calls = [reduced(rank, 3, 2, name, waits) for rank in range(2) for name in order[rank]]
+        assert ([("WAIT1", (0, 1), None, 1)] if waits else []) == found(calls)
+
+    def test_a_collective_and_a_message_may_be_a_circle(self) -> None:
+        group = [cr.Group(3, rank) for rank in range(3)]
+        barriers = [cr.call("c10d::barrier", group=each, device_ids=[], async_op=False) for each in group]
+        calls = [send(0, 1), barriers[0], barriers[1], receive(1, 0), barriers[2]]
+        assert [("WAIT1", (0, 1), None, 1)] == found(calls)
+        calls[2], calls[3] = calls[3], calls[2]
+        assert [] == found(calls)
+
+    def test_what_is_missing_is_told_instead(self) -> None:
+        """A rank that never comes is no circle."""
+        calls = [send(0, 1), receive(0, 1), send(1, 0)]
+        assert ["partner"] == [kind for kind, *_ in found(calls)]
+
+
+class TestPairs:
+    """What ranks exchange, pair by pair."""
+
+    def exchanged(self, change: Iterable[tuple[int, int]] = (), world: int = 4) -> list[cr.Call]:
+        """Rank i sends i + 2 j + 1 rows to rank j; at the pairs in `change`, j expects one more."""
+        calls = []
+        for rank in range(world):
+            sent = [rank + 2 * peer + 1 for peer in range(world)]
+            expected = [peer + 2 * rank + 1 + ((peer, rank) in change) for peer in range(world)]
+            calls.append(
+                cr.call(
+                    "c10d::alltoall_base_",
+                    group=cr.Group(world, rank),
+                    input=(sum(sent), 3),
+                    output=(sum(expected), 3),
+                    input_split_sizes=sent,
+                    output_split_sizes=expected,
+                )
+            )
+        return calls
+
+    def test_pairs_that_fit_agree(self) -> None:
+        assert [] == found(self.exchanged())
+
+    def test_one_bad_pair_names_both_ends(self) -> None:
+        (each,) = cr.agree(self.exchanged([(1, 3)]))
+        assert ("AAS3", (1, 3)) == (each.id, each.ranks)
+        assert {"S[1,3]": {1: 8, 3: 9}} == each.names
+
+    def test_several_bad_pairs_are_one_matrix(self) -> None:
+        (each,) = cr.agree(self.exchanged([(0, 2), (1, 2), (3, 2)]))
+        assert ("AAS3", (2,)) == (each.id, each.ranks)
+        assert ["S[0,2]", "S[1,2]", "S[3,2]"] == list(each.names)
+        lines = [line.split() for line in each.message.splitlines()[3:7]]
+        assert [["S[i,j]", "j=2"], ["i=0", "5≠6"], ["i=1", "6≠7"], ["i=3", "8≠9"]] == lines
+
+    def test_where_no_rank_is_in_all_bad_pairs_all_are_named(self) -> None:
+        (each,) = cr.agree(self.exchanged([(0, 1), (2, 3)]))
+        assert (0, 1, 2, 3) == each.ranks
+
+    def test_a_large_matrix_is_cut(self) -> None:
+        world = 12
+        (each,) = cr.agree(self.exchanged([(i, j) for i in range(world) for j in range(world) if i != j], world))
+        assert "… and 4 more senders, 4 more receivers" in each.message
+
+    @given(st.data())
+    def test_the_quick_answer_for_pairs_is_the_thorough_one(self, data: st.DataObject) -> None:
+        """The thorough one unifies every name; a list of splits that is left out makes it needed."""
+        world = 3
+        pairs = [(i, j) for i in range(world) for j in range(world) if i != j]  # a rank with itself is check's
+        change = data.draw(st.lists(st.sampled_from(pairs), max_size=3, unique=True))
+        calls = self.exchanged(change, world)
+        width = data.draw(st.sampled_from([3, 4]))
+        calls[0] = attrs.evolve(
+            calls[0],
+            arguments=calls[0].arguments
+            | {name: cr.Spec((calls[0].arguments[name].shape[0], width)) for name in ("input", "output")},
+        )
+        assert bool(change or width != 3) == bool(cr.agree(calls))
