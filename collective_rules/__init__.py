@@ -9,7 +9,7 @@ with warnings.catch_warnings():
     import torch as _torch
 
 from collective_rules.agree import agree
-from collective_rules.call import Call, call
+from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.check import check
 from collective_rules.conventions import chakra_comm_size, collective_op_bytes
 from collective_rules.errors import (
@@ -28,6 +28,7 @@ from collective_rules.spec import Group, Spec
 from collective_rules.traffic import Traffic, traffic
 
 __all__ = [
+    "UNKNOWN",
     "Call",
     "CallError",
     "CollectiveRulesError",

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from collective_rules.bound import Bound, Demand, Key, Problem, Slot, key_text, walk
-from collective_rules.call import Call
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.notation import ANY, GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
 from collective_rules.ops import Spelling
@@ -214,6 +214,8 @@ class _Binder:
         """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
         column = self.entry.splits[self.bound.spelling.behind_of(part)]
         given = self.call.arguments.get(column.argument) if column.argument else ()
+        if given is UNKNOWN:
+            return ()
         label = slot.label if slot else part.path.name
         if not given:
             if given is not None and column.empty != EVEN:

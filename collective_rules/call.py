@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import torch
@@ -16,7 +17,21 @@ from collective_rules.ops.columns import NONE
 from collective_rules.ops.row import Argument
 from collective_rules.spec import Group, Spec, is_size
 
-__all__ = ["Call", "call", "must_be_call", "reduce_op_name"]
+__all__ = ["UNKNOWN", "Call", "call", "must_be_call", "reduce_op_name"]
+
+
+class _Unknown(enum.Enum):
+    UNKNOWN = "unknown"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "unknown"
+
+
+UNKNOWN: Final = _Unknown.UNKNOWN
+"""An argument that is no tensor, of a recorded call: it had a value, which the record does not tell."""
 
 
 @attrs.frozen(slots=False, repr=False)
@@ -25,7 +40,7 @@ class Call:
 
     - `row`: the op. `group`: the group as this rank sees it.
     - `arguments`: by schema name, tensors as `Spec`s (lists as tuples), without the group. A written argument may be
-      absent.
+      absent. An argument that is not known is `UNKNOWN`; of a tensor, the shape or the dtype is None.
     - `source`: the line that made it, where that is known. `index`: its place among the group's collectives.
     - `blocking`: whether this rank goes no further until it is done; None where only the op and its arguments say.
     """
@@ -52,14 +67,19 @@ class Call:
 
     @property
     def is_root(self) -> bool:
-        """Whether this rank is the root, or one of several roots."""
+        """Whether this rank is the root, or one of several; of an unknown root, whether it has the root's list."""
         root, roots = self.attribute("root"), self.attribute("roots")
+        if root is None and self.row.root_only:
+            return any(self.arguments.get(name) for name in self.row.root_only if self.row.by_name[name].depth)
         return self.group.rank == root if roots is None else self.group.rank in roots
 
     def attribute(self, name: str) -> Any:
-        """Return the argument that holds the rule's attribute `name` ("root", "reduce_op", …), None without one."""
-        argument = self.row.entry.attributes.get(name)
-        return None if argument is None else self.arguments.get(argument)
+        """Return the argument that holds the rule's attribute `name` ("root", "reduce_op", …).
+
+        None without one, and where it is not known.
+        """
+        value = self.arguments.get(self.row.entry.attributes.get(name, ""))
+        return None if value is UNKNOWN else value
 
 
 def must_be_call(value: Any) -> Call:
@@ -74,7 +94,8 @@ def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
 
     `arguments` are the op's own schema arguments by name, without the group's. A tensor is a `torch.Tensor` (of any
     device, meta and fake too; its data are not touched), a `Spec`, or a bare shape tuple (float32). Written arguments
-    may be left out; `infer` then says what they must be. `group_size` left out is the group's own, and optional
+    may be left out; `infer` then says what they must be. What a record does not tell is `UNKNOWN`, or a `Spec` of an
+    unknown shape. `group_size` left out is the group's own, and optional
     arguments have the schema's or torch.distributed's defaults. A reduce op is a `ReduceOp` or its lower-case name.
 
     Raises `CallError` for a missing, surplus or mistyped argument, `UnknownOpError` for an op without a rule.
@@ -94,7 +115,7 @@ def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
         convert = door.converters.get(name)
         if convert is None:
             raise CallError(_surplus(row, name))
-        normal[name] = convert(value)
+        normal[name] = UNKNOWN if value is UNKNOWN and row.by_name[name].kind != "Tensor" else convert(value)
     if not door.required <= arguments.keys():
         raise CallError(_missing(row, arguments))
     return Call(row, group, normal)

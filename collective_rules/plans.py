@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from collective_rules.attributes import REDUCE_OPS, TAGS
-from collective_rules.call import Call
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
 from collective_rules.ops import Row
 from collective_rules.ops.columns import EVEN, SplitSizes
@@ -85,6 +85,7 @@ def _compile(row: Row) -> Plan:
         "Spec": Spec,
         "shared": _share_memory,
         "REDUCE_OPS": REDUCE_OPS,
+        "UNKNOWN": UNKNOWN,
         "aliased": _aliased,
         "symbolic": _symbolic,
     }
@@ -161,7 +162,8 @@ class _Writer:
         }
         for attribute, argument in attributes.items():
             if attribute in checks:
-                self.give_up_if(checks[attribute].format(f"a[{argument!r}]"))
+                value = f"a[{argument!r}]"
+                self.give_up_if(f"{value} is UNKNOWN or {checks[attribute].format(value)}")
 
     # -- tensors that are given
 
@@ -276,7 +278,9 @@ class _Writer:
         column = self.column(part)
         own = f"own_{size.name}"
         given = f"a[{column.argument!r}]" if column.argument else "()"
-        self.add(f"g = {given}", "if g:")
+        self.add(f"g = {given}")
+        self.give_up_if("g is UNKNOWN")
+        self.add("if g:")
         self.depth += 1
         self.give_up_if(f"len(g) != W or symbolic(g) or min(g) < 0 or sum(g) != {at}")
         self.add("w = g[r]")
@@ -293,6 +297,7 @@ class _Writer:
         size = next(size for size in part.sizes if isinstance(size, Splits))
         column = self.column(part)
         self.add(f"g = a[{column.argument!r}]")
+        self.give_up_if("g is UNKNOWN")
         if column.empty != EVEN:
             self.give_up_if("g is not None and not g")
         self.add("if g:")

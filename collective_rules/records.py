@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from collective_rules.call import Call, call
+from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.errors import CallError
 from collective_rules.ops import lookup
 from collective_rules.spec import Group, Memory, Spec, is_size
@@ -20,10 +20,13 @@ from collective_rules.spec import Group, Memory, Spec, is_size
 __all__ = ["from_record", "to_record"]
 
 _DEEPEST, _LARGEST = 3, 2**63 - 1
+_UNKNOWN = {"unknown": True}
 
 
 def to_record(call: Call) -> dict[str, Any]:
     """Return `call` as plain data.
+
+    An argument that is not known is {"unknown": true}.
 
     A tensor is {"shape", "dtype"} (null where it is not known), and what is not the usual: "stride", "device",
     "layout", "view", "memory" ([allocation, offset in elements], allocations counted from 0 within the call).
@@ -101,6 +104,8 @@ class _Writer:
             return self._tensor(value)
         if isinstance(value, torch.dtype):
             return {"dtype": _name(value)}
+        if value is UNKNOWN:
+            return dict(_UNKNOWN)
         if isinstance(value, torch.SymInt):
             raise CallError(f"{self.op}: the size {value} is known to the run alone, and cannot be written down")
         return value
@@ -134,6 +139,8 @@ def _read(value: Any, what: str, depth: int = 0) -> Any:
         raise CallError(f"{what} holds a number of more than 64 bits")
     if not isinstance(value, dict):
         return value
+    if value == _UNKNOWN:
+        return UNKNOWN
     if value.keys() == {"dtype"}:
         return _dtype(value["dtype"], what)
     known = ("stride", "device", "layout", "view", "memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import collective_rules as cr
+from collective_rules.records import from_record, to_record
 
 Program = list[cr.Call]
 
@@ -170,6 +172,92 @@ class TestIndices:
     def test_of_one_call_each_the_index_does_not_count(self) -> None:
         calls = [attrs.evolve(reduced(rank, 4, 2), index=rank) for rank in range(2)]
         assert [] == found(calls)
+
+    def test_indices_may_repeat_as_in_a_coalesced_launch(self) -> None:
+        """The record that begins later begins at the launch."""
+        indices = [[0, 1, 1, 2, 3], [1, 1, 2, 3]]
+        sizes = [[9, 4, 5, 6, 7], [4, 5, 6, 7]]
+        calls = [
+            attrs.evolve(reduced(rank, size, 2), index=index)
+            for rank in range(2)
+            for index, size in zip(indices[rank], sizes[rank], strict=True)
+        ]
+        assert [] == found(calls)
+        calls[-1] = attrs.evolve(reduced(1, 99, 2), index=3)
+        assert [("sizes", (0, 1), 3, 1)] == found(calls)
+
+
+class TestUnknown:
+    """What a record does not tell is no disagreement."""
+
+    def exchanged(self, rows: tuple[tuple[int, int], ...], **splits: Any) -> list[cr.Call]:
+        return [
+            cr.call("c10d::alltoall_base_", group=cr.Group(2, rank), input=(sent, 3), output=(expected, 3), **splits)
+            for rank, (sent, expected) in enumerate(rows)
+        ]
+
+    def test_of_unknown_split_sizes_the_sums_are_compared(self) -> None:
+        splits = {"input_split_sizes": cr.UNKNOWN, "output_split_sizes": cr.UNKNOWN}
+        assert () == cr.check(self.exchanged(((5, 3), (2, 4)), **splits)[0])
+        assert [] == found(self.exchanged(((5, 3), (2, 4)), **splits))
+        (each,) = cr.agree(self.exchanged(((5, 3), (2, 5)), **splits))
+        assert ("AAS3", "error", {"sent": 21, "expected": 24}) == (each.id, each.severity, each.names)
+        assert [] == found(self.exchanged(((5, 3), (2, 5)), **splits)[:1], ranks=(0,))
+
+    def test_unknown_splits_are_not_even_ones(self) -> None:
+        """Left out, they are: five rows cannot be shared by two."""
+        assert [] != found(self.exchanged(((5, 3), (2, 4))))
+
+    @pytest.mark.parametrize("known", [(), (0,), (0, 2)])
+    def test_an_unknown_attribute_agrees_with_any(self, known: tuple[int, ...]) -> None:
+        calls = [
+            cr.call(
+                "c10d::reduce_",
+                group=cr.Group(3, rank),
+                tensors=[(4,)],
+                reduce_op="max" if rank in known else cr.UNKNOWN,
+                root_rank=1 if rank in known else cr.UNKNOWN,
+            )
+            for rank in range(3)
+        ]
+        assert [] == found(calls)
+        assert [()] * 3 == [cr.check(call, backend="gloo") for call in calls]
+
+    def test_those_who_tell_are_compared(self) -> None:
+        ops = ["max", cr.UNKNOWN, "sum"]
+        calls = [
+            cr.call("c10d::allreduce_", group=cr.Group(3, rank), tensors=[(4,)], reduce_op=op)
+            for rank, op in enumerate(ops)
+        ]
+        assert [("reduce_op", (0, 2), None, 1)] == found(calls)
+
+    def test_of_an_unknown_root_who_has_the_list_is_it(self) -> None:
+        calls = [
+            cr.call(
+                "c10d::gather_",
+                group=cr.Group(2, rank),
+                input_tensors=[(4,)],
+                output_tensors=[[(4,), (4,)]] if rank else [],
+                root_rank=cr.UNKNOWN,
+            )
+            for rank in range(2)
+        ]
+        assert [] == found(calls)
+        assert [()] * 2 == [cr.check(call) for call in calls]
+
+    def test_an_unknown_tag_matches_any(self) -> None:
+        calls = [send(0, 1), receive(1, 0, tag=cr.UNKNOWN)]  # type: ignore[arg-type]
+        assert [] == found(calls)
+        assert () == cr.check(calls[1])
+
+    def test_a_tensor_is_never_unknown(self) -> None:
+        """A `Spec` says what is known of it."""
+        with pytest.raises(cr.CallError, match="input_tensor=unknown"):
+            cr.call("c10d::_allgather_base_", group=cr.Group(2), input_tensor=cr.UNKNOWN)
+
+    def test_a_record_keeps_it(self) -> None:
+        made = self.exchanged(((5, 3), (2, 4)), input_split_sizes=cr.UNKNOWN)[0]
+        assert made == from_record(json.loads(json.dumps(to_record(made))))
 
 
 class TestGroups:

@@ -12,7 +12,7 @@ from collective_rules.agreement.unify import Binding, disagreement, odd_ones, un
 from collective_rules.backends import limits_of
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Key, Slot
-from collective_rules.call import Call
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.memory import memory_order, same_order
 from collective_rules.messages import ranks_text
@@ -43,6 +43,7 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
         return
     if _exchange_alike(calls):
         return
+    yield from _totals(calls)
     bounds = _same_form(calls, backend)
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
     ranks = frozenset(call.group.rank for call in calls)
@@ -66,6 +67,37 @@ def _exchange_alike(calls: list[Call]) -> bool:
         seen.add((tensors[0].dtype, tensors[0].shape[1:], call.attribute("group_size")))
     sent, expected = ([call.arguments[name] for call in sorted(calls, key=_rank)] for name in row.splits)
     return len(seen) == 1 and list(zip(*sent, strict=True)) == list(map(tuple, expected))
+
+
+def _totals(calls: list[Call]) -> Iterator[Finding]:
+    """Where split sizes are not known: all that is sent must be all that is received."""
+    unknown = [call for call in calls if any(call.arguments.get(name) is UNKNOWN for name in call.row.splits)]
+    if not unknown or len(calls) != calls[0].group.size:
+        return
+    sides = [[_elements_of(call, names) for names in (call.row.reads, call.row.writes)] for call in calls]
+    known = [[each for each in side if each is not None] for side in zip(*sides, strict=True)]
+    sent, expected = map(sum, known)
+    if len(known[0]) == len(known[1]) == len(calls) and sent != expected:
+        rows = [
+            (f"rank {call.group.rank}", f"{a} sent, {b} expected", call.source)
+            for call, (a, b) in zip(calls, sides, strict=True)
+        ]
+        yield disagreement(
+            bind(unknown[0]),
+            "pairs",
+            f"the ranks send {sent} elements in all, but expect {expected}",
+            rows=rows,
+            names={"sent": sent, "expected": expected},
+            ranks=tuple(sorted(call.group.rank for call in calls)),
+        )
+
+
+def _elements_of(call: Call, names: tuple[str, ...]) -> int | None:
+    specs = [call.arguments.get(name) for name in names]
+    if all(isinstance(spec, Spec) and spec.shape is not None for spec in specs):
+        count = sum(spec.numel for spec in specs if isinstance(spec, Spec))
+        return count if isinstance(count, int) else None
+    return None
 
 
 def _rank(call: Call) -> int:
@@ -128,7 +160,7 @@ def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | N
         yield from _elements(bound)
     for attribute in call.row.rule.agreed:
         if attribute != "dtype" and attribute in call.row.entry.attributes:
-            yield (attribute,), call.attribute(attribute), None
+            yield (attribute,), call.arguments.get(call.row.entry.attributes[attribute]), None
     orders = {key: (slot, order) for key, slot, order in memory_order(bound)}
     for key, (slot, order) in orders.items():
         if not slot.spec.has_one_order:

@@ -70,7 +70,6 @@ class _Comparison:
         self.group, self.kinds, self.backend, self.expected = group, kinds, backend, expected
         self.streams = group.collectives
         self.single = all(len(stream.kinds) == 1 for stream in self.streams.values())
-        self.first = group.first
         self.lanes = list(self.make_lanes())
         self.known: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
         self.notes: dict[int, tuple[Finding, Finding]] = {}
@@ -86,7 +85,7 @@ class _Comparison:
         yield from lanes.values()
 
     def run(self) -> Iterator[Finding]:
-        place, parted = self.first, 0
+        place, parted = 0, 0
         self.note_the_absent(place)
         while any(lane.remaining for lane in self.lanes):
             self.note_those_that_left(place)
@@ -136,14 +135,14 @@ class _Comparison:
             placed = self.notes[id(found)][1]
             placed = attrs.evolve(placed, count=placed.count + 1)
         else:
-            index = None if self.single else place
+            index = None if self.single else self.group.index_of(place)
             message = found.message if self.single else f"{found.message}\n{self.where(place)}"
             placed = attrs.evolve(found, message=message, group=self.group.name, index=index)
         self.notes[id(found)] = (found, placed)  # the finding itself too, so that its id stays its own
 
     def where(self, place: int) -> str:
         name = f" of group {self.group.name}" if self.group.name else ""
-        return f"At collective {place}{name}, counted from 0."
+        return f"At collective {self.group.index_of(place)}{name}, counted from 0."
 
     # -- lanes that part
 
@@ -171,7 +170,7 @@ class _Comparison:
         going = [call.group.rank for call in calls]
         few, many = sorted((ended, going), key=len)
         who, verb = ranks_text(ended), "does" if len(ended) == 1 else "do"
-        verdict = f"{who} {verb} not take part, and {verb} nothing in this group after {place - self.first} collectives"
+        verdict = f"{who} {verb} not take part, and {verb} nothing in this group after {place} collectives"
         rows = [("taking part", _where(calls), "")]
         names = {"missing": ended}
         odd = tuple(few) if len(few) < len(many) else tuple(sorted(few + many))
@@ -219,7 +218,7 @@ class _Comparison:
         who, rest = ranks_text(lane.ranks), ranks_text(call.group.rank for call in others)
         one = len(lane.ranks) == 1
         odd = odd_ones(sorted(([call.group.rank for call in others], lane.ranks), key=len, reverse=True))
-        rows = [(f"call {place}", told(calls[0]), _where(calls)) for calls in (others, own)]
+        rows = [(f"call {self.group.index_of(place)}", told(calls[0]), _where(calls)) for calls in (others, own)]
         names: dict[str, Any] = {"call": {call.group.rank: call.op for call in sorted([*own, *others], key=_rank)}}
         if fault.what == "order":
             verdict = f"{who} {'makes' if one else 'make'} these {fault.span} calls in another order than {rest}"
@@ -227,7 +226,7 @@ class _Comparison:
             for at in range(fault.span):
                 for lanes in (main, [lane]):
                     calls = self.calls([attrs.evolve(each, at=each.at + at) for each in lanes])
-                    rows.append((f"call {place + at}", told(calls[0]), _where(calls)))
+                    rows.append((f"call {self.group.index_of(place + at)}", told(calls[0]), _where(calls)))
             return disagreement(bind(own[0]), "call", verdict, rows=rows, names=names, ranks=odd)
         what = "this call" if fault.span == 1 else f"these {fault.span} calls"
         if fault.what == "skipped":

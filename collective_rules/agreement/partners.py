@@ -147,7 +147,7 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
         for key, value in bound.names.items():
             pair = (*key[:2], send.group.rank, receive.group.rank) if len(key) > 2 else key
             yield Binding(pair, value, rank, bound, bound.origins.get(key))
-        yield Binding(("tag",), call.attribute("tag"), rank, bound, None)
+        yield Binding(("tag",), call.arguments.get(call.row.tag), rank, bound, None)
 
 
 def _alone(call: Call) -> Finding:

@@ -5,6 +5,7 @@ A call costs some 40 bytes here beyond the first of its kind, so that a million 
 
 from __future__ import annotations
 
+import bisect
 import functools
 from array import array
 from collections.abc import Iterable, Mapping
@@ -105,28 +106,28 @@ def waits(call: Call) -> bool:
 class Stream:
     """One rank's calls of one group, in order: their kinds and the lines that made them.
 
-    `start` is the first one's index, None where indices are not known or do not count up by one.
+    `indices` are those that the calls tell, None where some do not, or where they count down.
     """
 
     group: Group
     kinds: array[int] = attrs.field(factory=lambda: array("l"))
     sources: list[str] = attrs.field(factory=list)
-    start: int | None = None
+    indices: array[int] | None = attrs.field(factory=lambda: array("q"))
 
     def append(self, kind: int, source: str, index: int | None) -> None:
         """Add a call."""
-        place = len(self.kinds)
-        if place == 0:
-            self.start = index
-        elif index is None or self.start is None or index != self.start + place:
-            self.start = None
+        if self.indices is not None:
+            if index is None or (self.indices and index < self.indices[-1]):
+                self.indices = None
+            else:
+                self.indices.append(index)
         self.kinds.append(kind)
         self.sources.append(source)
 
     def call(self, place: int, kinds: Kinds) -> Call:
         """Return the call at a place, from 0."""
         alike = kinds.calls[self.kinds[place]]
-        index = None if self.start is None else self.start + place
+        index = None if self.indices is None else self.indices[place]
         return Call(alike.row, self.group, alike.arguments, self.sources[place], index, alike.blocking)
 
 
@@ -153,22 +154,30 @@ class GroupCalls:
         return frozenset(rank for rank in range(self.size) if known is None or self.place_of(rank) in known)
 
     @functools.cached_property
-    def is_numbered(self) -> bool:
-        """Whether indices say which collectives go together; one call of each rank does, whatever its index."""
-        streams = self.collectives.values()
-        return all(stream.start is not None for stream in streams) and any(len(each.kinds) > 1 for each in streams)
+    def longest(self) -> array[int] | None:
+        """The indices of the record that begins first.
 
-    @functools.cached_property
-    def first(self) -> int:
-        """The index of the first collective that any rank tells of, 0 without indices."""
-        return min(stream.start or 0 for stream in self.collectives.values()) if self.is_numbered else 0
+        None where indices do not say which collectives go together: where some have none, and of one call each.
+        """
+        known = [stream.indices for stream in self.collectives.values() if stream.indices]
+        if len(known) < len(self.collectives) or all(len(indices) == 1 for indices in known):
+            return None
+        return min(known, key=lambda indices: (indices[0], -len(indices)), default=None)
 
     def offset(self, rank: int) -> int:
-        """Return how many collectives, from `first`, went before the first one that this rank tells of."""
-        return (self.collectives[rank].start or 0) - self.first if self.is_numbered else 0
+        """Return how many collectives went before the first one that this rank tells of, from the first of all."""
+        own = self.collectives[rank].indices
+        return bisect.bisect_left(self.longest, own[0]) if self.longest and own else 0
+
+    def index_of(self, place: int) -> int:
+        """Return the index of the collective at a place, from the first that any rank tells of."""
+        if self.longest is None:
+            return place
+        last = len(self.longest) - 1
+        return self.longest[place] if place <= last else self.longest[last] + place - last
 
     def ranks_at(self, number: int) -> list[int]:
-        """Return the ranks that tell of collective `number`, counted from `first`."""
+        """Return the ranks that tell of the collective at a place."""
         return [
             rank for rank, stream in self.collectives.items() if 0 <= number - self.offset(rank) < len(stream.kinds)
         ]

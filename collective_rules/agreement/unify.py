@@ -10,6 +10,7 @@ import attrs
 import torch
 
 from collective_rules.bound import Bound, Key, Slot, key_text
+from collective_rules.call import UNKNOWN
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import compose, ranks_text, value_text
 from collective_rules.notation import Part, Rest, Size
@@ -36,6 +37,8 @@ class Binding:
 def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Finding]:
     """Yield a finding for every name that the ranks bind to different values, or that only some of `ranks` bind.
 
+    One whose value is `UNKNOWN` disagrees with nobody.
+
     A disagreement on pairs of ranks, `S[i,j]`, is one finding, with the bad pairs as a matrix where there are several.
     """
     by_key: dict[Key, list[Binding]] = {}
@@ -45,7 +48,8 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
     for key, known in by_key.items():
         values: dict[Any, list[Binding]] = {}
         for binding in known:
-            values.setdefault(_comparable(binding.value), []).append(binding)
+            if binding.value is not UNKNOWN:
+                values.setdefault(_comparable(binding.value), []).append(binding)
         silent = ranks - {binding.rank for binding in known}
         if len(values) > 1:
             different = list(values.values())
@@ -53,7 +57,7 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
                 pairs.setdefault(key[:2], {})[key] = different
             else:
                 yield _different(key, different)
-        elif silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
+        elif values and silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
             yield _untold(key, known[0], silent)
     for bad in pairs.values():
         yield _several(bad) if len(bad) > 1 else _different(*next(iter(bad.items())))
