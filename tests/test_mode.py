@@ -48,6 +48,16 @@ PROGRAM = ["allreduce_", "all_gather_into_tensor"]
 # -- record
 
 
+def test_collectives_and_messages_are_counted_apart(group: dist.ProcessGroup) -> None:
+    """Ranks send unlike numbers of messages; their collectives still have one index."""
+    with cr.RuleMode() as ledger:
+        dist.isend(torch.ones(1), 0)
+        dist.all_reduce(torch.ones(1))
+        dist.isend(torch.ones(1), 0)
+        dist.barrier()
+    assert [0, 0, 1, 1] == [call.index for call in ledger.calls]
+
+
 def test_an_entry_tells_the_call_and_its_place(group: dist.ProcessGroup) -> None:
     """Group, sizes, line, index, asynchronous or not, and the line of the wait."""
     half = dist.new_group([1, 3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,25 +30,48 @@ class Seen:
 
 
 class Groups:
-    """The groups that were met, by name, size and rank."""
+    """The groups that were met: by name, size and rank, and as long as the object lives by its identity."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int, int], Seen] = {}
+        self._living: dict[int, Seen] = {}
+        self._ends: dict[int, weakref.ref[dist.ProcessGroup]] = {}
 
-    def reader(self, row: Row) -> Callable[[Mapping[str, Any]], Seen]:
-        """Return what finds the group of one op among its arguments."""
-        name = row.group
-        if name == "process_group":
-            return lambda arguments: self._of(dist.ProcessGroup.unbox(arguments[name]))
-        if name == "group_name":
-            return lambda arguments: self._of(_resolve(arguments[name]))
-        if name == "ranks":
-            return lambda arguments: self._legacy(arguments["ranks"], arguments["group_size"])
-        if name in {"hdl", "symm"}:
-            return lambda arguments: _symmetric(arguments[name])
+    def reader(self, row: Row, keys: Mapping[str, Any]) -> Callable[[Any], Seen]:
+        """Return what finds the group of one op among its arguments, which lie at `keys`, by their names."""
+        key = keys.get(row.group)
+        if row.group == "process_group":
+            unbox, living = dist.ProcessGroup.unbox, self._living
+
+            def find(arguments: Any) -> Seen:
+                group = unbox(arguments[key])
+                return living.get(id(group)) or self._of(group)
+
+            return find
+        if row.group == "group_name":
+            return lambda arguments: self._of(_resolve(arguments[key]))
+        if row.group == "ranks":
+            size = keys["group_size"]
+            return lambda arguments: self._legacy(arguments[key], arguments[size])
+        if row.group in {"hdl", "symm"}:
+            return lambda arguments: _symmetric(arguments[key])
         return lambda arguments: _ALONE  # an op without a group: wait_tensor, put and get
 
     def _of(self, group: dist.ProcessGroup) -> Seen:
+        living = self._living.get(id(group))
+        if living is not None:
+            return living
+        seen = self._describe(group)
+        self._ends[id(group)] = weakref.ref(group, functools.partial(self._forget, id(group)))
+        self._living[id(group)] = seen
+        return seen
+
+    def _forget(self, identity: int, _: Any) -> None:
+        """Another object may get this identity."""
+        self._living.pop(identity, None)
+        self._ends.pop(identity, None)
+
+    def _describe(self, group: dist.ProcessGroup) -> Seen:
         key = (group.group_name, group.size(), group.rank())
         seen = self._seen.get(key)
         if seen is None:

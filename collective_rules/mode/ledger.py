@@ -5,6 +5,7 @@ Knows nothing of how calls are seen. Calls that are alike share one `Known`, so 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +16,13 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import Finding
 from collective_rules.spec import Group, Spec
-from collective_rules.symbols import hint
+from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
 
 __all__ = ["Entry", "Key", "Known", "Ledger", "Total"]
 
 _SIZES = 8
+_MOST_UNCOUNTED = 1000
 
 
 class Key(NamedTuple):
@@ -37,13 +39,16 @@ class Known:
     """What is the same of all calls that are alike, computed once.
 
     `bytes` are read, written, sent and buffer as plain numbers. `traffic` and `bytes` are None for a call whose bytes
-    cannot be counted, `findings` until the call is checked, `expected` until what comes back is inferred.
+    cannot be counted, `findings` until the call is checked, `expected` until what comes back is inferred. `sequence`:
+    the calls among which it has its index.
     """
 
     call: Call
     traffic: Traffic | None
     sizes: str
     bytes: tuple[float, float, float, float] | None
+    group: str
+    sequence: tuple[str, str]
     findings: tuple[Finding, ...] | None = None
     expected: Any = None
 
@@ -54,14 +59,18 @@ class Known:
             moved: Traffic | None = traffic(call)
         except (CallError, TypeError):  # illegal, or of a size that only the run knows
             moved = None
-        return cls(call, moved, _sizes_text(call), None if moved is None else _numbers(moved))
+        name, rule = call.group.name, call.row.rule
+        apart = rule.name if rule.one_sided else "messages" if rule.point_to_point else "collectives"
+        numbers = None if moved is None else _numbers(moved)
+        return cls(call, moved, _sizes_text(call), numbers, name, (name, apart))
 
 
 @attrs.define(eq=False, repr=False)
 class Entry:
     """One call in a ledger.
 
-    - `number`: its place in the ledger, from 0. `index`: its place among its group's calls.
+    - `number`: its place in the ledger, from 0. `index`: its place among its group's collectives; of a message, or of a
+      one-sided call, its place among those.
     - `source`: the line that made it. `module`: the innermost module at work, "layers.3.attn.wq"; "" outside of any.
     - `phase`: "forward", "backward", "optimizer" or "". `step`: how many optimizer steps were done before.
     - `at`: seconds since the block was entered.
@@ -83,8 +92,9 @@ class Entry:
 
     @property
     def call(self) -> Call:
-        """The call, with its source and its index in the group."""
-        return attrs.evolve(self.known.call, source=self.source, index=self.index)
+        """The call, with its source, its index in the group, and whether its caller waits in it."""
+        known = self.known.call
+        return Call(known.row, known.group, known.arguments, self.source, self.index, not self.asynchronous)
 
     @property
     def traffic(self) -> Traffic | None:
@@ -112,18 +122,18 @@ class Total:
     uncounted: int = 0
     sizes: dict[str, int] = attrs.field(factory=dict)
 
-    def count(self, known: Known) -> None:
-        """Add one call."""
-        self.calls += 1
+    def count(self, known: Known, calls: int = 1) -> None:
+        """Add so many calls that are alike."""
+        self.calls += calls
         if known.bytes is None:
-            self.uncounted += 1
+            self.uncounted += calls
         else:
             read, written, sent, buffer = known.bytes
-            self.read += read
-            self.written += written
-            self.sent += sent
-            self.buffer += buffer
-        self._pass(known.sizes, 1)
+            self.read += read * calls
+            self.written += written * calls
+            self.sent += sent * calls
+            self.buffer += buffer * calls
+        self._pass(known.sizes, calls)
 
     def add(self, other: Total) -> None:
         """Add another total."""
@@ -142,21 +152,30 @@ class Total:
 class Ledger:
     """The calls that a `RuleMode` saw.
 
-    - `entries`: the last `keep` of them, oldest first. `count`: how many there were. `totals`: of all, by `Key`.
+    - `entries`: the last `keep` of them, oldest first. `count`: how many there were.
     - `groups`: the groups by name. `findings`: what was found wrong, in the order of its finding.
     - `steps`: optimizer steps. `devices`: devices that stood in for others, {"cpu": "cuda"} in a dry run.
     """
 
     def __init__(self, keep: int = 100_000) -> None:
         self.keep = keep
-        self.totals: dict[Key, Total] = {}
         self.groups: dict[str, Group] = {}
         self.findings: list[Finding] = []
         self.devices: dict[str, str] = {}
         self.steps = 0
         self.count = 0
         self._kept: deque[Entry] = deque(maxlen=keep)
-        self._indices: dict[str, int] = {}
+        self._indices: dict[tuple[str, str], int] = {}
+        self._totals: dict[Key, Total] = {}
+        self._uncounted: dict[tuple[Known, str, str], int] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def totals(self) -> dict[Key, Total]:
+        """The sums over all calls, by `Key`."""
+        with self._lock:
+            self._count()
+        return self._totals
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -188,19 +207,30 @@ class Ledger:
 
     def enter(self, known: Known, source: str, module: str, phase: str, at: float, asynchronous: bool) -> Entry:
         """Add a call."""
-        name = known.call.group.name
-        index = self._indices.get(name, 0)
-        self._indices[name] = index + 1
-        entry = Entry(known, self.count, index, source, module, phase, self.steps, at, asynchronous)
-        self.count += 1
-        self._kept.append(entry)
-        self.groups.setdefault(name, known.call.group)
-        key = Key(known.call.row.entry.op, name, module, phase)
-        total = self.totals.get(key)
-        if total is None:
-            total = self.totals[key] = Total()
-        total.count(known)
+        sequence, place, uncounted = known.sequence, (known, module, phase), self._uncounted
+        with self._lock:
+            number = self.count
+            self.count = number + 1
+            index = self._indices.get(sequence, 0)
+            self._indices[sequence] = index + 1
+            entry = Entry(known, number, index, source, module, phase, self.steps, at, asynchronous)
+            self._kept.append(entry)
+            uncounted[place] = uncounted.get(place, 0) + 1
+            if not index:
+                self.groups.setdefault(known.group, known.call.group)
+            if len(uncounted) > _MOST_UNCOUNTED:
+                self._count()
         return entry
+
+    def _count(self) -> None:
+        """Put into the totals what was not yet; in one go, which is cheaper than call by call."""
+        for (known, module, phase), calls in self._uncounted.items():
+            key = Key(known.call.row.entry.op, known.group, module, phase)
+            total = self._totals.get(key)
+            if total is None:
+                total = self._totals[key] = Total()
+            total.count(known, calls)
+        self._uncounted.clear()
 
     def __len__(self) -> int:
         return self.count
@@ -211,8 +241,7 @@ class Ledger:
 
 def _numbers(moved: Traffic) -> tuple[float, float, float, float]:
     """Plain numbers of bytes; of symbolic ones, the hints."""
-    numbers = (moved.read, moved.written, moved.sent, moved.buffer)
-    read, written, sent, buffer = (n if isinstance(n, (int, float)) else hint(n) or 0 for n in numbers)
+    read, written, sent, buffer = map(number, (moved.read, moved.written, moved.sent, moved.buffer))
     return read, written, sent, buffer
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +19,7 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.mode.echo import Echo
 from collective_rules.mode.ledger import Entry, Ledger
-from collective_rules.mode.places import Places, source_line
+from collective_rules.mode.places import Places, is_waited_for, source_line
 from collective_rules.mode.reading import Reader, Readers
 from collective_rules.mode.returned import difference
 from collective_rules.mode.threads import follow, unfollow
@@ -93,7 +92,6 @@ class RuleMode(TorchDispatchMode):
         self._places = Places(self._stepped)
         self._pending: dict[int, Entry] = {}
         self._lost: list[Entry] = []
-        self._lock = threading.RLock()
         self._depth = 0
         self._start = 0.0
         self._coalescing: dict[Any, Any] = {}
@@ -139,38 +137,35 @@ class RuleMode(TorchDispatchMode):
                 if self._depth and kind.__name__ == "LocalTensor":
                     self._see_local(func, args, kwargs or {})
                 return NotImplemented
-        reader = self._readers[func]
+        reader = self._readers.of(func)
         if reader is None or not self._depth:
             return func(*args, **(kwargs or {}))
         return self._collective(reader, func, args, kwargs or {})
 
     def _collective(self, reader: Reader, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        named = reader.named(args, kwargs)
         if reader.waits:
-            self._waited(named)
-            return func(*args, **kwargs) if self._execute else args[0] if args else next(iter(named.values()))
-        entry, backend = self._see(reader, named)
-        known = entry.known
+            self._waited((*args, *kwargs.values()))
+            return func(*args, **kwargs) if self._execute else next(iter((*args, *kwargs.values())))
+        entry, backend = self._see(reader, args, kwargs)
         if self._check:
             self._precheck(entry, backend)
         if self._execute:
             returned = func(*args, **kwargs)
-            wrong = difference(known, named, returned) if self._check and _is_legal(known.findings) else None
-            if wrong is not None:
-                self._report((wrong,), entry)
+            if self._check:
+                self._postcheck(entry, reader.named(args, kwargs), returned)
         else:
-            returned = self._echo.answer(known, named, entry.source)
+            returned = self._echo.answer(entry.known, reader.named(args, kwargs), entry.source)
             for outer in _outer_modes(self):
-                outer._see(reader, named)
+                outer._see(reader, args, kwargs)
         if reader.functional:
             self._pend(entry, returned)
         return returned
 
     def _see_local(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Record and check what LocalTensorMode carries out for all ranks at once, and passes on to nobody."""
-        reader = self._readers[func]
+        reader = self._readers.of(func)
         if reader is not None and not reader.waits:
-            self._precheck(*self._see(reader, reader.named(args, kwargs)))
+            self._precheck(*self._see(reader, args, kwargs))
 
     def _precheck(self, entry: Entry, backend: str | None) -> None:
         known = entry.known
@@ -179,20 +174,24 @@ class RuleMode(TorchDispatchMode):
         if known.findings:
             self._report(known.findings, entry)
 
-    def _see(self, reader: Reader, named: Mapping[str, Any]) -> tuple[Entry, str | None]:
-        seen = reader.find_group(named)
-        known = reader.known(seen, named)
+    def _postcheck(self, entry: Entry, named: Mapping[str, Any], returned: Any) -> None:
+        known = entry.known
+        wrong = difference(known, named, returned) if _is_legal(known.findings) else None
+        if wrong is not None:
+            self._report((wrong,), entry)
+
+    def _see(self, reader: Reader, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Entry, str | None]:
+        known, seen = reader.read(args, kwargs)
         module, phase = self._places.now()
+        asynchronous = not is_waited_for() if reader.caller_knows else reader.asynchronous(args, kwargs)
         at = time.perf_counter() - self._start
-        with self._lock:
-            entry = self.ledger.enter(known, source_line(), module, phase, at, reader.asynchronous(named))
+        entry = self.ledger.enter(known, source_line(3), module, phase, at, asynchronous)
         return entry, seen.backend if self._backend == "auto" else self._backend
 
     def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
         """Note findings, and warn or raise as the mode was asked to."""
         entry.findings += findings
-        with self._lock:
-            self.ledger.findings.extend(findings)
+        self.ledger.findings.extend(findings)
         errors = tuple(finding for finding in findings if finding.severity == ERROR)
         if errors and self._check == "raise":
             raise CallError(f"{errors[0].message}\n  at {entry.source}", findings)
@@ -208,8 +207,8 @@ class RuleMode(TorchDispatchMode):
                     self._lost.append(earlier)  # its memory was freed, or is used again, before anyone waited
                 self._pending[where] = entry
 
-    def _waited(self, named: Mapping[str, Any]) -> None:
-        for value in named.values():
+    def _waited(self, values: Iterable[Any]) -> None:
+        for value in values:
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
                     entry = self._pending.pop(tensor.untyped_storage()._cdata, None)

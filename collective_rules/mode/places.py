@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import inspect
 import os
 import sys
 import threading
@@ -16,11 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import typing_extensions
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["Places", "source_line"]
+__all__ = ["Places", "is_waited_for", "source_line"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
@@ -35,29 +37,68 @@ _LIBRARY = (
 _EXAMPLES = (os.path.join(_TORCH, "testing", "_internal", ""),)
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _MARKS = 1 << 18
+_OUTSIDE, _OPTIMIZER = ("", ""), ("", "optimizer")
+_graph_task = torch._C._current_graph_task_id
 
-_is_library: dict[str, bool] = {}
-_names: dict[str, str] = {}
+# What waits for the sends and receives that it dispatches; the others hand out what is to be waited on.
+_WAITING = tuple(
+    inspect.unwrap(function).__code__
+    for function in (dist.send, dist.recv, dist.send_object_list, dist.recv_object_list)
+)
 
 
-def source_line() -> str:
-    """Return the innermost line outside of torch and of this library, as "train.py:88"; "" where there is none."""
-    frame: Any = sys._getframe(1)
+class _Lines(dict[str, dict[int, str] | None]):
+    """By file, the texts of its lines that were met, "train.py:88"; None for a file of torch or of this library."""
+
+    def __missing__(self, file: str) -> dict[int, str] | None:
+        library = file.startswith(_LIBRARY) and not file.startswith(_EXAMPLES)
+        lines = self[file] = None if library else {}
+        return lines
+
+
+_lines = _Lines()
+
+
+def source_line(above: int = 1) -> str:
+    """Return the innermost line outside of torch and of this library, as "train.py:88"; "" where there is none.
+
+    The search starts `above` as many frames, of which the caller knows that they are none of it.
+    """
+    frame: Any = sys._getframe(above)
     while frame is not None:
-        file = frame.f_code.co_filename
-        library = _is_library.get(file)
-        if library is None:
-            library = _is_library[file] = file.startswith(_LIBRARY) and not file.startswith(_EXAMPLES)
-        if not library:
-            return f"{_names.get(file) or _shorten(file)}:{frame.f_lineno}"
+        code = frame.f_code
+        lines = _lines[code.co_filename]
+        if lines is not None:
+            number = frame.f_lineno
+            return lines.get(number) or _line(lines, code.co_filename, number)
         frame = frame.f_back
     return ""
 
 
-def _shorten(file: str) -> str:
-    here = os.getcwd() + os.sep
-    name = _names[file] = file.removeprefix(here)
-    return name
+def _line(lines: dict[int, str], file: str, number: int) -> str:
+    text = lines[number] = f"{file.removeprefix(os.getcwd() + os.sep)}:{number}"
+    return text
+
+
+def is_waited_for() -> bool:
+    """Return whether the function of torch.distributed at work (send, but not isend) waits for what it calls."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if _lines[code.co_filename] is not None:
+            return False
+        if any(code is waiting for waiting in _WAITING):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Local(threading.local):
+    """Of each thread: the modules whose forward it is in, with their paths, and the optimizers' steps."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[torch.nn.Module, str]] = []
+        self.steps = 0
 
 
 class Places:
@@ -65,7 +106,7 @@ class Places:
 
     def __init__(self, stepped: Callable[[], None]) -> None:
         self._stepped = stepped
-        self._local = threading.local()
+        self._local = _Local()
         self._paths: weakref.WeakKeyDictionary[torch.nn.Module, dict[int, str]] = weakref.WeakKeyDictionary()
         self._handles: list[Any] = []
         self._numbers: list[int] = []
@@ -90,29 +131,22 @@ class Places:
 
     def now(self) -> tuple[str, str]:
         """Return the module and the phase."""
-        stack = self._stack
-        if torch._C._current_graph_task_id() != -1:
+        local = self._local
+        stack = local.stack
+        if _graph_task() != -1:
             return (stack[-1][1] if stack else self._of_node()), "backward"
-        if getattr(self._local, "steps", 0):
-            return "", "optimizer"
-        return (stack[-1][1], "forward") if stack else ("", "")
-
-    @property
-    def _stack(self) -> list[tuple[torch.nn.Module, str]]:
-        try:
-            return self._local.stack  # type: ignore[no-any-return]  # what the next lines put there
-        except AttributeError:
-            self._local.stack = []
-            return self._local.stack  # type: ignore[no-any-return]  # as above
+        if local.steps:
+            return _OPTIMIZER
+        return (stack[-1][1], "forward") if stack else _OUTSIDE
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
-        stack = self._stack
+        stack = self._local.stack
         path = self._path(stack, module)
         stack.append((module, path))
         self._mark(path)
 
     def _leave_module(self, module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
-        stack = self._stack
+        stack = self._local.stack
         if any(known is module for known, _ in stack):  # one that was entered before the hooks is not
             while stack.pop()[0] is not module:
                 pass  # an interrupt skipped its hook
@@ -152,10 +186,10 @@ class Places:
         return self._marked[place] if place >= 0 and "AccumulateGrad" not in node.name() else ""
 
     def _enter_step(self, *_: Any) -> None:
-        self._local.steps = getattr(self._local, "steps", 0) + 1
+        self._local.steps += 1
 
     def _leave_step(self, *_: Any) -> None:
-        self._local.steps = getattr(self._local, "steps", 1) - 1
+        self._local.steps = max(0, self._local.steps - 1)
         if self._local.steps == 0:
             self._stepped()
 
