@@ -1,5 +1,7 @@
 """Run a script under `RuleMode(check=True)`, in each process of torchrun, and write what it communicated.
 
+With it goes what gloo's Flight Recorder holds of it, where the environment asks for one.
+
 Started as `torchrun --nproc-per-node 4 -m tests.ledger_of DIRECTORY SCRIPT [ARGS…]`.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import collective_rules as cr
 from collective_rules.records import to_record
+from tests.flight_recorded import dump
 
 
 def described(ledger: cr.Ledger) -> list[dict[str, Any]]:
@@ -37,7 +40,12 @@ def main() -> None:
     sys.path.insert(0, str(Path(script).parent))
     with cr.RuleMode(check=True) as ledger:
         runpy.run_path(script, run_name="__main__")
-    told = {"calls": described(ledger), "findings": [str(finding) for finding in ledger.findings]}
+    told = {
+        "calls": described(ledger),
+        "findings": [str(finding) for finding in ledger.findings],
+        "records": [to_record(call) for call in ledger.calls],
+        "recorder": dump(),
+    }
     (Path(directory) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
     os._exit(0)  # at times torch aborts a process that ends well, while its threads are taken down
 

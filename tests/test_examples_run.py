@@ -62,12 +62,14 @@ def llama():
     del sys.modules[spec.name]
 
 
-def _train_alone(llama, ranks, optimizer, clip=False, weights=None):
+def _train_alone(llama, ranks, optimizer, clip=False, weights=None, feed_forward=None):
     """The losses of two steps in this process, on the batches of `ranks` data-parallel ranks."""
     config = llama.CONFIGS["tiny"]
     with torch.random.fork_rng(devices=[]):
-        model = llama.Llama(config)
+        model = llama.Llama(config, feed_forward=feed_forward or llama.FeedForward)
         model.init_weights()
+        for number, layer in model.layers.items() if feed_forward else ():
+            layer.ffn.init_experts(int(number))
     if weights is not None:
         model.load_state_dict(weights)
     optimizer, losses = optimizer(model.parameters()), []
@@ -112,5 +114,28 @@ def test_two_dimensions_lose_what_the_gathered_weights_lose(llama, tmp_path):
     assert pytest.approx(expected, abs=1e-4) == losses
 
 
-def test_experts_on_other_ranks_train():
-    assert len(_run(_EXAMPLES / "expert_parallel.py", ranks=2)) == 2
+class _AllExperts(torch.nn.Module):
+    """The experts of `ranks` ranks in one place, for their batches one after the other."""
+
+    def __init__(self, llama, config, ranks):
+        super().__init__()
+        self.ranks = ranks
+        self.experts = torch.nn.ModuleList(llama.FeedForward(config) for _ in range(2 * ranks))
+
+    def init_experts(self, layer):
+        for number, expert in enumerate(self.experts):
+            torch.manual_seed(10_000 * (layer + 1) + number)
+            for weight in expert.parameters():
+                torch.nn.init.normal_(weight, std=0.02)
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        places = torch.arange(len(rows) // self.ranks)
+        chosen = torch.cat([(places * places + rank) % len(self.experts) for rank in range(self.ranks)])
+        done = torch.stack([expert(rows) for expert in self.experts])
+        return done[chosen, torch.arange(len(rows))].view_as(x)
+
+
+def test_experts_on_other_ranks_lose_what_all_of_them_lose_in_one_process(llama):
+    expected = _train_alone(llama, 2, _sgd, feed_forward=lambda config: _AllExperts(llama, config, 2))
+    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / "expert_parallel.py", ranks=2)

@@ -39,11 +39,16 @@ def on_cpu(device: Any) -> Any:
 
 
 class DeclaredDevices(TorchFunctionMode):
-    """Puts on the cpu what the program puts on an accelerator; `seen` is told the accelerator's kind."""
+    """Puts on the cpu what the program puts on an accelerator; `seen` is told its kind, `kinds` has all."""
 
     def __init__(self, seen: Callable[[str], object]) -> None:
         super().__init__()
-        self._seen = seen
+        self._tell = seen
+        self.kinds: set[str] = set()
+
+    def _seen(self, kind: str) -> None:
+        self.kinds.add(kind)
+        self._tell(kind)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -123,35 +128,24 @@ def pretend_devices(patches: Patches, mode: DeclaredDevices, count: int, index: 
         number = device if isinstance(device, int) else torch.device(device).index
         current[0] = current[0] if number is None else number
 
-    cuda = torch.cuda
-    for name, answer in _answers(count).items():
-        if hasattr(cuda, name):
-            patches.replace_function(cuda, name, answer)
-    patches.replace_function(cuda, "set_device", set_device)
-    patches.replace_function(cuda, "current_device", lambda: current[0])
-    patches.replace_function(cuda, "is_available", _for_programs(cuda.is_available, True))
-    patches.replace_function(cuda, "device_count", _for_programs(cuda.device_count, count))
+    cuda, accelerator = torch.cuda, torch.accelerator
+    for module in (cuda, accelerator):
+        own = {
+            "is_available": _for_programs(module.is_available, True),
+            "device_count": _for_programs(module.device_count, count),
+            **dict.fromkeys(("set_device", "set_device_index", "set_device_idx"), set_device),
+            **dict.fromkeys(("current_device", "current_device_index", "current_device_idx"), lambda: current[0]),
+        }
+        for name, answer in {**_answers(count), **own}.items():
+            if hasattr(module, name):
+                patches.replace_function(module, name, answer)
     for name in ("Stream", "Event", "ExternalStream"):
         patches.replace_function(cuda, name, _Stream)
     for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
         patches.replace(cuda.nvtx, name, _nothing)
-    accelerator = torch.accelerator
-    patches.replace_function(
-        accelerator,
-        "current_accelerator",
-        _for_programs(accelerator.current_accelerator, torch.device("cuda")),
-    )
-    patches.replace_function(accelerator, "is_available", _for_programs(accelerator.is_available, True))
-    patches.replace_function(accelerator, "device_count", _for_programs(accelerator.device_count, count))
-    for name in ("set_device_index", "set_device_idx"):
-        if hasattr(accelerator, name):
-            patches.replace_function(accelerator, name, set_device)
-    for name in ("current_device_index", "current_device_idx"):
-        if hasattr(accelerator, name):
-            patches.replace_function(accelerator, name, lambda: current[0])
-    for name, answer in _answers(count).items():
-        if hasattr(accelerator, name):
-            patches.replace_function(accelerator, name, answer)
+    patches.replace_function(cuda.nccl, "version", lambda: (2, 27, 0))
+    first = _for_programs(accelerator.current_accelerator, torch.device("cuda"))
+    patches.replace_function(accelerator, "current_accelerator", first)
     _map_entrances(patches, mode)
 
 

@@ -79,7 +79,7 @@ def dry_run(
         devices = DeclaredDevices(lambda kind: ledger.devices.setdefault("cpu", kind))
         fake_groups(patches, devices, world_size, rank)
         pretend_devices(patches, devices, local, rank % local)
-        ease_training(patches, rank % local)
+        ease_training(patches, devices, rank % local)
         patches.spread()
         if fake:
             stack.enter_context(FakeValues(item=item))

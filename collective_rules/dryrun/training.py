@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import os
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.distributed import checkpoint
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import _flat_param as flat_parameters
 from torch.distributed.fsdp._fully_shard import _fsdp_common, _fsdp_param
 from torch.distributed.pipelining import _utils as pipeline_modes
 from torch.distributed.pipelining import stage as pipelining
+from torch.distributed.tensor import _collective_utils as tensor_collectives
 from torch.nn.parallel import distributed as ddp
 from torch.utils import data
 from torch.utils.data import distributed as distributed_data
 from torch.utils.data import sampler
 
+from collective_rules.dryrun.batchnorm import ease_batch_norm
+from collective_rules.dryrun.checkpoints import ease_checkpoints
+from collective_rules.dryrun.devices import DeclaredDevices
 from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.values import unknown
 
 __all__ = ["ease_training"]
 
 
-def ease_training(patches: Patches, local_rank: int) -> None:
+def ease_training(patches: Patches, devices: DeclaredDevices, local_rank: int) -> None:
     """Replace what would read values, write files or start processes."""
     patches.replace_function(torch, "compile", _compile)
     patches.replace(torch.nn.Module, "compile", lambda self, *_, **__: None)
     _ease_loading(patches)
     _ease_saving(patches)
+    ease_checkpoints(patches)
+    ease_batch_norm(patches, lambda: bool(devices.kinds))
+    _communicate_as_accelerators(patches, devices)
     _ease_scaler(patches)
     for owner in (_fsdp_common, _fsdp_param):
         patches.replace(owner, "_chunk_with_empty", _Chunks)
@@ -51,8 +61,26 @@ def ease_training(patches: Patches, local_rank: int) -> None:
         wrap(self, module, None, None, *args, **named)
 
     patches.replace(ddp.DistributedDataParallel, "__init__", wrap_on_cpu)
+    check_hook: Any = ddp.DistributedDataParallel._check_comm_hook
+
+    @functools.wraps(check_hook)
+    def check_other_hooks(self: Any, hook: Any) -> None:
+        # Of these torch asks whether it was built for CUDA.
+        if not (devices.kinds and getattr(hook, "__name__", "").startswith("bf16_compress")):
+            check_hook(self, hook)
+
+    patches.replace(ddp.DistributedDataParallel, "_check_comm_hook", check_other_hooks)
+    shard: Callable[..., Any] = FullyShardedDataParallel.__init__
+
+    @functools.wraps(shard)
+    def shard_on_cpu(self: Any, *args: Any, device_id: Any = None, **named: Any) -> None:
+        device = devices.map(torch.device("cuda", device_id) if type(device_id) is int else device_id)
+        shard(self, *args, device_id=device, **named)
+
+    patches.replace(FullyShardedDataParallel, "__init__", shard_on_cpu)
     for name in ("numpy", "__array__"):
         patches.replace(torch.Tensor, name, _known_only(name, getattr(torch.Tensor, name)))
+    patches.replace(FakeTensor, "__reduce_ex__", _refuse_pickling)
     write: Callable[..., Any] = torch.Tensor.__format__
 
     def write_number(self: torch.Tensor, spec: str) -> str:
@@ -65,6 +93,32 @@ def ease_training(patches: Patches, local_rank: int) -> None:
         fn(local_rank, *args)
 
     patches.replace_function(torch.multiprocessing, "spawn", spawn)
+
+
+def _communicate_as_accelerators(patches: Patches, devices: DeclaredDevices) -> None:
+    """Use the collectives of accelerators, where the program means one, and torch has others for the cpu."""
+    handle: Any = flat_parameters.FlatParamHandle
+    gather: Callable[..., Any] = handle._all_gather_flat_param
+    swap: Callable[..., Any] = tensor_collectives.shard_dim_alltoall
+
+    @functools.wraps(gather)
+    def gather_in_one(self: Any, padded: torch.Tensor) -> Any:
+        if not devices.kinds:
+            return gather(self, padded)
+        group = self._fake_process_group if self._use_fake_all_gather else self.process_group
+        dist.all_gather_single(padded, self.flat_param.data, group)
+        return padded
+
+    @functools.wraps(swap)
+    def swap_dims(tensor: torch.Tensor, gather_dim: int, shard_dim: int, mesh: Any, mesh_dim: int) -> Any:
+        if not devices.kinds:
+            return swap(tensor, gather_dim, shard_dim, mesh, mesh_dim)
+        group = mesh.get_group(mesh_dim).group_name
+        op: Callable[..., Any] = torch.ops._dtensor.shard_dim_alltoall
+        return op(tensor, gather_dim, shard_dim, group)
+
+    patches.replace(handle, "_all_gather_flat_param", gather_in_one)
+    patches.replace_function(tensor_collectives, "shard_dim_alltoall", swap_dims)
 
 
 def _compile(model: Any = None, **_: Any) -> Any:
@@ -117,6 +171,10 @@ def _real(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _refuse_pickling(self: torch.Tensor, protocol: int) -> Any:
+    raise unknown("pickling a tensor")
+
+
 def _known_only(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: torch.Tensor, *args: Any, **named: Any) -> Any:
@@ -163,17 +221,23 @@ def _ease_loading(patches: Patches) -> None:
 
 
 def _ease_saving(patches: Patches) -> None:
-    """Write and read no checkpoint: there are no values to save, and none are needed."""
+    """Write no file, and give back what the program takes for saved."""
+    saved: dict[str, Any] = {}
+    load = torch.load
 
-    def future(*_: Any, **__: Any) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+    def keep(obj: Any, f: Any, *_: Any, **__: Any) -> None:
+        if isinstance(f, (str, os.PathLike)):
+            saved[os.path.abspath(os.fspath(f))] = obj
 
-    patches.replace_function(torch, "save", lambda *_, **__: None)
-    for name in ("save", "load"):
-        patches.replace_function(checkpoint, name, lambda *_, **__: None)
-    patches.replace_function(checkpoint, "async_save", future)
+    @functools.wraps(load)
+    def take(f: Any, *args: Any, **named: Any) -> Any:
+        path = os.path.abspath(os.fspath(f)) if isinstance(f, (str, os.PathLike)) else None
+        if path in saved:
+            return copy.copy(saved[path])
+        return load(f, *args, **named)
+
+    patches.replace_function(torch, "save", keep)
+    patches.replace_function(torch, "load", take)
 
 
 def _ease_scaler(patches: Patches) -> None:

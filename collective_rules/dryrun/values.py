@@ -116,7 +116,8 @@ def line_of(trace: types.TracebackType | None) -> str:
 
 def _is_users(path: str) -> bool:
     """Whether code of this file is neither torch's, nor this library's, nor Python's."""
-    return not path.startswith((_TORCH, _OWN, "<frozen", _PYTHON, typing_extensions.__file__))
+    standard = path.startswith(_PYTHON) and f"{os.sep}site-packages{os.sep}" not in path
+    return not standard and not path.startswith((_TORCH, _OWN, "<frozen", typing_extensions.__file__))
 
 
 def _walk(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:

@@ -31,7 +31,8 @@ __all__ = ["Echo", "EchoError"]
 
 _WORKS = 4096
 _OBJECTS = {
-    "recv_object_list": "an object that another rank sends",
+    "recv_object_list": "an object that another rank sends (a PipelineStage asks for shapes unless it is given "
+    "input_args and output_args)",
     "broadcast_object_list": "the object of the source rank",
     "scatter_object_list": "the object that the source rank scatters",
 }
@@ -70,6 +71,11 @@ def _reduce(call: Call, tensor: Tensor) -> Tensor:
         return tensor**size
     if name == "bxor":
         return tensor if size % 2 else torch.zeros_like(tensor)
+    if name == "premul_sum":
+        raise EchoError(
+            f"{call.op}: a premul_sum's factor cannot be read back from the call, so its result is unknown; "
+            "multiply the tensor first and use a sum, or use tensors without data (fake or meta ones)"
+        )
     return tensor
 
 

@@ -1,0 +1,40 @@
+"""The examples of the documentation, run once each in real processes, for all tests that look at what they did."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.flight_recorded import BUFFER
+
+__all__ = ["EXAMPLES", "SIZE", "run_example"]
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path for path in (ROOT / "docs" / "examples").glob("*.py") if path.name != "llama.py")
+SIZE = 4
+_DEADLINE = 200
+
+
+@functools.cache
+def run_example(script: Path) -> tuple[dict[str, Any], ...]:
+    """Return what `ledger_of` tells of each of the four ranks of a run under torchrun, on gloo."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(SIZE)]
+    environment = {**os.environ, **BUFFER, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [*command, "-m", "tests.ledger_of", directory, str(script)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE,
+            check=False,
+        )
+        assert 0 == done.returncode, done.stderr[-4000:]
+        return tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(SIZE))

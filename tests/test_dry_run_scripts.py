@@ -1,0 +1,256 @@
+"""Scripts as people write them, dry-run: checkpoints, normalisation across ranks, FSDP1, hooks, saved files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor.placement_types import _StridedShard, _StridedShardOffsetMode
+
+from collective_rules.dryrun import Result, UnknownValueError, dry_run, run_script
+from collective_rules.mode.echo import EchoError
+from tests.ledger_of import described
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+_CHECKPOINTS = """
+import sys, torch, torch.nn as nn, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions, get_model_state_dict, get_state_dict, set_model_state_dict, set_state_dict
+)
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.distributed.fsdp import fully_shard
+
+class State(Stateful):
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+    def state_dict(self):
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": model, "optimizer": optimizer}
+    def load_state_dict(self, state):
+        set_state_dict(
+            self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
+
+dist.init_process_group("gloo")
+model = nn.Sequential(nn.Linear(8, 2400), nn.ReLU(), nn.Linear(2400, 8))
+whole = model.state_dict() if dist.get_rank() == 0 else {}
+whole = {name: value.clone() for name, value in whole.items()}
+fully_shard(model[0])
+fully_shard(model)
+options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+set_model_state_dict(model, whole, options=options)
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.ones(2, 8)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+state = {"all": State(model, optimizer), "step": 3}
+dcp.save(state, checkpoint_id=sys.argv[1])
+dcp.load(state, checkpoint_id=sys.argv[1])
+assert state["step"] == 3
+get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def _script(folder: Path, text: str) -> str:
+    path = folder / "train.py"
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def _finished(folder: Path, text: str, *arguments: str, **options: Any) -> Result:
+    result = run_script(_script(folder, text), arguments, **{"world_size": 8, **options})
+    assert ("finished", None) == (result.reason, result.error)
+    return result
+
+
+def _ops(result: Result) -> list[str]:
+    return [entry.call.op.partition("::")[2] for entry in result.ledger.entries]
+
+
+def _without_lengths(value: Any) -> Any:
+    """A ledger without the lengths of pickled objects, which depend on what other ranks hold."""
+    if isinstance(value, dict):
+        known = {name: _without_lengths(item) for name, item in value.items()}
+        return {**known, "shape": ["n"]} if value.get("dtype") == "uint8" else known
+    return [_without_lengths(item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_checkpoint_exchanges_what_it_does_in_real_processes(tmp_path: Path) -> None:
+    """Saved, loaded, gathered whole and sent from rank 0; and a dry run leaves no file."""
+    script, real, dry = _script(tmp_path, _CHECKPOINTS), tmp_path / "real", tmp_path / "dry"
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.ledger_of", str(tmp_path), script, str(real)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr[-3000:]
+    assert real.exists()
+    for rank in range(2):
+        result = run_script(script, [str(dry)], world_size=2, rank=rank)
+        assert ("finished", None) == (result.reason, result.error)
+        told = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        calls = json.loads(json.dumps(described(result.ledger)))
+        assert _without_lengths(told["calls"]) == _without_lengths(calls)
+        assert [] == told["findings"] == result.ledger.findings
+    assert not dry.exists()
+
+
+def test_an_asynchronous_save_is_done_when_it_returns(tmp_path: Path) -> None:
+    """Its exchanges are those of a save, before the next line."""
+    text = """
+    import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+    dist.init_process_group("cpu:gloo,cuda:nccl")
+    save = dcp.async_save if sys.argv[1] == "async" else dcp.save
+    done = save({"x": torch.ones(5, device="cuda")}, checkpoint_id="nowhere")
+    dist.barrier()
+    assert sys.argv[1] != "async" or done.done()
+    """
+    expected = _ops(_finished(tmp_path, text, "sync", rank=3))
+    assert expected == _ops(_finished(tmp_path, text, "async", rank=3))
+    assert ["allgather_", "gather_", "broadcast_", "scatter_", "scatter_"] == expected[:5]
+
+
+@pytest.mark.parametrize("size", [0, 1, 13, 2000])
+def test_strided_shards_are_counted_as_torch_counts_them(size: int) -> None:
+    """Size and offsets, for every rank of groups of up to 5."""
+    for factor, world, mode in itertools.product((1, 2, 3), (1, 2, 5), _StridedShardOffsetMode):
+        shard = _StridedShard(0, split_factor=factor)
+        expected = [shard.local_shard_size_and_offset(size, world, rank, mode) for rank in range(world)]
+        with dry_run(2):
+            counted = [shard.local_shard_size_and_offset(size, world, rank, mode) for rank in range(world)]
+        assert expected == counted
+
+
+_NORM = """
+import sys, torch, torch.nn as nn, torch.distributed as dist
+device = sys.argv[1]
+dist.init_process_group(sys.argv[2])
+model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)).to(device)
+model = nn.parallel.DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+y = model(torch.randn(2, 3, 5, 5, device=device))
+assert y.shape == (2, 6, 3, 3)
+y.sum().backward()
+assert [p.grad.shape for p in model.parameters()] == [p.shape for p in model.parameters()]
+"""
+
+
+@pytest.mark.parametrize(("backend", "op"), [("nccl", "_allgather_base_"), ("gloo", "allgather_")])
+def test_batch_normalisation_across_ranks_sends_its_statistics(tmp_path: Path, backend: str, op: str) -> None:
+    """Mean, deviation and count of 6 channels forward, two sums of 6 backward, before DDP's gradients."""
+    result = _finished(tmp_path, _NORM, "cuda", backend)
+    first, second = (entry for entry in result.ledger.entries if entry.module.endswith("1"))
+    assert (f"c10d::{op}", 13 * 4, "forward") == (first.call.op, first.traffic.read, first.phase)
+    assert ("c10d::allreduce_", 12 * 4, "backward") == (second.call.op, second.traffic.read, second.phase)
+
+
+def test_batch_normalisation_on_the_cpu_is_refused_as_torch_refuses_it(tmp_path: Path) -> None:
+    """Only a program that means an accelerator gets it."""
+    result = run_script(_script(tmp_path, _NORM), ["cpu", "gloo"], world_size=8)
+    assert "SyncBatchNorm layers only work with GPU modules" in str(result.error)
+
+
+def test_fsdp1_on_an_accelerator_runs(tmp_path: Path) -> None:
+    """Its device may be a number, and its gradients may be accumulated."""
+    text = """
+    import torch, torch.nn as nn, torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
+    dist.init_process_group("nccl")
+    precision = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+    model = FullyShardedDataParallel(
+        nn.Linear(16, 16), device_id=torch.cuda.current_device(), mixed_precision=precision
+    )
+    with model.no_sync():
+        model(torch.ones(2, 16, device="cuda")).sum().backward()
+    model(torch.ones(2, 16, device="cuda")).sum().backward()
+    model.clip_grad_norm_(1.0)
+    """
+    ops = _ops(_finished(tmp_path, text))
+    assert ["_allgather_base_", "_allgather_base_", "_reduce_scatter_base_", "allreduce_"] == ops
+
+
+@pytest.mark.parametrize(("device", "op"), [("cuda", "shard_dim_alltoall"), ("cpu", "all_gather_into_tensor")])
+def test_a_moved_shard_is_sent_as_its_device_does(tmp_path: Path, device: str, op: str) -> None:
+    """Torch gathers and cuts on the cpu only."""
+    text = """
+    import sys, torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+    mesh = init_device_mesh(sys.argv[1], (8,))
+    x = DTensor.from_local(torch.ones(2, 16, device=sys.argv[1]), mesh, [Shard(0)])
+    assert x.redistribute(placements=[Shard(1)]).to_local().shape == (16, 2)
+    """
+    assert [op] == _ops(_finished(tmp_path, text, device))
+
+
+def test_a_compressing_hook_halves_what_ddp_reduces(tmp_path: Path) -> None:
+    """Torch registers it only where it was built for CUDA; a dry run of a program for CUDA does."""
+    text = """
+    import torch, torch.nn as nn, torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+    dist.init_process_group("nccl")
+    model = nn.parallel.DistributedDataParallel(nn.Linear(16, 16, bias=False).cuda())
+    model.register_comm_hook(None, default_hooks.bf16_compress_hook)
+    model(torch.ones(2, 16, device="cuda")).sum().backward()
+    """
+    result = _finished(tmp_path, text)
+    assert 16 * 16 * 2 == result.ledger.entries[-1].traffic.read
+
+
+def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
+    """The program's own files are remembered, and not written; others are read, or are not there."""
+    text = """
+    import torch, torch.nn as nn
+    model = nn.Linear(4, 4)
+    torch.save({"model": model.state_dict(), "step": 7}, "own.pt")
+    saved = torch.load("own.pt", map_location="cuda:0", weights_only=True)
+    model.load_state_dict(saved["model"])
+    assert saved["step"] == 7
+    torch.load("other.pt")
+    """
+    result = run_script(_script(tmp_path, text), world_size=2)
+    assert isinstance(result.error, FileNotFoundError)
+    assert result.where.endswith("train.py:8")
+    assert not Path("own.pt").exists()
+
+
+def test_a_tensor_in_an_object_for_others_is_an_unknown_value(tmp_path: Path) -> None:
+    """The line that sends it is named."""
+    text = """
+    import torch, torch.distributed as dist
+    dist.init_process_group("gloo")
+    dist.all_gather_object([None] * dist.get_world_size(), {"loss": torch.ones(3)})
+    """
+    result = run_script(_script(tmp_path, text), world_size=2)
+    assert isinstance(result.error, UnknownValueError)
+    assert result.error.where.endswith("train.py:4")
+
+
+def test_a_premultiplied_sum_is_not_guessed() -> None:
+    """Its factor is not in the call: with values it is an error, without them there is nothing to know."""
+    with dry_run(4, fake=False):
+        dist.init_process_group("nccl")
+        with pytest.raises(EchoError, match="premul_sum"):
+            dist.all_reduce(torch.ones(3), op=dist._make_nccl_premul_sum(2.0))
+    with dry_run(4) as ledger:
+        dist.init_process_group("nccl")
+        dist.all_reduce(torch.ones(3), op=dist._make_nccl_premul_sum(2.0))
+    assert 1 == ledger.count
