@@ -87,6 +87,28 @@ class TestOrder:
         assert ("AR11", (culprit,), 3) == (each.id, each.ranks, each.index)
         assert f"rank {culprit} makes these 2 calls, which ranks" in each.message
 
+    def test_where_all_calls_are_alike_their_number_tells_what_happened(self) -> None:
+        """One wrong size among equal ones, or one call more: what makes the programs equally long."""
+        ranks = programs([5] * 30)
+        ranks[1][10] = reduced(1, 99)
+        assert [("sizes", (1,), 10, 1)] == found(flat(ranks))
+        ranks[1].append(reduced(1, 5))
+        assert [("ranks", (1,), 10, 1)] == found(flat(ranks))
+
+    def test_calls_in_another_order_are_still_compared_each_with_its_own(self) -> None:
+        def gathered(rank: int, size: int) -> cr.Call:
+            lists = [[(4,)] * 4] if rank == 0 else []
+            group = cr.Group(4, rank, "dp")
+            made = cr.call("c10d::gather_", group=group, input_tensors=[(size,)], output_tensors=lists, root_rank=0)
+            return attrs.evolve(made, source=f"gather.py:{rank}")
+
+        ranks = [[reduced(rank), gathered(rank, 4), *programs()[rank]] for rank in range(4)]
+        ranks[2][:2] = [gathered(2, 5), reduced(2)]
+        order, sizes = cr.agree(flat(ranks))
+        assert ("AR10", (2,), 0) == (order.id.replace("GA8", "AR10"), order.ranks, order.index)
+        assert ("GA2", (2,), 1) == (sizes.id, sizes.ranks, sizes.index)
+        assert ["s", "=", "(5,)", "rank", "2", "gather.py:2"] in [line.split() for line in sizes.message.splitlines()]
+
     def test_two_faults_are_two_findings(self) -> None:
         ranks = programs(range(4, 60))
         del ranks[1][2]
@@ -175,8 +197,8 @@ class TestIndices:
 
     def test_indices_may_repeat_as_in_a_coalesced_launch(self) -> None:
         """The record that begins later begins at the launch."""
-        indices = [[0, 1, 1, 2, 3], [1, 1, 2, 3]]
-        sizes = [[9, 4, 5, 6, 7], [4, 5, 6, 7]]
+        indices = [[0, 1, 1, 2, 2, 3], [2, 2, 3]]
+        sizes = [[9, 4, 5, 6, 7, 8], [6, 7, 8]]
         calls = [
             attrs.evolve(reduced(rank, size, 2), index=index)
             for rank in range(2)
@@ -279,6 +301,9 @@ class TestGroups:
         assert [] == found(calls, ranks=(0, 1, 2))
         assert [] == found(calls, ranks=range(3))
         assert [("ranks", (3,), 0, 6)] == found(calls, ranks=(0, 1, 2, 3))
+        partly = flat([*programs()[:3], programs()[3][:2]])
+        assert [] == found(partly, ranks=(0, 1, 2))
+        assert [("ranks", (3,), 2, 1)] == found(partly)
 
     def test_known_ranks_are_global(self) -> None:
         """A group's own ranks are others."""

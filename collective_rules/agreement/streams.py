@@ -64,11 +64,11 @@ class Kinds:
         return number
 
     def is_symmetric(self, row: Row) -> bool:
-        """Return whether ranks that pass the same cannot disagree: nothing that a call binds depends on its rank."""
+        """Return whether all ranks pass the same where they agree: nothing that a call binds depends on its rank."""
         known = self._symmetric.get(row)
         if known is None:
             known = self._symmetric[row] = not any(
-                part.root_only or "p" in part.path.index or any(map(_depends_on_rank, part.sizes))
+                part.root_only or any(map(_depends_on_rank, part.sizes))
                 for spelling in row.spellings
                 for part in spelling.statement.parts
             )
