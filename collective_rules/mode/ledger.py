@@ -155,6 +155,7 @@ class Ledger:
     - `entries`: the last `keep` of them, oldest first. `count`: how many there were.
     - `groups`: the groups by name. `findings`: what was found wrong, in the order of its finding.
     - `steps`: optimizer steps. `devices`: devices that stood in for others, {"cpu": "cuda"} in a dry run.
+    - `followers`: each is called with every entry as it comes in, before the call is carried out.
     """
 
     def __init__(self, keep: int = 100_000) -> None:
@@ -162,6 +163,7 @@ class Ledger:
         self.groups: dict[str, Group] = {}
         self.findings: list[Finding] = []
         self.devices: dict[str, str] = {}
+        self.followers: list[Callable[[Entry], None]] = []
         self.steps = 0
         self.count = 0
         self._kept: deque[Entry] = deque(maxlen=keep)
@@ -220,6 +222,8 @@ class Ledger:
                 self.groups.setdefault(known.group, known.call.group)
             if len(uncounted) > _MOST_UNCOUNTED:
                 self._count()
+        for follower in self.followers:
+            follower(entry)
         return entry
 
     def _count(self) -> None:

@@ -1,0 +1,160 @@
+"""What reading a recording gives: the calls, and what the file did not tell, as findings.
+
+The findings' ids are in `NOTES`. Most say which calls, or which parts of calls, nothing can be said of.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from collective_rules.call import Call
+from collective_rules.errors import CollectiveRulesError
+from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
+
+__all__ = ["NOTES", "Note", "Notes", "Recording", "SourceError", "short"]
+
+_MOST = 40
+"""How many different details of one kind are told apart; a damaged file may have any number."""
+
+
+class SourceError(CollectiveRulesError):
+    """A file that is no recording, or of which nothing can be read."""
+
+
+@attrs.frozen
+class Note:
+    """A kind of thing that a file does not tell: `says` takes the detail, `advice` says what to do."""
+
+    severity: str
+    says: str
+    advice: str
+
+
+NOTES: Mapping[str, Note] = {
+    "READ1": Note(
+        UNDECIDABLE,
+        "the file ends early: {}",
+        "What stands before was read; nothing is said of what is lost. Compare only as far as all ranks reach.",
+    ),
+    "READ2": Note(
+        UNDECIDABLE,
+        "this cannot be read: {}",
+        "The call, or that part of it, is taken as unknown; the rest was read.",
+    ),
+    "READ3": Note(
+        UNDECIDABLE,
+        "{} is no collective that has a rule",
+        "It is left out. If it is a collective under another name, tell us the name.",
+    ),
+    "READ4": Note(
+        UNDECIDABLE,
+        "the size of the group of {} is not recorded",
+        "These calls are left out. Say how many ranks there are (world_size=), or record with a newer torch.",
+    ),
+    "READ5": Note(
+        UNDECIDABLE,
+        "not recorded: {}",
+        "Nothing is said of it; a ledger written by RuleMode has it.",
+    ),
+    "READ6": Note(
+        UNDECIDABLE,
+        "the rank is not recorded: {}",
+        "Say which rank the file is of (rank=), or put it at the end of the file's name.",
+    ),
+    "READ7": Note(
+        WARNING,
+        "{} is a version that this library does not know",
+        "It was read as the nearest one that is known; look at the calls before you trust them.",
+    ),
+    "READ8": Note(
+        WARNING,
+        "{} was given before",
+        "Give one file for each rank.",
+    ),
+    "READ9": Note(
+        UNDECIDABLE,
+        "{} sums up several collectives, and does not say which",
+        "It is left out; where its members have rows of their own, those are read.",
+    ),
+    "READ10": Note(
+        WARNING,
+        "the file contradicts itself: {}",
+        "The first one is believed.",
+    ),
+    "READ11": Note(
+        UNDECIDABLE,
+        "the group is not recorded: {}",
+        "If there are several groups, their calls cannot be told apart; a ledger written by RuleMode can.",
+    ),
+    "READ12": Note(
+        ERROR,
+        "an op and the backend's record of it differ: {}",
+        "The op is believed. A backend sends what its record says: the file, or the run, is damaged.",
+    ),
+}
+
+
+@attrs.frozen
+class Recording:
+    """One file, read: what one process communicated.
+
+    - `format`: "ledger", "flight recorder", "kineto" or "execution trace".
+    - `rank`, `world_size`: the process's global rank and how many there are; None where the file does not tell.
+    - `calls`: in the order in which the process made them. What is not recorded is unknown in them: a `Spec` without
+      shape, an argument that is `UNKNOWN`.
+    - `findings`: what could not be read or decided (`NOTES`), each once, with how often.
+    - `read`: counts: of "records" in the file, of "collectives" among them, and of "calls".
+    """
+
+    path: str
+    format: str
+    rank: int | None
+    world_size: int | None
+    calls: tuple[Call, ...]
+    findings: tuple[Finding, ...] = ()
+    read: Mapping[str, int] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{self.format} {self.path}: {len(self.calls)} calls of rank {self.rank} of {self.world_size}>"
+
+
+class Notes:
+    """Collects what a file does not tell; each thing once, with how often and where first."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._seen: dict[tuple[str, str], tuple[int, str]] = {}
+        self._kinds: dict[str, int] = {}
+
+    def add(self, id_: str, detail: str, where: str = "", count: int = 1) -> None:
+        """Note one thing; `where` is said of the first one only."""
+        key = (id_, detail)
+        if key not in self._seen:
+            if self._kinds.get(id_, 0) >= _MOST:
+                key = (id_, "and more of the kind")
+            else:
+                self._kinds[id_] = self._kinds.get(id_, 0) + 1
+        known, first = self._seen.get(key, (0, where))
+        self._seen[key] = (known + count, first)
+
+    def findings(self, rank: int | None = None) -> tuple[Finding, ...]:
+        """Return them as findings, errors first."""
+        found = [self._finding(*key, *seen, rank) for key, seen in self._seen.items()]
+        return tuple(sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), int(finding.id[4:]))))
+
+    def _finding(self, id_: str, detail: str, count: int, where: str, rank: int | None) -> Finding:
+        note = NOTES[id_]
+        times = f" ({count} times)" if count > 1 else ""
+        place = f", first at {where}" if where and count > 1 else f", at {where}" if where else ""
+        message = f"{self.path}: {note.says.format(detail)}{times}{place}   [{id_}]\n{note.advice}"
+        names: dict[str, Any] = {"what": detail, "count": count, "rank": rank}
+        return Finding(id_, note.severity, message, (), names, count=count)
+
+
+def short(value: Any) -> str:
+    """Return `value` as text of bounded length, for a message."""
+    return reprlib.repr(value)
