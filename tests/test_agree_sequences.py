@@ -63,6 +63,22 @@ class TestOrder:
         ranks[2] = [reduced(2, size) for size in [4, 6] * 50]
         assert [("sizes", (2,), 1, 50)] == found(flat(ranks))
 
+    def test_two_tensors_of_one_call_are_two_findings(self) -> None:
+        calls = [
+            cr.call("c10d::allreduce_coalesced_", group=cr.Group(3, rank), tensors=[(4 + rank // 2,), (7 + rank // 2,)])
+            for rank in range(3)
+        ]
+        assert ["s[i=0]", "s[i=1]"] == [name for each in cr.agree(calls) for name in each.names]
+
+    def test_one_fault_with_another_size_in_every_step_is_one_finding(self) -> None:
+        """As of data that differ: of the same constraint, ranks and lines; another line is another finding."""
+        ranks = programs(range(4, 54))
+        ranks[2] = [reduced(2, 100 + size) for size in range(50)]
+        (each,) = cr.agree(flat(ranks))
+        assert ({"s": {0: (4,), 1: (4,), 2: (100,), 3: (4,)}}, 0, 50) == (each.names, each.index, each.count)
+        ranks[2][30:] = [attrs.evolve(call, source="eval.py:7") for call in ranks[2][30:]]
+        assert [("sizes", (2,), 0, 30), ("sizes", (2,), 30, 20)] == found(flat(ranks))
+
     @pytest.mark.parametrize("culprit", range(4))
     @pytest.mark.parametrize("span", [2, 3, 5])
     def test_another_order_is_told_from_other_sizes(self, culprit: int, span: int) -> None:

@@ -24,6 +24,7 @@ __all__ = ["compare_in_order"]
 
 _AHEAD, _FARTHEST = 16, 8
 """How many calls must match after a fault that is explained, and how many it may concern."""
+_LINES = 8
 
 
 @attrs.define(eq=False)
@@ -72,7 +73,8 @@ class _Comparison:
         self.single = all(len(stream.kinds) == 1 for stream in self.streams.values())
         self.lanes = list(self.make_lanes())
         self.known: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
-        self.notes: dict[int, tuple[Finding, Finding]] = {}
+        self.notes: dict[Any, Finding] = {}
+        self.lane_of = {rank: lane for lane in self.lanes for rank in lane.ranks}
 
     def make_lanes(self) -> Iterator[_Lane]:
         lanes: dict[tuple[int, bytes], _Lane] = {}
@@ -104,7 +106,7 @@ class _Comparison:
                 elif lane.remaining:
                     lane.at += 1
             place += 1
-        yield from (placed for _, placed in self.notes.values())
+        yield from self.notes.values()
 
     def label(self, lane: _Lane) -> Any:
         return self.kinds.labels[lane.kinds[lane.at]]
@@ -130,15 +132,23 @@ class _Comparison:
         return self.kinds.is_symmetric(self.kinds.calls[kind].row)
 
     def note(self, found: Finding, place: int) -> None:
-        """Keep a finding, once; alike ones are counted."""
-        if id(found) in self.notes:
-            placed = self.notes[id(found)][1]
-            placed = attrs.evolve(placed, count=placed.count + 1)
-        else:
-            index = None if self.single else self.group.index_of(place)
-            message = found.message if self.single else f"{found.message}\n{self.where(place)}"
-            placed = attrs.evolve(found, message=message, group=self.group.name, index=index)
-        self.notes[id(found)] = (found, placed)  # the finding itself too, so that its id stays its own
+        """Keep a finding; those of the same constraint, ranks and lines are counted, and the first is shown."""
+        lines = tuple([self.line(rank) for rank in found.ranks[:_LINES]])
+        key = (found.id, found.severity, found.ranks, tuple(found.names), lines)
+        known = self.notes.get(key)
+        if known is not None:
+            self.notes[key] = attrs.evolve(known, count=known.count + 1)
+            return
+        index = None if self.single else self.group.index_of(place)
+        message = found.message if self.single else f"{found.message}\n{self.where(place)}"
+        self.notes[key] = attrs.evolve(found, message=message, group=self.group.name, index=index)
+
+    def line(self, rank: int) -> str:
+        """The line of the rank's call that is being compared."""
+        lane = self.lane_of.get(rank)
+        if lane is None or not lane.is_here:
+            return ""
+        return self.streams[rank].sources[lane.places[lane.at]]
 
     def where(self, place: int) -> str:
         name = f" of group {self.group.name}" if self.group.name else ""
