@@ -38,6 +38,7 @@ __all__ = [
     "Finding",
     "Group",
     "Ledger",
+    "LedgerWriter",
     "NotationError",
     "Row",
     "Rule",
@@ -55,6 +56,7 @@ __all__ = [
     "infer",
     "lookup",
     "ops",
+    "precheck",
     "rules",
     "run_script",
     "traffic",
@@ -62,7 +64,12 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LATER = {"dry_run": "collective_rules.dryrun", "run_script": "collective_rules.dryrun"}
+_LATER = {
+    "dry_run": "collective_rules.dryrun",
+    "run_script": "collective_rules.dryrun",
+    "precheck": "collective_rules.live.precheck",
+    "LedgerWriter": "collective_rules.sources",
+}
 """What is imported when it is first asked for: it needs much of torch that the rules do not."""
 
 del _torch, warnings

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from collective_rules.backends import BACKENDS
 from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
+from collective_rules.live.guard import Guard
 from collective_rules.mode.echo import Echo
 from collective_rules.mode.ledger import Entry, Ledger
 from collective_rules.mode.places import Places, is_waited_for, source_line
@@ -37,7 +39,7 @@ class _Subclasses(dict[type, bool]):
 
     def __missing__(self, kind: type) -> bool:
         own = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
-        waits = self[kind] = own and not issubclass(kind, FakeTensor)
+        waits = self[kind] = own and not issubclass(kind, (FakeTensor, FunctionalTensor))
         return waits
 
 
@@ -52,6 +54,10 @@ class RuleMode(TorchDispatchMode):
       `EchoError`.
     - `backend`: whose limits are checked too: "gloo", None for those of no backend, "auto" for the group's own.
     - `keep`: how many calls the ledger keeps, the last ones; its totals count all.
+    - `agree`: False; "always" to compare each call with those of the other ranks before it is sent, and raise the same
+      `DisagreementError` on all of them; "exit" to compare all calls at the end of the block; a number N to compare
+      the running totals after every N collectives of a group. Every rank has to enter the block.
+    - `deadline`: how many seconds a rank waits for the others, where it agrees.
 
     Seen are collectives made through the dispatcher, by this thread and by threads started inside the block: those of
     torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. Not seen are calls on
@@ -70,7 +76,14 @@ class RuleMode(TorchDispatchMode):
     """
 
     def __init__(
-        self, *, check: bool | str = False, execute: bool = True, backend: str | None = "auto", keep: int = 100_000
+        self,
+        *,
+        check: bool | str = False,
+        execute: bool = True,
+        backend: str | None = "auto",
+        keep: int = 100_000,
+        agree: bool | str | int = False,
+        deadline: float = 30.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         if not isinstance(check, (bool, str)) or check not in _CHECKS:
@@ -82,7 +95,10 @@ class RuleMode(TorchDispatchMode):
             raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {known}")
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
             raise CallError(f"keep={keep!r}, but should be the number of calls to keep, 0 or more")
+        if agree is not False and not execute:
+            raise CallError(f"agree={agree!r}, but nothing is sent with execute=False: there are no ranks to agree")
         self.ledger = Ledger(keep)
+        self._guard = None if agree is False else Guard(agree, deadline, note=self._note)
         self._check = _CHECKS[check]
         self._execute = execute
         self._backend = backend
@@ -102,6 +118,8 @@ class RuleMode(TorchDispatchMode):
         return True
 
     def __enter__(self) -> Ledger:
+        if self._depth == 0 and self._guard is not None:
+            self._guard.start()
         self._depth += 1
         if self._depth > 1:
             return self.ledger
@@ -128,8 +146,12 @@ class RuleMode(TorchDispatchMode):
         self._coalescing = {}
         pending = dict.fromkeys([*self._lost, *self._pending.values()])
         self._lost, self._pending = [], {}
-        for entry in pending if error is None else ():
-            self._report((_unwaited(entry),), entry, warn=True)
+        try:
+            for entry in pending if error is None else ():
+                self._report((_unwaited(entry),), entry, warn=True)
+        finally:
+            if self._guard is not None:
+                self._guard.leave(error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for kind in types:
@@ -138,7 +160,8 @@ class RuleMode(TorchDispatchMode):
                     self._see_local(func, args, kwargs or {})
                 return NotImplemented
         reader = self._readers.of(func)
-        if reader is None or not self._depth:
+        # torch.compile takes the modes away while it compiles, but not where DDPOptimizer calls it.
+        if reader is None or not self._depth or torch.compiler.is_compiling():
             return func(*args, **(kwargs or {}))
         return self._collective(reader, func, args, kwargs or {})
 
@@ -149,10 +172,14 @@ class RuleMode(TorchDispatchMode):
         entry, backend = self._see(reader, args, kwargs)
         if self._check:
             self._precheck(entry, backend)
+        if self._guard is not None:
+            self._guard.before(entry, backend)
         if self._execute:
             returned = func(*args, **kwargs)
             if self._check:
                 self._postcheck(entry, reader.named(args, kwargs), returned)
+            if self._guard is not None:
+                returned = self._guard.after(entry, backend, returned)
         else:
             returned = self._echo.answer(entry.known, reader.named(args, kwargs), entry.source)
             for outer in _outer_modes(self):
@@ -198,6 +225,12 @@ class RuleMode(TorchDispatchMode):
         for finding in findings if self._check == "warn" or warn else ():
             warnings.warn(f"{finding.message}\n  at {entry.source}", stacklevel=2)
 
+    def _note(self, findings: tuple[Finding, ...]) -> None:
+        """Take what ranks were found to differ in, but is no error."""
+        self.ledger.findings.extend(findings)
+        for finding in findings if self._check == "warn" else ():
+            warnings.warn(finding.message, stacklevel=2)
+
     def _pend(self, entry: Entry, returned: Any) -> None:
         for tensor in returned if isinstance(returned, (list, tuple)) else (returned,):
             if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
@@ -214,6 +247,8 @@ class RuleMode(TorchDispatchMode):
                     entry = self._pending.pop(tensor.untyped_storage()._cdata, None)
                     if entry is not None:
                         entry.waited = source_line()
+                        if self._guard is not None:
+                            self._guard.waited(entry)
 
     def _stepped(self) -> None:
         self.ledger.steps += 1

@@ -1,0 +1,98 @@
+"""What ranks tell each other over: the store that `init_process_group` made, never a process group.
+
+Each thread has a connection of its own, for a store that waits is locked. All keys lie below one prefix.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from collective_rules.errors import CollectiveRulesError
+
+__all__ = ["LostStoreError", "Wire"]
+
+_T = TypeVar("_T")
+_LONGEST = 7 * 24 * 3600.0
+_ABSENT = "\0absent"
+
+
+class LostStoreError(CollectiveRulesError):
+    """The store does not answer."""
+
+
+class Wire:
+    """The store, below `prefix`. A `get` waits at most `patience` seconds.
+
+    Raises `CollectiveRulesError` for a store that cannot append, such as that of an init_method "file://".
+    """
+
+    def __init__(self, prefix: str, patience: float) -> None:
+        store: Any = dist.distributed_c10d._get_default_store()
+        if not store.has_extended_api():
+            raise CollectiveRulesError(
+                f"agree: {store!r} cannot append, so ranks cannot be compared over it; "
+                "let init_process_group make a TCPStore (init_method 'env://' or 'tcp://')"
+            )
+        self._store = store
+        self._prefix = prefix
+        self._patience = timedelta(seconds=min(patience, _LONGEST))
+        self._local = threading.local()
+
+    def connect(self) -> Any:
+        """Return a connection for another thread: made late, after the store is gone, it would be tried for minutes."""
+        store = dist.distributed_c10d.PrefixStore(self._prefix, self._store.clone())
+        store.set_timeout(self._patience)
+        return store
+
+    def adopt(self, connection: Any) -> None:
+        """Let this thread use a connection that another one made for it."""
+        self._local.store = connection
+
+    def set(self, key: str, value: bytes) -> None:
+        """Set a key; nothing is waited for."""
+        self._try(lambda store: store.set(key, value))
+
+    def append(self, key: str, value: bytes) -> None:
+        """Append to a key, which is made where it is not there; nothing is waited for."""
+        self._try(lambda store: store.append(key, value))
+
+    def add(self, key: str, number: int) -> int:
+        """Add to a counter, and return it."""
+        return self._try(lambda store: int(store.add(key, number)))
+
+    def get(self, key: str) -> bytes:
+        """Return what a key holds; wait for it where it is not there."""
+        return self._try(lambda store: bytes(store.get(key)))
+
+    def find(self, key: str) -> bytes | None:
+        """Return what a key holds, None where it is not there.
+
+        Not by a check and a get: another rank may delete it in between, and the get would wait.
+        """
+        found = self._try(lambda store: bytes(store.compare_set(key, _ABSENT, _ABSENT)))
+        return None if found == _ABSENT.encode() else found
+
+    def claim(self, key: str, value: bytes) -> bytes:
+        """Set a key unless it is set, and return what it holds now."""
+        return self._try(lambda store: bytes(store.compare_set(key, "", value.decode())))
+
+    def delete(self, key: str) -> None:
+        """Delete a key, if it is there."""
+        self._try(lambda store: store.delete_key(key))
+
+    def _try(self, act: Callable[[Any], _T]) -> _T:
+        try:
+            store = self._local.store
+        except AttributeError:
+            store = None
+        try:
+            if store is None:
+                store = self._local.store = self.connect()
+            return act(store)
+        except dist.DistError as error:
+            raise LostStoreError(str(error).partition("\n")[0]) from error

@@ -1,0 +1,374 @@
+"""What ranks do in the tests of the guard: each program is one function of the rank and the group size."""
+
+import contextlib
+import os
+import runpy
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from collective_rules import DisagreementError, RuleMode
+from collective_rules.live import meetings
+from collective_rules.live.precheck import precheck
+from tests.leaks import held
+
+ones = torch.ones
+
+
+def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> dict[str, Any]:
+    """Run a program under the guard, or by itself for `agree=None`, and say how it ended."""
+    program = globals()[name]
+    prepared = getattr(program, "prepare", lambda: ())()
+    dist.barrier()
+    start, extra, cause = time.monotonic(), None, ""
+    noted: list[str] = []
+    outcome, message, findings = "passed", "", []
+    try:
+        if agree is None:
+            extra = program(rank, size, *prepared)
+        else:
+            mode: Any = precheck(deadline=deadline) if agree == "precheck" else RuleMode(agree=agree, deadline=deadline)
+            try:
+                with mode:
+                    extra = program(rank, size, *prepared)
+            finally:
+                noted = [found.severity for found in mode.ledger.findings]
+    except BaseException as error:
+        outcome, message = type(error).__name__, str(error)
+        cause = type(error.__cause__).__name__ if error.__cause__ is not None else ""
+        if isinstance(error, DisagreementError):
+            findings = [(found.id, found.severity, found.ranks) for found in error.findings]
+    return {
+        "outcome": outcome,
+        "seconds": time.monotonic() - start,
+        "message": message,
+        "findings": findings,
+        "cause": cause,
+        "noted": noted,
+        "extra": extra,
+    }
+
+
+def with_groups(count: int) -> Callable[[Any], Any]:
+    """Give a program groups of all ranks, made before the block."""
+
+    def mark(program: Any) -> Any:
+        program.prepare = lambda: [dist.new_group() for _ in range(count)]
+        return program
+
+    return mark
+
+
+def clean(rank: int, size: int) -> None:
+    for _ in range(20):
+        dist.all_reduce(ones(8))
+    dist.barrier()
+    dist.all_gather_into_tensor(ones(size * 4), ones(4))
+    assert funcol.all_reduce(ones(3), "sum", dist.group.WORLD).sum() == 3 * size
+    dist.all_reduce(ones(3), async_op=True).wait()
+    dist.all_gather([ones(2, 3) for _ in range(size)], ones(2, 3))
+    dist.gather(ones(2), [ones(2) for _ in range(size)] if rank == 0 else None, dst=0)
+    dist.scatter(ones(2), [ones(2) for _ in range(size)] if rank == 1 else None, src=1)
+    splits = [rank + 1] * size
+    dist.all_to_all_single(ones(sum(range(1, size + 1))), ones(sum(splits)), [*range(1, size + 1)], splits)
+    if rank == 0:
+        dist.send(ones(3), 1)
+        dist.isend(ones(4), 1, tag=7).wait()
+    elif rank == 1:
+        dist.recv(ones(3), 0)
+        dist.irecv(ones(4), 0, tag=7).wait()
+    right, left = (rank + 1) % size, (rank - 1) % size
+    for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, ones(2), right), dist.P2POp(dist.irecv, ones(2), left)]):
+        work.wait()
+
+
+def more_bytes(rank: int, size: int) -> None:
+    dist.broadcast(ones(8 if rank == 0 else 4), 0)
+
+
+def fewer_bytes(rank: int, size: int) -> None:
+    dist.broadcast(ones(4 if rank == 0 else 8), 0)
+
+
+def other_dtype(rank: int, size: int) -> None:
+    dist.all_reduce(ones(8, dtype=torch.int32 if rank == 1 else torch.float32))
+
+
+def other_shape(rank: int, size: int) -> None:
+    dist.all_reduce(ones(2, 3) if rank == 1 else ones(3, 2))
+
+
+def other_reduce_op(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3), op=dist.ReduceOp.MAX if rank == 1 else dist.ReduceOp.SUM)
+
+
+def other_root(rank: int, size: int) -> None:
+    dist.broadcast(ones(3), 1 if rank == 1 else 0)
+
+
+def other_collective(rank: int, size: int) -> None:
+    dist.barrier() if rank == 1 else dist.all_reduce(ones(3))
+
+
+def swapped(rank: int, size: int) -> None:
+    calls = [lambda: dist.all_reduce(ones(3)), lambda: dist.broadcast(ones(3), 0)]
+    for call in reversed(calls) if rank == 1 else calls:
+        call()
+
+
+def other_splits(rank: int, size: int) -> None:
+    counts = [1] * size
+    sent = [3 if rank == 0 and peer == 1 else 1 for peer in range(size)]
+    dist.all_to_all_single(ones(sum(counts)), ones(sum(sent)), counts, sent)
+
+
+def one_less(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank != 1:
+        dist.all_reduce(ones(3))
+
+
+def root_leaves(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank != 0:
+        dist.all_reduce(ones(3))
+
+
+def stops(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    time.sleep(0.3)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.all_reduce(ones(3))
+
+
+def root_stops(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.all_reduce(ones(3))
+
+
+def ends(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank == 1:
+        os._exit(3)
+    dist.all_reduce(ones(3))
+
+
+def root_ends(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank == 0:
+        os._exit(3)
+    dist.all_reduce(ones(3))
+
+
+def raises(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank == 1:
+        raise KeyError("no such batch")
+    dist.all_reduce(ones(3))
+
+
+def dawdles(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    if rank == 1:
+        time.sleep(3)
+    dist.all_reduce(ones(3))
+
+
+@with_groups(2)
+def crossed_async(rank: int, size: int, first: Any, second: Any) -> None:
+    groups = (first, second) if rank == 0 else (second, first)
+    for _ in range(3):
+        for work in [dist.all_reduce(ones(3), group=group, async_op=True) for group in groups]:
+            work.wait()
+        for result in [funcol.all_reduce(ones(3), "sum", group) for group in groups]:
+            assert result.sum() == 3 * size
+
+
+@with_groups(2)
+def crossed(rank: int, size: int, first: Any, second: Any) -> None:
+    for group in (first, second) if rank == 0 else (second, first):
+        dist.all_reduce(ones(3), group=group)
+
+
+def async_size(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3 if rank else 4), async_op=True).wait()
+
+
+def functional_size(rank: int, size: int) -> None:
+    funcol.all_reduce(ones(3 if rank else 4), "sum", dist.group.WORLD).sum()
+
+
+def message_size(rank: int, size: int) -> None:
+    if rank == 0:
+        dist.send(ones(3), 1)
+    elif rank == 1:
+        dist.recv(ones(4), 0)
+
+
+def message_tag(rank: int, size: int) -> None:
+    if rank == 0:
+        dist.send(ones(3), 1, tag=1)
+    elif rank == 1:
+        dist.recv(ones(3), 0, tag=2)
+
+
+def message_to_nobody(rank: int, size: int) -> None:
+    if rank == 0:
+        dist.send(ones(3), 1)
+
+
+def async_message_tag(rank: int, size: int) -> None:
+    if rank == 0:
+        dist.isend(ones(3), 1, tag=1).wait()
+    elif rank == 1:
+        dist.irecv(ones(3), 0, tag=2).wait()
+
+
+def async_message_size(rank: int, size: int) -> None:
+    if rank == 0:
+        dist.isend(ones(3), 1).wait()
+    elif rank == 1:
+        dist.irecv(ones(4), 0).wait()
+
+
+def any_source(rank: int, size: int) -> None:
+    if rank == 0:
+        for _ in range(size - 1):
+            dist.recv(ones(3))
+    else:
+        dist.send(ones(3), 0)
+
+
+def quarrels(rank: int, size: int) -> None:
+    """Several disagreements, of which only the first is come to."""
+    dist.all_reduce(ones(3), async_op=True).wait()
+    dist.broadcast(ones(3), 0)
+    dist.all_gather_into_tensor(ones((2 + rank) * size), ones(2 + rank))
+
+
+def trains(rank: int, size: int) -> int:
+    """DDP, FSDP2 over a mesh, and a norm that DTensor communicates inside an op."""
+    llama = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "examples" / "llama.py"))
+    config, make = llama["CONFIGS"]["tiny"], llama["Llama"]
+    sharded = make(config)
+    mesh = init_device_mesh("cpu", (size,))
+    for block in sharded.layers.values():
+        fully_shard(block, mesh=mesh)
+    models = [DistributedDataParallel(make(config), bucket_cap_mb=0.05), fully_shard(sharded, mesh=mesh)]
+    for model in models:
+        (model.module if isinstance(model, DistributedDataParallel) else model).init_weights()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for step in range(2):
+            tokens, targets = llama["draw_batch"](config, size=1, length=16, rank=rank, step=step)
+            llama["measure_loss"](model(tokens), targets).backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            assert torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return dist.get_world_size()
+
+
+def leaves_nothing(rank: int, size: int) -> list[Any]:
+    """What the process and the store hold, and gloo's time-out, before and after blocks of every kind."""
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    store = dist.distributed_c10d._get_default_store()
+    counts = []
+    for agree in (None, "always", "exit", 3, "precheck"):
+        mode: Any = contextlib.nullcontext()
+        if agree is not None:
+            mode = precheck(deadline=30) if agree == "precheck" else RuleMode(agree=agree, deadline=30)
+        with mode:
+            for _ in range(10):
+                dist.all_reduce(ones(3))
+            inside = backend.options._timeout.total_seconds()
+            if rank < 2:
+                (dist.send if rank == 0 else dist.recv)(ones(3), 1 - rank)
+        dist.barrier()
+        time.sleep(0.2)
+        counts.append([list(held()), store.num_keys(), backend.options._timeout.total_seconds(), inside])
+        dist.barrier()
+    return counts
+
+
+def some_of_them(rank: int, size: int) -> Any:
+    """A group of its own is prechecked while another rank is elsewhere."""
+    group = dist.new_group([0, 1])
+    if rank > 1:
+        return None
+    with precheck(group, deadline=30) as check:
+        dist.all_reduce(ones(3), group=group)
+    return [check.ledger.count, len(check.findings)]
+
+
+def whole_script(rank: int, size: int) -> int:
+    """A program that makes its groups, and destroys them, inside the block."""
+    store = dist.distributed_c10d._get_default_store()
+    dist.destroy_process_group()
+    with RuleMode(agree="always", deadline=30) as ledger:
+        dist.init_process_group("gloo", store=dist.PrefixStore("again", store), rank=rank, world_size=size)
+        clean(rank, size)
+        dist.destroy_process_group()
+    return ledger.count
+
+
+def in_a_large_group(rank: int, size: int) -> None:
+    clean(rank, size)
+
+
+def differing_in_a_large_group(rank: int, size: int) -> None:
+    dist.all_reduce(ones(3))
+    dist.all_reduce(ones(3), async_op=rank == 2).wait() if rank == 2 else dist.all_reduce(ones(4 if rank == 1 else 3))
+
+
+def count_posts() -> tuple[Any, ...]:
+    """Let ranks meet as those of groups do that are too large for each to read what all others post."""
+    meetings._SMALL = 1
+    return ()
+
+
+in_a_large_group.prepare = differing_in_a_large_group.prepare = count_posts
+
+
+def drifts(rank: int, size: int) -> None:
+    for step in range(60):
+        dist.all_reduce(ones(8), op=dist.ReduceOp.MAX if rank == 1 and step == 17 else dist.ReduceOp.SUM)
+        time.sleep(0.01)
+
+
+def drifts_legally(rank: int, size: int) -> None:
+    for step in range(25):
+        dist.all_reduce(ones(8))
+        splits = [rank + 1] * size
+        dist.all_to_all_single(ones(sum(range(1, size + 1))), ones(sum(splits)), [*range(1, size + 1)], splits)
+        dist.gather(ones(step), [ones(step) for _ in range(size)] if rank == 0 else None, dst=0)
+        if rank < 2:
+            (dist.send if rank == 0 else dist.recv)(ones(3), 1 - rank)
+        time.sleep(0.01)
+
+
+def steps(rank: int, size: int) -> Any:
+    """Many calls; how many keys and threads there are early and late."""
+    store = dist.distributed_c10d._get_default_store()
+    counts = []
+    for step in range(250):
+        dist.all_reduce(ones(8))
+        dist.all_reduce(ones(8), async_op=True).wait()
+        if rank < 2:
+            (dist.send if rank == 0 else dist.recv)(ones(1 + step % 3), 1 - rank, tag=step)
+        if step in (124, 249):
+            dist.barrier()
+            time.sleep(0.3)
+            counts.append(store.num_keys())
+    return counts
