@@ -29,7 +29,7 @@ def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> d
     program = globals()[name]
     prepared = getattr(program, "prepare", lambda: ())()
     dist.barrier()
-    start, extra, cause = time.monotonic(), None, ""
+    start, extra, cause, through = time.monotonic(), None, "", False
     noted: list[str] = []
     outcome, message, findings = "passed", "", []
     try:
@@ -40,6 +40,7 @@ def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> d
             try:
                 with mode:
                     extra = program(rank, size, *prepared)
+                    through = True
             finally:
                 noted = [found.severity for found in mode.ledger.findings]
     except BaseException as error:
@@ -55,6 +56,7 @@ def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> d
         "cause": cause,
         "noted": noted,
         "extra": extra,
+        "through": through,
     }
 
 

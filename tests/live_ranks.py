@@ -32,7 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Ended(NamedTuple):
-    """How one rank ended: an outcome ("passed", the name of an exception, "silent"), and what is known of it."""
+    """How one rank ended: an outcome ("passed", the name of an exception, "silent"), and what is known of it.
+
+    `through`: whether its program came to its end, whatever was found then.
+    """
 
     outcome: str
     seconds: float = 0.0
@@ -42,6 +45,7 @@ class Ended(NamedTuple):
     noted: tuple[str, ...] = ()
     output: str = ""
     extra: Any = None
+    through: bool = False
 
 
 class Ranks:

@@ -82,6 +82,7 @@ def first_findings(ended: list[Ended], *, but: tuple[int, ...] = ()) -> set[tupl
 def test_a_disagreement_is_raised_on_every_rank_before_it_is_sent(program: str, ranks: Ranks) -> None:
     ended = ranks.run(program, 3, deadline=30)
     assert {AT_ONCE[program]} == first_findings(ended)
+    assert not all(each.through for each in ended)
     assert max(each.seconds for each in ended) < 15
 
 
