@@ -189,6 +189,22 @@ class TestOrder:
         assert [(culprit,)] == list(dict.fromkeys(ranks for _, ranks, _, _ in errors))
 
 
+@given(st.lists(st.text("abgs", max_size=6), min_size=2, max_size=4))
+def test_any_programs_can_be_compared(sequences: list[str]) -> None:
+    """Programs that have little in common too; equal ones agree."""
+    world = len(sequences)
+    makers = {"a": lambda r: reduced(r, 4, world), "b": lambda r: broadcast(r, world), "g": lambda r: barrier(r, world)}
+    makers["s"] = lambda r: reduced(r, 5, world)
+    calls = [makers[each](rank) for rank, sequence in enumerate(sequences) for each in sequence]
+    assert (len(set(sequences)) == 1) == (cr.agree(calls) == ())
+
+
+def test_programs_in_another_order_of_which_one_ends_can_be_compared() -> None:
+    kinds = {"g": barrier, "b": broadcast}
+    calls = [kinds[each](rank) for rank, sequence in enumerate(["gb", "bg", "gb", "g"]) for each in sequence]
+    assert [("call", (1,), 0, 1), ("ranks", (3,), 1, 1)] == found(calls)
+
+
 class TestIndices:
     """Where calls say which of the group's collectives they are, that counts, not where the record begins."""
 
@@ -206,6 +222,10 @@ class TestIndices:
         calls = self.numbered((0, 3))
         calls[-1] = attrs.evolve(reduced(1, 99, 2), index=5)
         assert [("sizes", (0, 1), 5, 1)] == found(calls)
+
+    def test_an_index_may_be_any_number(self) -> None:
+        calls = [attrs.evolve(reduced(rank, 4, 2), index=2**70) for rank in range(2)]
+        assert [] == found([*calls, *calls])
 
     def test_of_one_call_each_the_index_does_not_count(self) -> None:
         calls = [attrs.evolve(reduced(rank, 4, 2), index=rank) for rank in range(2)]

@@ -235,7 +235,7 @@ class _Comparison:
             rows = []
             for at in range(fault.span):
                 for lanes in (main, [lane]):
-                    calls = self.calls([attrs.evolve(each, at=each.at + at) for each in lanes])
+                    calls = self.calls([attrs.evolve(each, at=each.at + at) for each in lanes if at < each.remaining])
                     rows.append((f"call {self.group.index_of(place + at)}", told(calls[0]), _where(calls)))
             return disagreement(bind(own[0]), "call", verdict, rows=rows, names=names, ranks=odd)
         what = "this call" if fault.span == 1 else f"these {fault.span} calls"

@@ -25,6 +25,7 @@ from collective_rules.spec import Group, Spec
 __all__ = ["GroupCalls", "Kinds", "Stream", "Streams", "arrange", "waits"]
 
 _MOST_REMEMBERED = 100_000
+_LARGEST = 2**63 - 1
 _ASYNC = ("async_op", "asyncOp")
 
 
@@ -117,7 +118,7 @@ class Stream:
     def append(self, kind: int, source: str, index: int | None) -> None:
         """Add a call."""
         if self.indices is not None:
-            if index is None or (self.indices and index < self.indices[-1]):
+            if index is None or abs(index) > _LARGEST or (self.indices and index < self.indices[-1]):
                 self.indices = None
             else:
                 self.indices.append(index)

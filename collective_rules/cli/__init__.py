@@ -17,10 +17,12 @@ import torch
 import typer
 
 import collective_rules
+from collective_rules.cli.compare import compare_recordings
 from collective_rules.cli.conformance import measure_backend
 from collective_rules.cli.dry_run import SCRIPT_SETTINGS, dry_run_script
 from collective_rules.cli.infer import infer_call
 from collective_rules.cli.listing import list_ops
+from collective_rules.cli.precheck import precheck_script
 from collective_rules.cli.render import render
 from collective_rules.cli.report import CommandError, Report
 from collective_rules.cli.show import show_op
@@ -32,10 +34,12 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "list": list_ops,
     "show": show_op,
     "infer": infer_call,
+    "compare": compare_recordings,
     "conformance": measure_backend,
     "dry-run": dry_run_script,
+    "precheck": precheck_script,
 }
-_SETTINGS: Mapping[str, dict[str, Any]] = {"dry-run": SCRIPT_SETTINGS}
+_SETTINGS: Mapping[str, dict[str, Any]] = {"dry-run": SCRIPT_SETTINGS, "precheck": SCRIPT_SETTINGS}
 
 _CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
 

@@ -14,7 +14,7 @@ from collective_rules.tables import Table
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger
 
-__all__ = ["markdown"]
+__all__ = ["escaped", "fenced", "markdown", "table_lines"]
 
 
 def markdown(ledger: Ledger) -> str:
@@ -30,35 +30,36 @@ def markdown(ledger: Ledger) -> str:
     parts = ["# Communication"]
     found = findings(ledger)
     if found:
-        parts += ["## Findings", _text(found[0]), *map(_fenced, found[1:])]
+        parts += ["## Findings", escaped(found[0]), *map(fenced, found[1:])]
     if ledger.count:
-        parts.append(_text(headline(ledger)))
+        parts.append(escaped(headline(ledger)))
         for table in (op_table(ledger), phase_table(ledger), group_table(ledger)):
-            parts += [f"## {_text(table.title)}", "\n".join(_lines(table))]
-        parts += ["## By module", _fenced(tree(ledger))]
+            parts += [f"## {escaped(table.title)}", "\n".join(table_lines(table))]
+        parts += ["## By module", fenced(tree(ledger))]
     else:
         parts.append("No collective was called.")
-    return "\n\n".join([*parts, *map(_text, notes(ledger))]) + "\n"
+    return "\n\n".join([*parts, *map(escaped, notes(ledger))]) + "\n"
 
 
-def _lines(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
+    """Yield the lines of a table."""
     yield _line(table.columns)
     yield _line(tuple("---:" if column in table.right else "---" for column in table.columns))
     for row in table.rows:
-        yield _line(tuple(map(_text, row)))
+        yield _line(tuple(map(escaped, row)))
 
 
 def _line(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _text(text: str) -> str:
-    """Escape what Markdown or HTML would read, and keep it on one line."""
+def escaped(text: str) -> str:
+    """Return text without what Markdown or HTML would read as markup, on one line."""
     plain = escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_|\[\]~])", r"\\\1", plain)
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """Return a block of code, its fence longer than any in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

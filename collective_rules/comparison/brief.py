@@ -1,0 +1,77 @@
+"""One call in a few words, so that calls of several ranks can be put side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from collective_rules.call import Call
+from collective_rules.spec import Spec
+
+__all__ = ["brief", "tensors_text"]
+
+_MOST_SIZES, _MOST_SPLITS = 3, 8
+_ATTRIBUTES = ("reduce_op", "root", "roots", "peer", "tag")
+
+
+def brief(call: Call) -> str:
+    """Return the op, what tensors it reads (or writes, if it reads none), and what else ranks must agree on.
+
+    >>> import collective_rules as cr
+    >>> brief(cr.call("c10d::allreduce_", group=cr.Group(4), tensors=[(2, 3)]))
+    'allreduce_ float32[2, 3] sum'
+    >>> brief(cr.call("c10d::send", group=cr.Group(4), tensors=[()], dst=1, tag=7))
+    'send float32[] peer=1 tag=7'
+    """
+    words = [call.op.split("::", 1)[1], tensors_text(call), *_attributes(call), *_splits(call)]
+    return " ".join(filter(None, words))
+
+
+def tensors_text(call: Call) -> str:
+    """Return what tensors the call reads, or writes if it reads none.
+
+    >>> import collective_rules as cr
+    >>> tensors_text(cr.call("c10d::allreduce_coalesced_", group=cr.Group(4), tensors=[(2,), (3,), (2,)]))
+    '2 × float32[2], float32[3]'
+    """
+    for names in (call.row.reads, call.row.writes):
+        known = Counter(_spec_text(spec) for name in names for spec in _specs(call.arguments.get(name)))
+        if known:
+            texts = [f"{count} × {text}" if count > 1 else text for text, count in known.items()]
+            more = [f"… {len(texts) - _MOST_SIZES} more"] if len(texts) > _MOST_SIZES else []
+            return ", ".join([*texts[:_MOST_SIZES], *more])
+    return ""
+
+
+def _specs(value: Any) -> Iterator[Spec]:
+    if isinstance(value, Spec):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _specs(item)
+
+
+def _spec_text(spec: Spec) -> str:
+    dtype = "?" if spec.dtype is None else str(spec.dtype).removeprefix("torch.")
+    if spec.shape is None:
+        return f"{dtype}[?]"
+    stride = "" if spec.is_contiguous_or_unknown else f" stride {spec.stride}"
+    return f"{dtype}[{', '.join(map(str, spec.shape))}]{stride}"
+
+
+def _attributes(call: Call) -> Iterator[str]:
+    for name in _ATTRIBUTES:
+        value = call.attribute(name)
+        if name == "reduce_op" and value is not None:
+            yield str(value)
+        elif value is not None and not (name == "tag" and value == 0):
+            yield f"{name}={value}"
+
+
+def _splits(call: Call) -> Iterator[str]:
+    for name in call.row.splits:
+        value = call.arguments.get(name)
+        if isinstance(value, tuple) and value:
+            shown = ", ".join(map(str, value[:_MOST_SPLITS]))
+            yield f"{name}=[{shown}{', …' if len(value) > _MOST_SPLITS else ''}]"
