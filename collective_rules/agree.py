@@ -25,9 +25,10 @@ def agree(
 
     `calls` are the calls of one collective, one for each rank of its group; or whole programs: any number of calls of
     any ranks in any groups. Ranks may be given in any order, each one's own calls in the order of its program. Groups
-    are told apart by name and global ranks. The collectives of a group are matched one by one: by their indices where
-    all calls have them, else by their order. A send is matched with its receive by peers and tag. One-sided calls have
-    no partner to agree with, and are passed over.
+    are told apart by name and global ranks; where they tell no ranks, rank r is taken to be one process in all of them.
+    The collectives of a group are matched one by one: by their indices where all calls have them (and some rank made
+    several), else by their order. A send is matched with its receive by peers and tag. One-sided calls have no partner
+    to agree with, and are passed over; so are waits, and a functional call holds nobody up.
 
     `ranks` are the global ranks of which all calls are given (all ranks of every group, if left out); that others are
     missing is no finding.

@@ -109,13 +109,15 @@ def ranks_text(ranks: Iterable[int]) -> str:
 
 def told(call: Call) -> str:
     """Write a call in short: its op, and the first tensor that it is given."""
+    known = {name: call.attribute(name) for name in ("reduce_op", "root")}
+    more = "".join(f", {name} {value}" for name, value in known.items() if value is not None)
     for name in (*call.row.reads, *call.row.writes):
         value = call.arguments.get(name)
         while isinstance(value, tuple) and value:
             value = value[0]
         if isinstance(value, Spec):
-            return f"{call.op} of {value_text(value)}"
-    return call.op
+            return f"{call.op} of {value_text(value)}{more}"
+    return call.op + more
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.flight_recorded import BUFFER
 
-__all__ = ["EXAMPLES", "SIZE", "run_example"]
+__all__ = ["EXAMPLES", "SIZE", "run_example", "what_is_printed", "with_ledgers"]
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "docs" / "examples").glob("*.py") if path.name != "llama.py")
@@ -21,10 +21,20 @@ SIZE = 4
 _DEADLINE = 200
 
 
-@functools.cache
 def run_example(script: Path) -> tuple[dict[str, Any], ...]:
     """Return what `ledger_of` tells of each of the four ranks of a run under torchrun, on gloo."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(SIZE)]
+    return with_ledgers(script, SIZE)[0]
+
+
+def what_is_printed(script: Path) -> str:
+    """Return what the ranks of that run print, all together."""
+    return with_ledgers(script, SIZE)[1]
+
+
+@functools.cache
+def with_ledgers(script: Path, size: int) -> tuple[tuple[dict[str, Any], ...], str]:
+    """Run `script` on `size` ranks, once; return what `ledger_of` tells of each of them, and what they print."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
     environment = {**os.environ, **BUFFER, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with tempfile.TemporaryDirectory() as directory:
         done = subprocess.run(
@@ -37,4 +47,5 @@ def run_example(script: Path) -> tuple[dict[str, Any], ...]:
             check=False,
         )
         assert 0 == done.returncode, done.stderr[-4000:]
-        return tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(SIZE))
+        told = tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(size))
+        return told, done.stdout

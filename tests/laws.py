@@ -509,12 +509,21 @@ OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"input": (3, 8), "output": (3, 2)},
         {"input": (8, 3), "output": (3,)},
     ],
-    "all_gather_into_tensor": [{"input": (3,), "output": (5, 3)}, {"input": (3,), "output": (8, 3)}],
+    # stacked, of another number of pieces; a row of what has more dims than one
+    "all_gather_into_tensor": [
+        {"input": (3,), "output": (5, 3)},
+        {"input": (3,), "output": (8, 3)},
+        {"input": (3, 2), "output": (1, 24)},
+    ],
     # by the number of elements
     "gather_into_tensor": [{"input": (3,), "output": (5, 3)}, {"input": (3, 2), "output": (2, 12)}],
     "all_to_all_single": [{"input": (2, 4)}, {"input": (2, 4), "output": (2, 4)}],
 }
 """Shapes that no op outside symmetric memory takes in a group of four, by part of the rule."""
+
+ROW = {"input": (3,), "output": (1, 12)}
+"""Shapes of an all_gather into a row in a group of four, which torch does with this op alone."""
+ROW_OP = "c10d::_allgather_base_"
 
 BETWEEN: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
     "_c10d_functional::batch_p2p_ops": [
@@ -702,7 +711,8 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         yield f"{fault.way}, {place}", is_found, fault
     for size, arguments in ILLEGAL.get(op, ()):
         yield f"{arguments} is illegal", is_illegal, Post(op, cr.Group(size), arguments)
-    for shapes in OTHER_FORMS.get(row.rule.name, ()):
+    rows = [ROW] if row.rule.name == "all_gather_into_tensor" and op != ROW_OP else []
+    for shapes in (*OTHER_FORMS.get(row.rule.name, ()), *rows):
         yield f"{shapes} is illegal", is_of_no_form, op, shapes
     for one in (*layouts_tried(op), *odd_strides_tried(op), *sharing_tried(op), *some_tried(op)):
         yield one.what, are_as_tried, op, (one,)

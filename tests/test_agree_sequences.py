@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -13,37 +13,7 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.records import from_record, to_record
-
-Program = list[cr.Call]
-
-
-def reduced(rank: int, size: int = 4, world: int = 4, name: str = "dp", waits: bool = True) -> cr.Call:
-    group = cr.Group(world, rank, name)
-    made = cr.call("c10d::allreduce_", group=group, tensors=[(size,)], async_op=not waits)
-    return attrs.evolve(made, source=f"train.py:{rank}")
-
-
-def broadcast(rank: int, world: int = 4) -> cr.Call:
-    return cr.call("c10d::broadcast_", group=cr.Group(world, rank, "dp"), tensors=[(4,)], root_rank=0)
-
-
-def barrier(rank: int, world: int = 4) -> cr.Call:
-    return cr.call("c10d::barrier", group=cr.Group(world, rank, "dp"), device_ids=[])
-
-
-def programs(sizes: Iterable[int] = (4, 5, 6, 7, 8, 9), world: int = 4) -> list[Program]:
-    """Every rank reduces tensors of these sizes."""
-    return [[reduced(rank, size, world) for size in sizes] for rank in range(world)]
-
-
-def flat(programs: Iterable[Program]) -> list[cr.Call]:
-    return [call for program in programs for call in program]
-
-
-def found(calls: Iterable[cr.Call], **settings: Any) -> list[tuple[str, tuple[int, ...], int | None, int]]:
-    """The errors: the kind of constraint, the ranks, where the first one is, and how many have it."""
-    kinds = {id_: kind for rule in cr.rules() for id_, kind in rule.constraints.items()}
-    return [(kinds.get(each.id, each.id), each.ranks, each.index, each.count) for each in cr.agree(calls, **settings)]
+from tests.programs import barrier, broadcast, flat, found, programs, reduced
 
 
 class TestOrder:
@@ -205,6 +175,87 @@ def test_programs_in_another_order_of_which_one_ends_can_be_compared() -> None:
     assert [("call", (1,), 0, 1), ("ranks", (3,), 1, 1)] == found(calls)
 
 
+class TestWhatRanksNeedNotAgreeOn:
+    """Calls that differ in it belong together, whatever their order."""
+
+    def alternate(self, one: Callable[[int], cr.Call], other: Callable[[int], cr.Call], times: int) -> list[cr.Call]:
+        return flat([[make(rank) for make in [(one, other), (other, one)][rank] * times] for rank in range(2)])
+
+    @pytest.mark.parametrize("times", [1, 30])
+    def test_waiting_or_not_is_each_ranks_own_business(self, times: int) -> None:
+        calls = self.alternate(lambda r: reduced(r, 4, 2), lambda r: reduced(r, 4, 2, waits=False), times)
+        assert [] == found(calls)
+
+    @pytest.mark.parametrize("times", [1, 30])
+    def test_one_collective_may_be_spelled_by_several_ops(self, times: int) -> None:
+        op = "_c10d_functional::all_reduce"
+        calls = self.alternate(
+            lambda r: reduced(r, 4, 2),
+            lambda r: cr.call(op, group=cr.Group(2, r, "dp"), input=(4,), reduce_op="sum"),
+            times,
+        )
+        assert [] == found(calls)
+
+    def test_strides_that_are_copied_in_are_no_order(self) -> None:
+        op = "_c10d_functional::all_reduce"
+        specs = cr.Spec((4, 2)), cr.Spec((4, 2), stride=(1, 4))
+        one, other = (lambda r, s=spec: cr.call(op, group=cr.Group(2, r), input=s, reduce_op="sum") for spec in specs)
+        assert [] == found(self.alternate(one, other, 1))
+
+    def test_what_only_warns_alone_only_warns_in_a_row(self) -> None:
+        def shaped(rank: int, shape: tuple[int, ...]) -> cr.Call:
+            return cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=[shape])
+
+        calls = self.alternate(lambda r: shaped(r, (2, 3)), lambda r: shaped(r, (6,)), 1)
+        assert {"warning"} == {each.severity for each in cr.agree(calls)}
+
+    def test_what_is_unknown_is_no_order(self) -> None:
+        def reduced_by(rank: int, op: Any) -> cr.Call:
+            return cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=[(4,)], reduce_op=op)
+
+        calls = self.alternate(lambda r: reduced_by(r, "sum"), lambda r: reduced_by(r, cr.UNKNOWN), 1)
+        assert [] == found(calls)
+
+    def test_a_list_that_is_reduced_on_the_rank_is_one_tensor(self) -> None:
+        lists = {0: [(4,)], 1: [(4,), (4,)]}
+        calls = [cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=lists[rank]) for rank in range(2)]
+        assert [] == found(calls)
+        coalesced = cr.call("c10d::allreduce_coalesced_", group=cr.Group(2, 1), tensors=lists[1])
+        several = cr.call("c10d::allreduce_", group=cr.Group(2, 0), tensors=lists[1])
+        assert [("lists", (0, 1), None, 1)] == found([several, coalesced])
+
+    def test_lists_of_other_lengths_are_one_finding(self) -> None:
+        lists = [[(4,)] * (3 if rank == 1 else 2) for rank in range(3)]
+        op = "_c10d_functional::all_reduce_coalesced"
+        calls = [
+            cr.call(op, group=cr.Group(3, rank), inputs=inputs, reduce_op="sum") for rank, inputs in enumerate(lists)
+        ]
+        assert [("lists", (1,), None, 1)] == found(calls)
+
+    def test_a_monitored_barrier_meets_no_other_barrier(self) -> None:
+        """It is made of messages: gloo hangs in both."""
+        ops = {0: "c10d::barrier", 1: "c10d::monitored_barrier_"}
+        calls = [cr.call(op, group=cr.Group(2, rank), tensor=(1,)) for rank, op in ops.items()]
+        assert [("call", (0, 1), None, 1)] == found(calls)
+        assert [] == found([attrs.evolve(calls[1], group=cr.Group(2, rank)) for rank in range(2)])
+
+    @pytest.mark.parametrize(("name", "values"), [("root_rank", (0, 1)), ("reduce_op", ("sum", "max"))])
+    def test_what_is_swapped_is_shown(self, name: str, values: tuple[Any, Any]) -> None:
+        op = "c10d::broadcast_" if name == "root_rank" else "c10d::allreduce_"
+        one, other = (
+            lambda r, v=value: cr.call(op, group=cr.Group(2, r), tensors=[(4,)], **{name: v}) for value in values
+        )
+        (each,) = cr.agree(self.alternate(one, other, 1))
+        assert "in another order" in each.message
+        shown = [line.split("   ")[0].partition(" = ")[2].strip() for line in each.message.splitlines()[2:6]]
+        assert [True, True] == [any(line.endswith(str(value)) for line in shown) for value in values]
+
+    def test_two_swaps_side_by_side_are_two_swaps(self) -> None:
+        ranks = programs([1, 2, 3, 4], world=3)
+        ranks[2] = [reduced(2, size, 3) for size in (2, 1, 4, 3)]
+        assert [("call", (2,), 0, 2)] == found(flat(ranks))
+
+
 class TestIndices:
     """Where calls say which of the group's collectives they are, that counts, not where the record begins."""
 
@@ -222,6 +273,22 @@ class TestIndices:
         calls = self.numbered((0, 3))
         calls[-1] = attrs.evolve(reduced(1, 99, 2), index=5)
         assert [("sizes", (0, 1), 5, 1)] == found(calls)
+
+    def test_an_index_that_one_rank_leaves_out_is_the_call_that_it_misses(self) -> None:
+        calls = [
+            attrs.evolve(reduced(rank, 4, 3), index=index)
+            for rank in range(3)
+            for index in range(6)
+            if (rank, index) != (1, 2)
+        ]
+        assert [("ranks", (1,), 2, 1)] == found(calls)
+        assert [] == found(calls, ranks=(0, 2))
+
+    @given(st.permutations(range(5)))
+    def test_calls_that_say_which_they_are_may_come_in_any_order(self, order: list[int]) -> None:
+        sizes = {0: order, 1: range(5)}
+        calls = [attrs.evolve(reduced(rank, 4 + i, 2), index=i) for rank, indices in sizes.items() for i in indices]
+        assert [] == found(calls)
 
     def test_an_index_may_be_any_number(self) -> None:
         calls = [attrs.evolve(reduced(rank, 4, 2), index=2**70) for rank in range(2)]
@@ -303,11 +370,6 @@ class TestUnknown:
         assert [] == found(calls)
         assert [()] * 2 == [cr.check(call) for call in calls]
 
-    def test_an_unknown_tag_matches_any(self) -> None:
-        calls = [send(0, 1), receive(1, 0, tag=cr.UNKNOWN)]  # type: ignore[arg-type]
-        assert [] == found(calls)
-        assert () == cr.check(calls[1])
-
     def test_a_tensor_is_never_unknown(self) -> None:
         """A `Spec` says what is known of it."""
         with pytest.raises(cr.CallError, match="input_tensor=unknown"):
@@ -347,87 +409,6 @@ class TestGroups:
         calls = [cr.call("c10d::allreduce_", group=group[0], tensors=[(4,)])]
         assert [] == found(calls, ranks=(0, 1, 4))
         assert [("ranks", (1,), None, 1)] == found(calls, ranks=(4, 7))
-
-
-def send(rank: int, peer: int, size: int = 3, tag: int = 0, waits: bool | None = None) -> cr.Call:
-    made = cr.call("c10d::send", group=cr.Group(3, rank), tensors=[(size,)], dst=peer, tag=tag)
-    return attrs.evolve(made, blocking=waits)
-
-
-def receive(rank: int, peer: int | None, size: int = 3, tag: int = 0, waits: bool | None = None) -> cr.Call:
-    group = cr.Group(3, rank)
-    if peer is None:
-        return cr.call("c10d::recv_any_source_", group=group, tensors=[(size,)], tag=tag)
-    return attrs.evolve(cr.call("c10d::recv_", group=group, tensors=[(size,)], src=peer, tag=tag), blocking=waits)
-
-
-class TestMessages:
-    """Sends find their receives in the order of the program."""
-
-    def test_messages_of_one_pair_keep_their_order(self) -> None:
-        calls = [send(0, 1, 3), send(0, 1, 4), receive(1, 0, 3), receive(1, 0, 4)]
-        assert [] == found(calls)
-        assert [("pairs", (0, 1), None, 1)] * 2 == found([calls[0], calls[1], calls[3], calls[2]])
-
-    def test_tags_keep_messages_apart(self) -> None:
-        calls = [send(0, 1, 3, 7, False), send(0, 1, 4, 8, False), receive(1, 0, 4, 8), receive(1, 0, 3, 7)]
-        assert [] == found(calls)
-
-    def test_alike_messages_that_nobody_receives_are_counted(self) -> None:
-        assert [("partner", (0,), None, 5)] == found([send(0, 1)] * 5)
-
-    def test_a_partner_of_which_nothing_is_known_is_not_missing(self) -> None:
-        assert [] == found([send(0, 1), send(0, 2)], ranks=(0,))
-        assert [("partner", (0,), None, 1)] == found([send(0, 1), send(0, 2)], ranks=(0, 2))
-        assert [] == found([receive(0, None)], ranks=(0, 1))
-
-    def test_many_messages_take_linear_time(self) -> None:
-        """Ten thousand in both directions: a quadratic search would take minutes."""
-        calls = [send(0, 1, waits=False), receive(1, 0), send(1, 2, waits=False), receive(2, 1)] * 10_000
-        assert [] == found(calls)
-
-
-class TestWaiting:
-    """Ranks that wait for each other in a circle are found; those that only might, are not."""
-
-    def test_a_circle_of_blocking_sends_is_found(self) -> None:
-        calls = [call for rank in range(3) for call in (send(rank, (rank + 1) % 3), receive(rank, (rank - 1) % 3))]
-        (each,) = cr.agree(calls)
-        assert ("WAIT1", "error", (0, 1, 2)) == (each.id, each.severity, each.ranks)
-        assert "rank 2 waits in c10d::send of 3 float32, for rank 0" in each.message
-
-    def test_one_rank_that_receives_first_opens_the_circle(self) -> None:
-        calls = [call for rank in range(3) for call in (send(rank, (rank + 1) % 3), receive(rank, (rank - 1) % 3))]
-        calls[0], calls[1] = calls[1], calls[0]
-        assert [] == found(calls)
-
-    @pytest.mark.parametrize("waits", [True, False])
-    def test_sends_that_do_not_wait_are_no_circle(self, waits: bool) -> None:
-        calls = [
-            call
-            for rank in range(3)
-            for call in (send(rank, (rank + 1) % 3, waits=waits), receive(rank, (rank - 1) % 3))
-        ]
-        assert waits == bool(found(calls))
-
-    @pytest.mark.parametrize("waits", [True, False])
-    def test_groups_in_crossed_order_are_a_circle_where_calls_wait(self, waits: bool) -> None:
-        order = [("a", "b"), ("b", "a")]
-        calls = [reduced(rank, 3, 2, name, waits) for rank in range(2) for name in order[rank]]
-        assert ([("WAIT1", (0, 1), None, 1)] if waits else []) == found(calls)
-
-    def test_a_collective_and_a_message_may_be_a_circle(self) -> None:
-        group = [cr.Group(3, rank) for rank in range(3)]
-        barriers = [cr.call("c10d::barrier", group=each, device_ids=[], async_op=False) for each in group]
-        calls = [send(0, 1), barriers[0], barriers[1], receive(1, 0), barriers[2]]
-        assert [("WAIT1", (0, 1), None, 1)] == found(calls)
-        calls[2], calls[3] = calls[3], calls[2]
-        assert [] == found(calls)
-
-    def test_what_is_missing_is_told_instead(self) -> None:
-        """A rank that never comes is no circle."""
-        calls = [send(0, 1), receive(0, 1), send(1, 0)]
-        assert ["partner"] == [kind for kind, *_ in found(calls)]
 
 
 class TestPairs:

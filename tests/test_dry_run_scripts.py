@@ -157,8 +157,11 @@ assert [p.grad.shape for p in model.parameters()] == [p.shape for p in model.par
 def test_batch_normalisation_across_ranks_sends_its_statistics(tmp_path: Path, backend: str, op: str) -> None:
     """Mean, deviation and count of 6 channels forward, two sums of 6 backward, before DDP's gradients."""
     result = _finished(tmp_path, _NORM, "cuda", backend)
+    assert [] == result.ledger.findings
     first, second = (entry for entry in result.ledger.entries if entry.module.endswith("1"))
     assert (f"c10d::{op}", 13 * 4, "forward") == (first.call.op, first.traffic.read, first.phase)
+    if backend == "nccl":  # into a row, which concatenates: torch/nn/modules/_functions.py
+        assert (1, 13 * 8) == first.call.arguments["output_tensor"].shape
     assert ("c10d::allreduce_", 12 * 4, "backward") == (second.call.op, second.traffic.read, second.phase)
 
 

@@ -10,7 +10,7 @@ from tests.example_runs import EXAMPLES, SIZE, run_example
 from tests.ledger_of import described
 
 # What torch warns of in the examples is not looked at here.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("examples")]
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)

@@ -10,6 +10,10 @@ import sys
 import pytest
 import torch
 
+from tests.example_runs import SIZE, what_is_printed
+
+pytestmark = pytest.mark.xdist_group("examples")
+
 _EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
 
 # Runs the script's main, and saves the weights that its ranks begin with. The CPU draws the same parts of a DTensor on
@@ -33,6 +37,15 @@ fsdp2_tp.main()
 """
 
 
+def _losses(printed):
+    return [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
+
+
+def _lost_by(name):
+    """The losses of the run under the mode, of which other tests look at the ledgers."""
+    return _losses(what_is_printed(_EXAMPLES / f"{name}.py"))
+
+
 def _run(script, *arguments, ranks):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -49,7 +62,7 @@ def _run(script, *arguments, ranks):
         if "terminate called without an active exception" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr[-3000:]
-    return [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+    return _losses(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +109,14 @@ def _sgd(parameters):
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_data_parallel_ranks_lose_what_one_process_loses_on_all_batches(llama, name):
-    expected = _train_alone(llama, 2, _adamw, clip=True)
-    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / f"{name}.py", ranks=2)
+    expected = _train_alone(llama, SIZE, _adamw, clip=True)
+    assert pytest.approx(expected, abs=1e-5) == _lost_by(name)
 
 
 @pytest.mark.parametrize("name", ["pipeline", "context_parallel"])
 def test_a_divided_model_or_sequence_loses_what_the_whole_one_loses(llama, name):
     expected = _train_alone(llama, 1, _sgd)
-    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / f"{name}.py", ranks=2)
+    assert pytest.approx(expected, abs=1e-5) == _lost_by(name)
 
 
 def test_two_dimensions_lose_what_the_gathered_weights_lose(llama, tmp_path):
@@ -137,5 +150,5 @@ class _AllExperts(torch.nn.Module):
 
 
 def test_experts_on_other_ranks_lose_what_all_of_them_lose_in_one_process(llama):
-    expected = _train_alone(llama, 2, _sgd, feed_forward=lambda config: _AllExperts(llama, config, 2))
-    assert pytest.approx(expected, abs=1e-5) == _run(_EXAMPLES / "expert_parallel.py", ranks=2)
+    expected = _train_alone(llama, SIZE, _sgd, feed_forward=lambda config: _AllExperts(llama, config, SIZE))
+    assert pytest.approx(expected, abs=1e-5) == _lost_by("expert_parallel")

@@ -9,6 +9,8 @@ from collective_rules.records import from_record
 from tests.example_runs import EXAMPLES, run_example
 from tests.flight_recorded import expected_dump, read_dump, recorded
 
+pytestmark = pytest.mark.xdist_group("examples")
+
 POINT_TO_POINT = {"c10d::send", "c10d::recv_"}
 SILENT = "pipeline"
 """The example that has nothing but point-to-point calls, of which the recorder says nothing."""

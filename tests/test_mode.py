@@ -5,6 +5,8 @@ import random
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,6 +278,19 @@ def test_threads_started_inside_are_seen_and_others_are_not(group: dist.ProcessG
     running.join()
     assert PROGRAM == seen(ledger)
     assert [] == _get_current_dispatch_mode_stack()
+
+
+def test_lines_of_python_and_of_torch_are_no_places(group: dist.ProcessGroup) -> None:
+    """The thread of a pool runs the program's own function, or one of torch, as that of `async_save` does."""
+
+    def own() -> None:
+        dist.barrier()
+
+    with cr.RuleMode() as ledger, ThreadPoolExecutor(1) as pool:
+        pool.submit(own).result()
+        pool.submit(dist.barrier).result()
+    line = own.__code__.co_firstlineno + 1
+    assert [f"{Path(__file__).name}:{line}", ""] == [Path(entry.source).name for entry in ledger.entries]
 
 
 def test_a_thread_that_outlives_the_block_is_seen_no_more(group: dist.ProcessGroup) -> None:

@@ -110,13 +110,15 @@ def all_gather(d: Draw) -> Case:
     return Case(C + "allgather_", calls, inputs, {}, [list(inputs)] * d.size)
 
 
-def all_gather_into_tensor(d: Draw) -> Case:
-    form, shape = d.pick("concatenated", "stacked"), (d.number(), *d.shape())
+def all_gather_into_tensor(d: Draw, *forms: str) -> Case:
+    form = d.pick(*(forms or ("concatenated", "stacked", "row")))
+    shape = (d.number(), *(d.shape() if form != "row" else ()))
     inputs = d.tensors(*shape)
     whole = torch.empty(d.size, *shape, dtype=torch.float64)
     for rank in d.ranks:
         whole[rank] = inputs[rank]
-    whole = whole if form == "stacked" else whole.reshape(d.size * shape[0], *shape[1:])
+    if form != "stacked":
+        whole = whole.reshape(*((1,) if form == "row" else ()), d.size * shape[0], *shape[1:])
     calls = [{"input_tensor": each, "output_tensor": whole} for each in inputs]
     return Case(C + "_allgather_base_", calls, inputs, {"form": form}, [whole] * d.size)
 
@@ -174,7 +176,7 @@ def gather(d: Draw) -> Case:
 
 
 def gather_into_tensor(d: Draw) -> Case:
-    one = all_gather_into_tensor(d)
+    one = all_gather_into_tensor(d, "concatenated", "stacked")
     calls = [call | {"root_rank": d.root} for call in one.arguments]
     values = [one.values[rank] if rank == d.root else None for rank in d.ranks]
     return Case(C + "gather_into_tensor_", calls, one.inputs, {**one.attributes, "root": d.root}, values)

@@ -28,7 +28,7 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     """Yield what the calls of one collective disagree on: at least one, and of no rank two."""
     rules: dict[str, list[int]] = {}
     for call in calls:
-        rules.setdefault(call.row.rule.name, []).append(call.group.rank)
+        rules.setdefault(call.row.entry.meets or call.row.rule.name, []).append(call.group.rank)
     if len(rules) > 1:
         by_size = sorted(rules.items(), key=lambda item: -len(item[1]))
         speaker = next(call for call in calls if "call" in call.row.rule.constraints.values())
@@ -47,7 +47,9 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     bounds = _same_form(calls, backend)
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
     ranks = frozenset(call.group.rank for call in calls)
-    found = unify(_bindings(bounds, sizes=one_form), ranks)
+    found = list(unify(_bindings(bounds, sizes=one_form), ranks))
+    if any("length" in each.names for each in found):  # what the longer list has, the shorter does not tell
+        found = [each for each in found if each.severity != UNDECIDABLE]
     yield from map(_undecided, found) if _may_be_uneven(calls, backend) else found
 
 
@@ -139,16 +141,21 @@ def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
 
     A list of one is what an op without a list passes.
     """
-    single = all(bound.count in (None, 1) for bound in bounds)
+    single = all(_count(bound) == 1 for bound in bounds)
     mixed = set(_mixed_orders(bounds))
     for bound in bounds:
         rank = bound.call.group.rank
-        yield Binding(("length", None), bound.count or 1, rank, bound, None)
+        yield Binding(("length", None), _count(bound), rank, bound, None)
         for key, value, slot in _bound_by(bound, sizes=sizes):
             if key[0] == "order" and key not in mixed:
                 continue
             place = (key[0], None, *key[2:]) if single and len(key) > 1 else key
             yield Binding(place, value, rank, bound, slot)
+
+
+def _count(bound: Bound) -> int:
+    """How many tensors travel: a list whose tensors are alike is reduced, or copied, on the rank itself."""
+    return 1 if bound.call.row.entry.alike else bound.count or 1
 
 
 def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:

@@ -17,7 +17,7 @@ from collective_rules.agreement.streams import GroupCalls, Kinds
 from collective_rules.agreement.unify import disagreement, odd_ones
 from collective_rules.bind import bind
 from collective_rules.call import Call
-from collective_rules.finding import Finding
+from collective_rules.finding import ERROR, Finding
 from collective_rules.messages import ranks_text, told
 
 __all__ = ["compare_in_order"]
@@ -29,11 +29,15 @@ _LINES = 8
 
 @attrs.define(eq=False)
 class _Lane:
-    """Ranks whose calls are of the same kinds all the way. `at` is the next call, `hold` how many it sits out."""
+    """Ranks whose calls are of the same kinds all the way.
+
+    `places` are the calls in the ranks' streams, None for a collective that they do not tell of. `at` is the next one,
+    `hold` how many collectives the lane sits out.
+    """
 
     ranks: list[int]
-    kinds: list[int]
-    places: list[int]
+    kinds: list[int | None]
+    places: list[int | None]
     at: int = 0
     hold: int = 0
     left: bool = False
@@ -44,7 +48,18 @@ class _Lane:
 
     @property
     def is_here(self) -> bool:
-        return not self.hold and self.at < len(self.kinds)
+        return not self.hold and self.at < len(self.kinds) and self.kinds[self.at] is not None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it tells of collectives before and after this one, and not of this one."""
+        return not self.hold and 0 < self.at < len(self.kinds) and self.kinds[self.at] is None
+
+    @property
+    def kind(self) -> int:
+        """The kind of the call that is next, where it is here."""
+        kind = self.kinds[self.at]
+        return -1 if kind is None else kind
 
 
 @attrs.frozen
@@ -77,12 +92,14 @@ class _Comparison:
         self.lane_of = {rank: lane for lane in self.lanes for rank in lane.ranks}
 
     def make_lanes(self) -> Iterator[_Lane]:
-        lanes: dict[tuple[int, bytes], _Lane] = {}
+        lanes: dict[tuple[bytes, bytes], _Lane] = {}
         for rank, stream in sorted(self.streams.items()):
-            hold = self.group.offset(rank)
-            key = (hold, stream.kinds.tobytes())
+            key = (stream.kinds.tobytes(), b"" if stream.indices is None else stream.indices.tobytes())
             if key not in lanes:
-                lanes[key] = _Lane([], stream.kinds.tolist(), list(range(len(stream.kinds))), hold=hold)
+                places = self.group.places(rank)
+                kinds = [None if place is None else stream.kinds[place] for place in places]
+                hold = next(number for number, kind in enumerate(kinds) if kind is not None)
+                lanes[key] = _Lane([], kinds[hold:], places[hold:], hold=hold)
             lanes[key].ranks.append(rank)
         yield from lanes.values()
 
@@ -92,7 +109,8 @@ class _Comparison:
         while any(lane.remaining for lane in self.lanes):
             self.note_those_that_left(place)
             here = [lane for lane in self.lanes if lane.is_here]
-            if len({self.label(lane) for lane in here}) > 1 and self.realign(here, place):
+            self.note_the_missing(here, place)
+            if len({self.label(lane) for lane in here}) > 1 and self.parts(here) and self.realign(here, place):
                 continue
             found = self.compare(here)
             for each in found:
@@ -109,16 +127,21 @@ class _Comparison:
         yield from self.notes.values()
 
     def label(self, lane: _Lane) -> Any:
-        return self.kinds.labels[lane.kinds[lane.at]]
+        return self.kinds.labels[lane.kind]
 
     def calls(self, lanes: Sequence[_Lane]) -> list[Call]:
         """The calls of the lanes' ranks at their places, by rank."""
-        calls = [self.streams[rank].call(lane.places[lane.at], self.kinds) for lane in lanes for rank in lane.ranks]
-        return sorted(calls, key=lambda call: call.group.rank)
+        calls = [
+            self.streams[rank].call(place, self.kinds)
+            for lane in lanes
+            for rank in lane.ranks
+            if (place := lane.places[lane.at]) is not None
+        ]
+        return sorted(calls, key=_rank)
 
     def compare(self, here: list[_Lane]) -> tuple[Finding, ...]:
         """What one call of each lane disagrees on; of the same calls again, the same findings."""
-        column = tuple([lane.kinds[lane.at] if lane.is_here else None for lane in self.lanes])
+        column = tuple([lane.kind if lane.is_here else None for lane in self.lanes])
         kinds = set(column) - {None}
         if not here or (len(kinds) == 1 and self.is_symmetric(column)):
             return ()
@@ -126,6 +149,10 @@ class _Comparison:
         if found is None:
             found = self.known[column] = tuple(compare(self.calls(here), self.backend))
         return found
+
+    def parts(self, here: list[_Lane]) -> bool:
+        """Whether the calls do not belong together: labels also differ in what ranks need not agree on."""
+        return any(found.severity == ERROR for found in self.compare(here))
 
     def is_symmetric(self, column: tuple[int | None, ...]) -> bool:
         kind = next(kind for kind in column if kind is not None)
@@ -146,9 +173,8 @@ class _Comparison:
     def line(self, rank: int) -> str:
         """The line of the rank's call that is being compared."""
         lane = self.lane_of.get(rank)
-        if lane is None or not lane.is_here:
-            return ""
-        return self.streams[rank].sources[lane.places[lane.at]]
+        place = lane.places[lane.at] if lane is not None and lane.is_here else None
+        return "" if place is None else self.streams[rank].sources[place]
 
     def where(self, place: int) -> str:
         name = f" of group {self.group.name}" if self.group.name else ""
@@ -166,6 +192,17 @@ class _Comparison:
             names = {"missing": missing}
             found = disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=tuple(missing))
             self.note(attrs.evolve(found, count=max(len(lane.kinds) + lane.hold for lane in self.lanes)), place)
+
+    def note_the_missing(self, here: list[_Lane], place: int) -> None:
+        """Find the ranks that, by their indices, make the calls before and after this one."""
+        gone = [rank for lane in self.lanes if lane.is_missing for rank in lane.ranks if rank in self.expected]
+        if gone and here:
+            calls = self.calls(here)
+            verdict = f"{ranks_text(gone)} {'does' if len(gone) == 1 else 'do'} not take part in this one alone"
+            rows = [("taking part", _where(calls), "")]
+            names = {"missing": sorted(gone)}
+            odd = odd_ones(sorted((_ranks(calls), sorted(gone)), key=len, reverse=True))
+            self.note(disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=odd), place)
 
     def note_those_that_left(self, place: int) -> None:
         """Find the ranks whose calls are at an end, where others go on."""
@@ -205,7 +242,8 @@ class _Comparison:
         return found
 
     def labels(self, lane: _Lane) -> list[Any]:
-        return [self.kinds.labels[kind] for kind in lane.kinds[lane.at : lane.at + _AHEAD + _FARTHEST]]
+        ahead = lane.kinds[lane.at : lane.at + _AHEAD + _FARTHEST]
+        return [None if kind is None else self.kinds.labels[kind] for kind in ahead]
 
     def mend(self, fault: _Fault, lane: _Lane, model: _Lane) -> None:
         if fault.what == "skipped":
@@ -216,7 +254,7 @@ class _Comparison:
             ahead, own = self.labels(model)[: fault.span], list(range(lane.at, lane.at + fault.span))
             order = []
             for label in ahead:
-                place = next(place for place in own if self.kinds.labels[lane.kinds[place]] == label)
+                place = next(place for place in own if self.label(attrs.evolve(lane, at=place)) == label)
                 own.remove(place)
                 order.append(place)
             stop = lane.at + fault.span
@@ -251,7 +289,8 @@ class _Comparison:
 def _explain(own: list[Any], others: list[Any], own_left: int, others_left: int) -> _Fault | None:
     """What makes the calls that follow match again; None where one other call does, or nothing.
 
-    Of several explanations, the one that makes the sequences equally long, else the simplest.
+    Of several explanations, the one that makes the sequences equally long, then the one after which all matches, then
+    the simplest. The same calls in another order explain themselves, whatever follows.
     """
     candidates: list[tuple[_Fault | None, int, int]] = [(None, 1, 1)]
     for span in range(2, _FARTHEST + 1):
@@ -263,13 +302,12 @@ def _explain(own: list[Any], others: list[Any], own_left: int, others_left: int)
     fitting = []
     for order, (fault, mine, theirs) in enumerate(candidates):
         seen = min(len(own) - mine, len(others) - theirs, _AHEAD)
+        matches = own[mine : mine + seen] == others[theirs : theirs + seen]
         evens = own_left - mine == others_left - theirs
-        moved = fault is not None and mine != theirs
-        if own[mine : mine + seen] == others[theirs : theirs + seen] and (
-            not moved or seen == _AHEAD or (evens and seen)
-        ):
-            fitting.append((not evens, order, fault))
-    return min(fitting, key=lambda item: item[:2])[2] if fitting else None
+        is_order = fault is not None and fault.what == "order"
+        if is_order or (matches and (fault is None or seen == _AHEAD or (evens and seen))):
+            fitting.append((not evens, not matches, order, fault))
+    return min(fitting, key=lambda item: item[:3])[3] if fitting else None
 
 
 def _same_items(own: list[Any], others: list[Any]) -> bool:
@@ -283,6 +321,10 @@ def _same_items(own: list[Any], others: list[Any]) -> bool:
 
 def _rank(call: Call) -> int:
     return call.group.rank
+
+
+def _ranks(calls: list[Call]) -> list[int]:
+    return [call.group.rank for call in calls]
 
 
 def _makes(calls: list[Call], negation: str = "") -> str:

@@ -6,8 +6,8 @@ shape if there is one: in which order they arrive only the run tells.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ import attrs
 from collective_rules.agreement.streams import GroupCalls, Kinds
 from collective_rules.agreement.unify import Binding, disagreement, unify
 from collective_rules.bind import bind
-from collective_rules.call import Call
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 
@@ -27,6 +27,46 @@ Message = tuple[int, int]
 _Pending = deque[Message]
 
 
+class _Sent:
+    """The messages to one rank that nobody has received yet: by source and tag, in order."""
+
+    def __init__(self) -> None:
+        self._by: dict[Any, dict[int, _Pending]] = {}
+
+    def add(self, message: Message, tag: Any) -> None:
+        """Add a message."""
+        self._by.setdefault(tag, {}).setdefault(message[0], deque()).append(message)
+
+    def take(self, source: int, tag: Any) -> Message | None:
+        """Take the next message of a source with this tag, if there is one."""
+        pending = self._by.get(tag, {}).get(source)
+        if not pending:
+            return None
+        message = pending.popleft()
+        if not pending:
+            del self._by[tag][source]
+        return message
+
+    def counts(self, tag: Any) -> dict[int, int]:
+        """Return how many messages with this tag each source has."""
+        return {source: len(pending) for source, pending in self._by.get(tag, {}).items()}
+
+    def next(self, source: int, tag: Any) -> Message:
+        """Return the next message of a source with this tag."""
+        return self._by[tag][source][0]
+
+    def take_any(self, source: int | None) -> Message | None:
+        """Take a message of a source (None: of any), whatever its tag."""
+        for tag, by in self._by.items():
+            for each in by if source is None else (source,) if source in by else ():
+                return self.take(each, tag)
+        return None
+
+    def rest(self) -> list[Message]:
+        """Return all that nobody received."""
+        return [message for by in self._by.values() for pending in by.values() for message in pending]
+
+
 class Partners:
     """The messages of one group, matched. `pairs`: each matched message's partner, in both directions."""
 
@@ -34,6 +74,7 @@ class Partners:
         self.pairs: dict[Message, Message] = {}
         self._group, self._kinds, self._expected = group, kinds, expected
         self._alone: list[Message] = []
+        self._known_looks: dict[int, Any] = {}
         if not group.malformed:
             self._match()
 
@@ -54,47 +95,63 @@ class Partners:
         rank, place = message
         return self._group.messages[rank].call(place, self._kinds)
 
+    def is_open(self, message: Message) -> bool:
+        """Whether a message is a receive from any source."""
+        call = self._alike(message)
+        return call.row.rule.name == "recv" and call.attribute("peer") is None
+
     def _alike(self, message: Message) -> Call:
         """A call of the same kind, maybe another rank's."""
         rank, place = message
         return self._kinds.calls[self._group.messages[rank].kinds[place]]
 
     def _match(self) -> None:
-        sends: dict[tuple[int, Any, Any], _Pending] = {}
-        receives: list[Message] = []
+        waiting: dict[int, _Sent] = {}
         for rank, stream in sorted(self._group.messages.items()):
-            for place in range(len(stream.kinds)):
-                call = self._alike((rank, place))
+            for place, kind in enumerate(stream.kinds):
+                call = self._kinds.calls[kind]
                 if call.row.rule.name == "send":
-                    key = (rank, call.attribute("peer"), call.attribute("tag"))
-                    sends.setdefault(key, deque()).append((rank, place))
-                else:
-                    receives.append((rank, place))
+                    waiting.setdefault(call.attribute("peer"), _Sent()).add((rank, place), call.attribute("tag"))
         left: list[Message] = []
-        for receive in receives:
+        for rank, stream in sorted(self._group.messages.items()):
+            sent = waiting.get(rank, _Sent())
+            named: Counter[Any] = Counter()
+            receives = []
+            for place, kind in enumerate(stream.kinds):
+                call = self._kinds.calls[kind]
+                if call.row.rule.name != "send":
+                    source, tag = call.attribute("peer"), call.attribute("tag")
+                    receives.append(((rank, place), source, tag))
+                    named[source, tag] += 1
+            for receive, source, tag in receives:
+                named[source, tag] -= 1
+                send = sent.take(source, tag) if source is not None else self._of_any(sent, receive, tag, named)
+                if send is None:
+                    left.append(receive)
+                else:
+                    self._pair(send, receive)
+        for receive in left:
             call = self._alike(receive)
-            pending = sends.get((call.attribute("peer"), receive[0], call.attribute("tag")))
-            if pending:
-                self._pair(pending.popleft(), receive)
+            send = waiting.get(receive[0], _Sent()).take_any(call.attribute("peer"))
+            if send is None:
+                self._alone.append(receive)
             else:
-                left.append(receive)
-        to: dict[Any, list[Message]] = {}
-        for (_, peer, _), pending in sends.items():
-            to.setdefault(peer, []).extend(pending)
-        for fits in (_any_source_alike, _tags_match, _other_tag):
-            left = [receive for receive in left if not self._take(receive, to.get(receive[0], []), fits)]
-        self._alone = left + [send for pending in to.values() for send in pending]
-
-    def _take(self, receive: Message, sends: list[Message], fits: Callable[[Call, Call], bool]) -> bool:
-        """Whether one of the sends to this rank is the receive's; then it is taken."""
-        call = self._alike(receive)
-        source = call.attribute("peer")
-        for place, send in enumerate(sends):
-            if source in (None, send[0]) and fits(self._alike(send), call):
-                del sends[place]
                 self._pair(send, receive)
-                return True
-        return False
+        self._alone += sorted(send for sent in waiting.values() for send in sent.rest())
+
+    def _of_any(self, sent: _Sent, receive: Message, tag: Any, named: Counter[Any]) -> Message | None:
+        """Of the sources with a message to spare, the first whose next one fits, else the first."""
+        counts = sent.counts(tag)
+        spare = [source for source, count in counts.items() if count > named[source, tag]] or list(counts)
+        wanted = self._looks(receive)
+        fits = [source for source in spare if self._looks(sent.next(source, tag)) == wanted] or spare
+        return sent.take(fits[0], tag) if fits else None
+
+    def _looks(self, message: Message) -> Any:
+        kind = self._group.messages[message[0]].kinds[message[1]]
+        if kind not in self._known_looks:
+            self._known_looks[kind] = {(s.spec.shape, s.spec.dtype) for s in bind(self._kinds.calls[kind]).slots}
+        return self._known_looks[kind]
 
     def _pair(self, send: Message, receive: Message) -> None:
         self.pairs[send], self.pairs[receive] = receive, send
@@ -110,34 +167,31 @@ class Partners:
             if kinds in clean:
                 continue
             found = list(unify(_bindings(self.call(send), self.call(receive)), frozenset({send[0], receive[0]})))
+            if UNKNOWN in [call.arguments.get(call.row.tag) for call in (self._alike(send), self._alike(receive))]:
+                found = [attrs.evolve(each, severity=UNDECIDABLE) for each in found]  # another may be its partner
             if not found:
                 clean.add(kinds)
             for place, each in enumerate(found):
-                yield (send[0], receive[0], *kinds, place), self._placed(each)
-        for message in self._alone:
+                yield (send[0], receive[0], *kinds, place), self._placed(each, send)
+        unsure = any(self._peer_unknown(message) for message in self._alone)
+        for message in self._alone if not unsure else ():
             call = self.call(message)
             peer = call.attribute("peer")
             partners = self._expected if peer is None else {peer}
             if partners <= self._expected and (peer is not None or len(self._expected) == self._group.size):
-                yield (message[0], call.row.rule.name, peer, call.attribute("tag")), self._placed(_alone(call))
+                yield (message[0], call.row.rule.name, peer, call.attribute("tag")), self._placed(_alone(call), message)
 
-    def _placed(self, found: Finding) -> Finding:
-        return attrs.evolve(found, group=self._group.name)
+    def _peer_unknown(self, message: Message) -> bool:
+        call = self._alike(message)
+        return call.arguments.get(call.row.peer) is UNKNOWN if call.row.peer else False
 
-
-def _any_source_alike(send: Call, receive: Call) -> bool:
-    if receive.attribute("peer") is not None or not _tags_match(send, receive):
-        return False
-    shapes = [{slot.spec.shape for slot in bind(call).slots} for call in (send, receive)]
-    return shapes[0] == shapes[1]
-
-
-def _tags_match(send: Call, receive: Call) -> bool:
-    return bool(send.attribute("tag") == receive.attribute("tag"))
-
-
-def _other_tag(send: Call, receive: Call) -> bool:
-    return True
+    def _placed(self, found: Finding, message: Message) -> Finding:
+        rank, place = message
+        known = self._group.messages[rank]
+        text = found.message
+        if len(known.kinds) > 1:
+            text += f"\nIt is message {place} that rank {rank} sends or receives in this group, counted from 0."
+        return attrs.evolve(found, message=text, group=self._group.name)
 
 
 def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
@@ -152,14 +206,16 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
 
 def _alone(call: Call) -> Finding:
     rank, peer = call.group.rank, call.attribute("peer")
-    whom = "any rank" if peer is None else f"rank {peer}"
-    fails = "sends it nothing" if call.row.rule.name == "recv" else "receives nothing from it"
-    does = "waits for" if call.row.rule.name == "recv" else "sends to"
-    subject = "none of which" if peer is None else "which"
+    receives = call.row.rule.name == "recv"
+    does = "waits for" if receives else "sends to"
+    if peer is None:
+        fails = f"any rank, and none {'sends it anything' if receives else 'receives it'}"
+    else:
+        fails = f"rank {peer}, which {'sends it nothing' if receives else 'receives nothing from it'}"
     return disagreement(
         bind(call),
         "partner",
-        f"rank {rank} {does} {whom}, {subject} {fails}",
+        f"rank {rank} {does} {fails}",
         rows=[("tag", str(call.attribute("tag")), ranks_text([rank]))],
         names={"tag": {rank: call.attribute("tag")}},
         ranks=(rank,),

@@ -5,10 +5,10 @@ A call costs some 40 bytes here beyond the first of its kind, so that a million 
 
 from __future__ import annotations
 
-import bisect
 import functools
+import operator
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -61,7 +61,8 @@ class Kinds:
         if number == len(self.calls):
             self.calls.append(call)
             attributes = tuple(str(call.attribute(name)) for name in call.row.rule.agreed)
-            self.labels.append((call.row.rule.name, content if self.is_symmetric(call.row) else attributes))
+            does = call.row.entry.meets or call.row.rule.name
+            self.labels.append((does, content if self.is_symmetric(call.row) else attributes))
         return number
 
     def is_symmetric(self, row: Row) -> bool:
@@ -75,6 +76,14 @@ class Kinds:
             )
             known = self._symmetric[row] = known and not row.rule.derived
         return known
+
+
+def _repeated(indices: array[int]) -> Iterator[tuple[int, int]]:
+    """Yield each index with how often it was there before: the members of a coalesced launch share one."""
+    times = 0
+    for place, index in enumerate(indices):
+        times = times + 1 if place and indices[place - 1] == index else 0
+        yield index, times
 
 
 def _depends_on_rank(size: Any) -> bool:
@@ -97,6 +106,8 @@ def waits(call: Call) -> bool:
     """Return whether the rank goes no further until the call is done, as far as the call tells."""
     if call.blocking is not None:
         return call.blocking
+    if call.row.entry.done:
+        return True
     for name in _ASYNC:
         if name in call.arguments:
             return not call.arguments[name]
@@ -107,7 +118,7 @@ def waits(call: Call) -> bool:
 class Stream:
     """One rank's calls of one group, in order: their kinds and the lines that made them.
 
-    `indices` are those that the calls tell, None where some do not, or where they count down.
+    `indices` are those that the calls tell, None where some do not.
     """
 
     group: Group
@@ -118,12 +129,25 @@ class Stream:
     def append(self, kind: int, source: str, index: int | None) -> None:
         """Add a call."""
         if self.indices is not None:
-            if index is None or abs(index) > _LARGEST or (self.indices and index < self.indices[-1]):
+            if index is None or abs(index) > _LARGEST:
                 self.indices = None
             else:
                 self.indices.append(index)
         self.kinds.append(kind)
         self.sources.append(source)
+
+    def settle(self) -> None:
+        """Put the calls into the order of their indices; where some have the same, and do not follow, forget these."""
+        indices = self.indices
+        if indices is None or all(map(operator.le, indices, indices[1:])):
+            return
+        if len(set(indices)) < len(indices):
+            self.indices = None
+            return
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        self.kinds = array("l", [self.kinds[place] for place in order])
+        self.sources = [self.sources[place] for place in order]
+        self.indices = array("q", [indices[place] for place in order])
 
     def call(self, place: int, kinds: Kinds) -> Call:
         """Return the call at a place, from 0."""
@@ -155,33 +179,36 @@ class GroupCalls:
         return frozenset(rank for rank in range(self.size) if known is None or self.place_of(rank) in known)
 
     @functools.cached_property
-    def longest(self) -> array[int] | None:
-        """The indices of the record that begins first.
+    def indices(self) -> list[tuple[int, int]] | None:
+        """The indices of the collectives that any rank tells of, each with how often it was there before.
 
         None where indices do not say which collectives go together: where some have none, and of one call each.
         """
         known = [stream.indices for stream in self.collectives.values() if stream.indices]
         if len(known) < len(self.collectives) or all(len(indices) == 1 for indices in known):
             return None
-        return min(known, key=lambda indices: (indices[0], -len(indices)), default=None)
+        different = {indices.tobytes(): indices for indices in known}
+        return sorted({each for indices in different.values() for each in _repeated(indices)})
 
-    def offset(self, rank: int) -> int:
-        """Return how many collectives went before the first one that this rank tells of, from the first of all."""
-        own = self.collectives[rank].indices
-        return bisect.bisect_left(self.longest, own[0]) if self.longest and own else 0
+    def places(self, rank: int) -> list[int | None]:
+        """Return which of a rank's calls is which of the group's collectives: None where it tells of none."""
+        own = self.collectives[rank]
+        if self.indices is None or own.indices is None:
+            return list(range(len(own.kinds)))
+        if len(own.indices) == len(self.indices):
+            return list(range(len(self.indices)))
+        place_of = {each: place for place, each in enumerate(_repeated(own.indices))}
+        places = [place_of.get(each) for each in self.indices]
+        while places and places[-1] is None:
+            places.pop()
+        return places
 
     def index_of(self, place: int) -> int:
         """Return the index of the collective at a place, from the first that any rank tells of."""
-        if self.longest is None:
+        if self.indices is None:
             return place
-        last = len(self.longest) - 1
-        return self.longest[place] if place <= last else self.longest[last] + place - last
-
-    def ranks_at(self, number: int) -> list[int]:
-        """Return the ranks that tell of the collective at a place."""
-        return [
-            rank for rank, stream in self.collectives.items() if 0 <= number - self.offset(rank) < len(stream.kinds)
-        ]
+        last = len(self.indices) - 1
+        return self.indices[min(place, last)][0] + max(0, place - last)
 
     def takes_in(self, other: GroupCalls) -> bool:
         """Whether the other may be the same group, of which some ranks tell less."""
@@ -207,7 +234,7 @@ def arrange(calls: Iterable[Call]) -> Streams:
     """
     kinds = Kinds()
     groups: dict[tuple[str, tuple[int, ...]], GroupCalls] = {}
-    timelines: dict[int, list[Stream]] = {}
+    log: list[Stream] = []
     doors: dict[int, tuple[Group, _Door]] = {}
     for item in calls:
         call = must_be_call(item)
@@ -218,7 +245,7 @@ def arrange(calls: Iterable[Call]) -> Streams:
         if known is None:
             if len(doors) == _MOST_REMEMBERED:
                 doors.clear()
-            known = doors[id(call.group)] = (call.group, _door(call.group, groups, timelines))
+            known = doors[id(call.group)] = (call.group, _door(call.group, groups))
         door = known[1]
         if rule.point_to_point:
             try:
@@ -228,14 +255,17 @@ def arrange(calls: Iterable[Call]) -> Streams:
                 continue
             for single in singles:
                 door.messages.append(kinds.number(single), call.source, None)
-                door.timeline.append(door.messages)
+                log.append(door.messages)
         else:
             door.collectives.append(kinds.number(call), call.source, call.index)
-            door.timeline.append(door.collectives)
+            log.append(door.collectives)
     for group in groups.values():
         group.collectives = {rank: stream for rank, stream in group.collectives.items() if stream.kinds}
         group.messages = {rank: stream for rank, stream in group.messages.items() if stream.kinds}
-    return Streams(kinds, _merged(list(groups.values())), timelines)
+        for stream in group.collectives.values():
+            stream.settle()
+    merged = _merged(list(groups.values()))
+    return Streams(kinds, merged, _timelines(log, merged))
 
 
 @attrs.frozen
@@ -245,20 +275,29 @@ class _Door:
     together: GroupCalls
     collectives: Stream
     messages: Stream
-    timeline: list[Stream]
 
 
-def _door(
-    group: Group, groups: dict[tuple[str, tuple[int, ...]], GroupCalls], timelines: dict[int, list[Stream]]
-) -> _Door:
+def _door(group: Group, groups: dict[tuple[str, tuple[int, ...]], GroupCalls]) -> _Door:
     together = groups.setdefault((group.name, group.ranks), GroupCalls(group.name, group.ranks, group.size))
     if together.size != group.size:
         sizes = " and ".join(map(str, sorted({together.size, group.size})))
         raise CallError(f"calls of groups of {sizes} ranks cannot be one collective")
-    timeline = timelines.setdefault(together.place_of(group.rank), [])
     collectives = together.collectives.setdefault(group.rank, Stream(group))
     messages = together.messages.setdefault(group.rank, Stream(group))
-    return _Door(together, collectives, messages, timeline)
+    return _Door(together, collectives, messages)
+
+
+def _timelines(log: list[Stream], groups: list[GroupCalls]) -> dict[int, list[Stream]]:
+    """Tell the calls of all ranks apart by global rank, in the order of each one's program."""
+    timelines: dict[int, list[Stream]] = {}
+    of_stream: dict[int, list[Stream]] = {}
+    for group in groups:
+        for known in (group.collectives, group.messages):
+            for rank, stream in known.items():
+                of_stream[id(stream)] = timelines.setdefault(group.place_of(rank), [])
+    for stream in log:
+        of_stream[id(stream)].append(stream)
+    return timelines
 
 
 def _merged(groups: list[GroupCalls]) -> list[GroupCalls]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from collective_rules.agreement.partners import Partners
 from collective_rules.agreement.streams import GroupCalls, Kinds, Stream, Streams, waits
 from collective_rules.call import Call
-from collective_rules.finding import ERROR, Finding
+from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text, told
 
 __all__ = ["CIRCLE", "find_circle"]
@@ -38,18 +38,41 @@ class _Run:
         self.kinds: Kinds = streams.kinds
         self.timelines = streams.timelines
         self.partners = partners
+        self.groups = {id(group): group for group in streams.groups}
         self.home: dict[int, tuple[GroupCalls, int, bool]] = {}
         for group in streams.groups:
             for is_message, known in ((False, group.collectives), (True, group.messages)):
                 for rank, stream in known.items():
                     self.home[id(stream)] = (group, rank, is_message)
         self.waiting = [waits(call) for call in self.kinds.calls]
+        self.numbers: dict[int, list[int]] = {}
+        self.comers: dict[int, list[set[int]]] = {}
+        for group in streams.groups:
+            self.number(group)
         self.at = dict.fromkeys(self.timelines, 0)
         self.made: Counter[int] = Counter()
         self.due: dict[_Meeting, set[int]] = {}
         self.asleep: dict[_Meeting, list[int]] = {}
         self.stuck: dict[int, tuple[_Meeting, Call]] = {}
         self.run()
+
+    def number(self, group: GroupCalls) -> None:
+        """Say which of the group's collectives each call is, and who comes to each."""
+        alike: dict[tuple[int, bytes], tuple[list[int], set[int]]] = {}
+        for rank, stream in group.collectives.items():
+            key = (len(stream.kinds), b"" if stream.indices is None else stream.indices.tobytes())
+            if key not in alike:
+                numbers = [number for number, place in enumerate(group.places(rank)) if place is not None]
+                alike[key] = (numbers, set())
+            self.numbers[id(stream)] = alike[key][0]
+            alike[key][1].add(group.place_of(rank))
+        comers: list[set[int]] = [
+            set() for _ in range(max((numbers[-1] + 1 for numbers, _ in alike.values()), default=0))
+        ]
+        for numbers, ranks in alike.values():
+            for number in numbers:
+                comers[number] |= ranks
+        self.comers[id(group)] = comers
 
     def run(self) -> None:
         """Let every rank go on as far as it can; those that cannot stay in `stuck`."""
@@ -80,9 +103,9 @@ class _Run:
             meeting: _Meeting = (id(group), *min(partner, (rank, place)), *max(partner, (rank, place)))
             due = {group.place_of(rank), group.place_of(partner[0])}
         else:
-            number = place + group.offset(rank)
+            number = self.numbers[id(stream)][place]
             meeting = (id(group), number)
-            due = set() if meeting in self.due else {group.place_of(each) for each in group.ranks_at(number)}
+            due = set() if meeting in self.due else set(self.comers[id(group)][number])
         self.due.setdefault(meeting, due).discard(group.place_of(rank))
         return meeting, place
 
@@ -98,6 +121,21 @@ class _Run:
                 return self.finding(path[path.index(following) :])
             path.append(following)
 
+    def is_sure(self, path: list[int]) -> bool:
+        """Whether the data say that these ranks meet each other, and nobody else.
+
+        Which message a receive from any source takes, only the run tells; and groups that do not tell their ranks
+        may be of other ranks each.
+        """
+        groups = {self.groups[self.stuck[rank][0][0]] for rank in path}
+        if len(groups) > 1 and not all(group.ranks for group in groups):
+            return False
+        messages = [self.stuck[rank][0] for rank in path if len(self.stuck[rank][0]) > 2]
+        return not any(
+            self.partners[group].is_open((a, b)) or self.partners[group].is_open((c, d))
+            for group, a, b, c, d in messages
+        )
+
     def finding(self, path: list[int]) -> Finding:
         ranks = tuple(sorted(path))
         lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{CIRCLE}]"]
@@ -111,6 +149,6 @@ class _Run:
         lines.append(
             "Make these calls in one order on all ranks, or start them without waiting (async_op, isend, irecv)."
         )
-        return Finding(
-            CIRCLE, ERROR, "\n".join(lines), ranks, {"call": {rank: self.stuck[rank][1].op for rank in ranks}}
-        )
+        severity = ERROR if self.is_sure(path) else UNDECIDABLE
+        names = {"call": {rank: self.stuck[rank][1].op for rank in ranks}}
+        return Finding(CIRCLE, severity, "\n".join(lines), ranks, names)

@@ -1,8 +1,7 @@
 """SyncBatchNorm of a program for accelerators: torch has its kernels for those only, and its collectives are simple.
 
 Forward, each rank's mean, inverse deviation and count are gathered; backward, two sums are reduced. The formats are
-those of torch/nn/modules/_functions.py (but what it gathers as (1, W·n) is (W·n) here), the values this rank's own
-batch normalisation.
+those of torch/nn/modules/_functions.py, the values this rank's own batch normalisation.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class _Normalize(torch.autograd.Function):
         if dist.get_backend(group) == "gloo":
             dist.all_gather([torch.empty_like(stats) for _ in range(world)], stats, group)
         else:
-            dist.all_gather_single(stats.new_empty(stats.numel() * world), stats, group)
+            dist.all_gather_single(stats.new_empty(1, stats.numel() * world), stats, group)
         ctx.save_for_backward(x, weight, bias)
         ctx.eps, ctx.group, ctx.wide = eps, group, wide
         return functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps) if x.numel() else torch.empty_like(x)

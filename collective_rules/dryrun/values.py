@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import typing_extensions
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -22,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 
 from collective_rules.dryrun.devices import on_cpu
 from collective_rules.errors import CollectiveRulesError
-from collective_rules.mode.places import source_line
+from collective_rules.mode.places import is_program, source_line
 
 __all__ = ["FakeValues", "UnknownValueError", "line_of", "unknown"]
 
@@ -52,9 +51,6 @@ _INTEGRAL_BY_DEFAULT = frozenset(
     op for op in _FACTORIES if op.name().split(".")[0] in {"aten::arange", "aten::randint", "aten::randperm"}
 )
 _FRESH = frozenset({_aten.lift_fresh.default, _aten.lift_fresh_copy.default, _aten.lift.default})
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_PYTHON = os.path.dirname(os.__file__) + os.sep
-_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class UnknownValueError(CollectiveRulesError):
@@ -110,14 +106,8 @@ def unknown(what: object, *, by_value: bool = True) -> UnknownValueError:
 def line_of(trace: types.TracebackType | None) -> str:
     """Return the innermost line in a traceback that is the program's own: "train.py:88", or nothing."""
     places = [(found.tb_frame.f_code.co_filename, found.tb_lineno) for found in _walk(trace)]
-    chosen = [place for place in places if _is_users(place[0])]
+    chosen = [place for place in places if is_program(place[0])]
     return f"{chosen[-1][0].removeprefix(os.getcwd() + os.sep)}:{chosen[-1][1]}" if chosen else ""
-
-
-def _is_users(path: str) -> bool:
-    """Whether code of this file is neither torch's, nor this library's, nor Python's."""
-    standard = path.startswith(_PYTHON) and f"{os.sep}site-packages{os.sep}" not in path
-    return not standard and not path.startswith((_TORCH, _OWN, "<frozen", typing_extensions.__file__))
 
 
 def _walk(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:

@@ -7,7 +7,6 @@ module is the one in whose forward the autograd node at work was made, which the
 from __future__ import annotations
 
 import bisect
-import contextlib
 import inspect
 import os
 import sys
@@ -19,21 +18,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import typing_extensions
+from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["Places", "is_waited_for", "source_line"]
+__all__ = ["Places", "is_program", "is_waited_for", "source_line"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-# What torch and Python put between a caller and an op: decorators, context managers, threads, runpy.
-_LIBRARY = (
-    _HERE,
-    _TORCH,
-    os.path.abspath(typing_extensions.__file__),
-    *(os.path.abspath(module.__file__ or "") for module in (contextlib, threading)),
-    "<frozen",
-)
+_PYTHON = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_LIBRARY = (_HERE, _TORCH, os.path.abspath(typing_extensions.__file__), "<frozen")
 _EXAMPLES = (os.path.join(_TORCH, "testing", "_internal", ""),)
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _MARKS = 1 << 18
@@ -48,15 +43,26 @@ _WAITING = tuple(
 
 
 class _Lines(dict[str, dict[int, str] | None]):
-    """By file, the texts of its lines that were met, "train.py:88"; None for a file of torch or of this library."""
+    """By file, the texts of its lines that were met, "train.py:88"; None for a file that is not the program's own."""
 
     def __missing__(self, file: str) -> dict[int, str] | None:
-        library = file.startswith(_LIBRARY) and not file.startswith(_EXAMPLES)
-        lines = self[file] = None if library else {}
+        lines = self[file] = {} if _is_program(file) else None
         return lines
 
 
+def _is_program(file: str) -> bool:
+    if file.startswith(_EXAMPLES):
+        return True
+    standard = file.startswith(_PYTHON) and not any(folder in file for folder in _INSTALLED)
+    return not standard and not file.startswith(_LIBRARY)
+
+
 _lines = _Lines()
+
+
+def is_program(file: str) -> bool:
+    """Return whether code of `file` is the program's own: neither torch's, nor this library's, nor Python's."""
+    return _lines[file] is not None
 
 
 def source_line(above: int = 1) -> str:
@@ -140,12 +146,16 @@ class Places:
         return (stack[-1][1], "forward") if stack else _OUTSIDE
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return  # dynamo would trace the hook, and with it the modules of the stack that it compiles
         stack = self._local.stack
         path = self._path(stack, module)
         stack.append((module, path))
         self._mark(path)
 
     def _leave_module(self, module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         stack = self._local.stack
         if any(known is module for known, _ in stack):  # one that was entered before the hooks is not
             while stack.pop()[0] is not module:
@@ -157,10 +167,13 @@ class Places:
         paths = self._paths.get(root)
         if paths is None or id(module) not in paths:
             paths = {id(each): _clean(name) for name, each in root.named_modules()}
-            paths[id(root)] = type(root).__name__
+            paths[id(root)] = type(root._orig_mod if _is_compiled(root) else root).__name__
             self._paths[root] = paths
         path = paths.get(id(module))
-        return f"{stack[-1][1]}.{type(module).__name__}" if path is None else path or stack[-1][1]
+        if path is not None:
+            return path or stack[-1][1]
+        # torch.compile makes graph modules, and calls them in place of what it compiled.
+        return stack[-1][1] if isinstance(module, GraphModule) else f"{stack[-1][1]}.{type(module).__name__}"
 
     def _mark(self, path: str) -> None:
         """Note that autograd nodes made from now on belong to `path`."""
@@ -192,6 +205,11 @@ class Places:
         self._local.steps = max(0, self._local.steps - 1)
         if self._local.steps == 0:
             self._stepped()
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    """Whether it is what `torch.compile(module)` returned."""
+    return "_orig_mod" in module._modules
 
 
 def _clean(name: str) -> str:

@@ -77,7 +77,7 @@ C10D = (
         "c10d::_allgather_base_",
         "all_gather_into_tensor",
         {"input": "input_tensor", "output": "output_tensor"},
-        forms=_TENSOR_FORMS,
+        forms=(*_TENSOR_FORMS, "row"),  # SyncBatchNorm gathers into a row, torch/nn/modules/_functions.py
     ),
     Op(
         "c10d::allgather_into_tensor_coalesced_",
@@ -173,5 +173,6 @@ C10D = (
         layouts={"tensors": CONTIGUOUS},
     ),
     Op("c10d::barrier", "barrier", {}),
-    Op("c10d::monitored_barrier_", "barrier", {}),
+    # It is sends and receives, and meets no other barrier.
+    Op("c10d::monitored_barrier_", "barrier", {}, meets="monitored_barrier", done=True),
 )

@@ -95,6 +95,8 @@ class Op:
     - `omits`: fresh part → the argument that, if False, leaves it out.
     - `own`: a fresh list whose r-th element is this argument's own memory.
     - `group_size_ignored`: torch never reads the argument group_size.
+    - `meets`: what it meets on the other ranks, where that is not each op of its rule.
+    - `done`: it returns no work and is over when it returns.
     - `since`, `schema`: for an op newer than the oldest torch, its first version and its schema.
     """
 
@@ -126,5 +128,7 @@ class Op:
     everywhere: bool = False
     batch: Batch | None = None
     group_size_ignored: bool = False
+    meets: str = ""
+    done: bool = False
     since: str = ""
     schema: str = ""

@@ -200,5 +200,6 @@ FUNCTIONAL = (
         "shard_dim_alltoall",
         _ONE,
         attributes={"gather_dim": "gather_dim", "shard_dim": "shard_dim"},
+        done=True,
     ),
 )

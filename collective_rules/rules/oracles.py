@@ -69,8 +69,8 @@ def all_gather(inputs: PerRank, **_: Any) -> PerRank:
 
 def all_gather_into_tensor(inputs: PerRank, *, form: str = "concatenated", **_: Any) -> PerRank:
     """Every rank gets everyone's, one after another in one tensor."""
-    whole = torch.cat(inputs) if form == "concatenated" else torch.stack(inputs)
-    return [whole.clone() for _ in inputs]
+    whole = torch.stack(inputs) if form in ("stacked", "scalar") else torch.cat(inputs)
+    return [whole[None].clone() if form == "row" else whole.clone() for _ in inputs]
 
 
 def reduce_scatter(inputs: PerRank, *, reduce_op: str = "sum", **_: Any) -> PerRank:

@@ -152,6 +152,7 @@ _ROWS = (
             Form("concatenated", "input: d *s -> output: (W d) *s"),
             Form("stacked", "input: *s -> output: W *s"),
             Form("scalar", "input: -> output: W"),
+            Form("row", "input: d -> output: 1 (W d)"),
         ),
         constraints={
             "AGT1": "divides",
