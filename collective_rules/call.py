@@ -69,9 +69,11 @@ class Call:
     def is_root(self) -> bool:
         """Whether this rank is the root, or one of several; of an unknown root, whether it has the root's list."""
         root, roots = self.attribute("root"), self.attribute("roots")
+        if roots is not None:
+            return self.group.rank in roots
         if root is None and self.row.root_only:
             return any(self.arguments.get(name) for name in self.row.root_only if self.row.by_name[name].depth)
-        return self.group.rank == root if roots is None else self.group.rank in roots
+        return bool(self.group.rank == root)
 
     def attribute(self, name: str) -> Any:
         """Return the argument that holds the rule's attribute `name` ("root", "reduce_op", …).

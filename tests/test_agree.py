@@ -195,6 +195,13 @@ class TestWho:
         longer = call("c10d::allreduce_coalesced_", 0, tensors=[(2,), (2,)])
         assert ("lists", "error", (0, 1)) in found(longer, calls[1])
 
+    @pytest.mark.parametrize(("op", "more"), [("allreduce_", {}), ("broadcast_", {"root_rank": 0})])
+    def test_a_longer_list_of_alike_tensors_is_a_warning(self, op: str, more: dict[str, Any]) -> None:
+        """One tensor of it travels: gloo carries it out, but hardly anyone means it."""
+        lists = [(2,)], [(2,), (2,)], [(2,)]
+        calls = [call(f"c10d::{op}", rank, 3, tensors=tensors, **more) for rank, tensors in enumerate(lists)]
+        assert [("lists", "warning", (1,))] == found(*calls)
+
     def test_the_lines_that_made_the_calls_are_shown(self) -> None:
         """Where a call says where it came from."""
         made = [call("c10d::allreduce_", rank, tensors=[(2 + rank,)]) for rank in (0, 1)]

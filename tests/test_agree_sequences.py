@@ -217,12 +217,18 @@ class TestWhatRanksNeedNotAgreeOn:
         assert [] == found(calls)
 
     def test_a_list_that_is_reduced_on_the_rank_is_one_tensor(self) -> None:
-        lists = {0: [(4,)], 1: [(4,), (4,)]}
-        calls = [cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=lists[rank]) for rank in range(2)]
-        assert [] == found(calls)
-        coalesced = cr.call("c10d::allreduce_coalesced_", group=cr.Group(2, 1), tensors=lists[1])
-        several = cr.call("c10d::allreduce_", group=cr.Group(2, 0), tensors=lists[1])
-        assert [("lists", (0, 1), None, 1)] == found([several, coalesced])
+        """Beside one tensor it is a warning, beside two that travel an error."""
+        one, two = [(4,)], [(4,), (4,)]
+        several = cr.call("c10d::allreduce_", group=cr.Group(2, 0), tensors=two)
+        single, coalesced, coalesced_two = (
+            cr.call(op, group=cr.Group(2, 1), tensors=tensors)
+            for op, tensors in (
+                ("c10d::allreduce_", one), ("c10d::allreduce_coalesced_", one), ("c10d::allreduce_coalesced_", two)
+            )
+        )  # fmt: skip
+        assert ["warning"] == [each.severity for each in cr.agree([several, single])]
+        assert ["warning"] == [each.severity for each in cr.agree([several, coalesced])]
+        assert ["error"] == [each.severity for each in cr.agree([several, coalesced_two])]
 
     def test_lists_of_other_lengths_are_one_finding(self) -> None:
         lists = [[(4,)] * (3 if rank == 1 else 2) for rank in range(3)]

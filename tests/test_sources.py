@@ -1,9 +1,6 @@
 """What each format tells, and what a damaged or hostile file does: findings, or one clear error."""
 
-import gzip
 import json
-import pickle
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,14 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import collective_rules as cr
-from collective_rules.sources import NOTES, LedgerWriter, Recording, SourceError, json_stream, read, same_ranks
+from collective_rules.sources import NOTES, LedgerWriter, Recording, read, same_ranks
 from collective_rules.sources.names import SPELLINGS, dtype_of
-from collective_rules.sources.plain_pickle import load_plain
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -162,6 +156,72 @@ def test_what_flight_recorder_does_not_tell_is_unknown(tmp_path: Path) -> None:
     assert ((4,), cr.UNKNOWN) == (exchange.arguments["input"].shape, exchange.arguments["input_split_sizes"])
     assert [0, 1, None, 3] == [call.index for call in (reduce, broadcast, send, exchange)]
     assert {(2, (0, 1), "0")} == {(call.group.size, call.group.ranks, call.group.name) for call in (reduce, send)}
+
+
+NO_LIST: list[tuple[list[list[int]], list[str]]] = [
+    ([[]], []), ([[]], ["Float"]), ([[0]], ["Undefined"]), ([[0]], ["Float"]), ([], []),
+]  # fmt: skip
+"""How a backend writes down that a rank has no list."""
+
+
+@pytest.mark.parametrize(("sizes", "dtypes"), NO_LIST, ids=repr)
+@pytest.mark.parametrize("name", ["gather", "scatter", "scatter, in and out swapped"])
+def test_a_rank_without_a_list_is_not_the_root(
+    tmp_path: Path, name: str, sizes: list[list[int]], dtypes: list[str]
+) -> None:
+    """Whatever stands for it: an empty list, a tensor without sizes, one without elements."""
+    entries = [
+        entry(f"nccl:{name.split(',', maxsplit=1)[0]}", [[4]], [[4]] * 3 if rank == 1 else sizes) for rank in range(3)
+    ]
+    for rank in (0, 2):
+        entries[rank]["output_dtypes"] = dtypes
+    if name == "scatter":
+        for each in entries:
+            for way in ("sizes", "dtypes"):
+                each[f"input_{way}"], each[f"output_{way}"] = each[f"output_{way}"], each[f"input_{way}"]
+    assert [] == of_ranks(tmp_path, entries)
+    call = recorded(tmp_path, dump([entries[2]], 3), "rank2.json").calls[0]
+    part = "output_tensors" if name == "gather" else "input_tensors"
+    assert ((), cr.UNKNOWN) == (call.arguments[part], call.arguments["root_rank"])
+
+
+@pytest.mark.parametrize("name", ["gather", "scatter"])
+def test_scalars_and_empty_tensors_are_gathered_and_scattered(tmp_path: Path, name: str) -> None:
+    """A tensor without sizes is a rank's share, too; whether one without elements is a list cannot be told."""
+    for shape, none in (([], [[]]), ([], []), ([0], [])):
+        entries = [entry(f"nccl:{name}", [shape], [shape] * 3 if rank == 1 else none) for rank in range(3)]
+        if name == "scatter":
+            for each in entries:
+                for way in ("sizes", "dtypes"):
+                    each[f"input_{way}"], each[f"output_{way}"] = each[f"output_{way}"], each[f"input_{way}"]
+        assert [] == of_ranks(tmp_path, entries)
+        root = recorded(tmp_path, dump([entries[1]], 3), "rank1.json").calls[0].arguments
+        shares, listed = ("input_tensors", "output_tensors")[:: 1 if name == "gather" else -1]
+        share = cr.Spec(tuple(shape), torch.float32)
+        assert ((share,), ((share,) * 3,), 1) == (root[shares], root[listed], root["root_rank"])
+    entries = [entry(f"nccl:{name}", [[0]], [[0]]) for _ in range(3)]
+    assert [] == of_ranks(tmp_path, entries)
+    assert cr.UNKNOWN is recorded(tmp_path, dump(entries[:1], 3)).calls[0].arguments["root_rank"]
+
+
+def test_a_list_of_one_is_a_list_where_the_group_is_one_rank(tmp_path: Path) -> None:
+    """Of a scalar, too."""
+    (call,) = recorded(tmp_path, dump([entry("nccl:gather", [[]], [[]])], 1)).calls
+    assert (((cr.Spec(()),),), 0) == (call.arguments["output_tensors"], call.arguments["root_rank"])
+
+
+def test_a_peer_that_is_not_told_is_unknown_and_makes_no_error(tmp_path: Path) -> None:
+    entries = [entry(f"nccl:{name}", [[4]], [[4]], is_p2p=True) for name in ("send", "recv")]
+    assert [] == of_ranks(tmp_path, entries)
+    send, receive = (recorded(tmp_path, dump([one]), f"rank{rank}.json").calls[0] for rank, one in enumerate(entries))
+    assert (cr.UNKNOWN, cr.UNKNOWN) == (send.arguments["dst"], receive.arguments["src"])
+
+
+def test_a_monitored_barrier_is_no_barrier(tmp_path: Path) -> None:
+    """The one is sends and receives, and the other an all_reduce."""
+    names = ("gloo:monitored_barrier", "gloo:barrier")
+    calls = [recorded(tmp_path, dump([entry(name, [], [])])).calls[0] for name in names]
+    assert ["c10d::monitored_barrier_", "c10d::barrier"] == [call.op for call in calls]
 
 
 def test_rows_that_are_no_collectives_are_counted_once(tmp_path: Path) -> None:
@@ -386,261 +446,24 @@ def test_bad_lines_of_a_ledger_are_passed_over(tmp_path: Path) -> None:
     assert CALL.arguments == recording.calls[0].arguments
 
 
-class Evil:
-    def __reduce__(self) -> Any:
-        return (exec, ("raise SystemExit('executed')",))
-
-
-def memo_bomb() -> bytes:
-    """Lists that hold one list ten times, twelve deep."""
-    laughs: Any = ["ha"]
-    for _ in range(12):
-        laughs = [laughs] * 10
-    return pickle.dumps({"entries": laughs})
-
-
-def recursive() -> bytes:
-    inside: list[Any] = []
-    inside.append(inside)
-    return pickle.dumps({"entries": inside})
-
-
-def deep() -> bytes:
-    return b"\x80\x04}X\x07\x00\x00\x00entries" + b"(" * 5000 + b"l" * 5000 + b"s."
-
-
-ATTACKS = {
-    "a call": pickle.dumps({"entries": Evil()}),
-    "a call, protocol 0": pickle.dumps({"entries": Evil()}, protocol=0),
-    "a class": pickle.dumps({"entries": print}),
-    "an object": pickle.dumps({"entries": Path("x")}),
-    "INST": b"\x80\x02(S'ls'\nios\nsystem\n.",
-    "OBJ": b"\x80\x02(cos\nsystem\nS'ls'\no.",
-    "a persistent id": b"\x80\x02Pname\n.",
-    "a persistent id from the stack": b"\x80\x02K\x01Q.",
-    "an extension code": b"\x80\x02\x82\x01.",
-    "an extension code of 4 bytes": b"\x80\x02\x84\x01\x00\x00\x00.",
-    "an out-of-band buffer": b"\x80\x05\x97.",
-    "a set": pickle.dumps({1, 2}),
-    "itself": recursive(),
-    "a billion laughs": memo_bomb(),
-    "great depth": deep(),
-    "a huge length": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-    "a huge length of text": b"\x80\x04X" + struct.pack("<I", 2**32 - 1) + b"x.",
-    "a huge number": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20) + b".",
-    "a negative length": b"\x80\x02\x8b" + struct.pack("<i", -1) + b".",
-    "a number of many digits": b"\x80\x02L" + b"9" * 5000 + b"L\n.",
-    "an empty stack": b"\x80\x02u.",
-    "a memo that is not there": b"\x80\x02h\x05.",
-    "a mark alone": b"\x80\x02(.",
-    "a list as a key": b"\x80\x02}]K\x01s.",
-    "a tuple as a key": pickle.dumps({(1,): 2}),
-    "no end": b"\x80\x02}",
-    "a stop alone": b"\x80\x02.",
-    "an unknown opcode": b"\x80\x02\xff.",
-    "two values": b"\x80\x02K\x01K\x02.",
-}
-
-
-@pytest.mark.parametrize("data", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_hostile_pickle_is_refused(tmp_path: Path, data: bytes) -> None:
-    """By one clear error, and nothing of it is run."""
-    with pytest.raises(SourceError, match=r"is refused|cannot be read"):
-        load_plain(data)
-    (tmp_path / "rank0").write_bytes(data)
-    with pytest.raises(SourceError, match="rank0"):
-        read(tmp_path / "rank0")
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_data_are_read_of_every_protocol(protocol: int) -> None:
-    """As pickle itself would, shared parts and all."""
-    shared = {"a": [1, 2**40, -(2**70), 2.5, None, True, False, "é\n", (1,), (1, 2), (1, 2, 3), (), [], {}]}
-    value = {"x": shared, "y": shared, "z": [shared, tuple(range(10))]}
-    assert value == load_plain(pickle.dumps(value, protocol=protocol))
-
-
-def kineto(count: int) -> str:
-    events = [param("allreduce", 10 * k, **counts(4, 4)) for k in range(1, count + 1)]
-    return json.dumps({"distributedInfo": INFO, "traceEvents": events})
-
-
-def test_a_file_that_stops_in_the_middle_is_read_so_far(tmp_path: Path) -> None:
-    """Plain, and gzip that is cut."""
-    text = kineto(200)
-    recording = recorded(tmp_path, text[: len(text) // 2])
-    assert ["READ1"] == ids(recording)
-    assert 90 <= len(recording.calls) <= 100
-    packed = gzip.compress(text.encode())
-    path = tmp_path / "rank1.json.gz"
-    path.write_bytes(packed[: len(packed) * 2 // 3])
-    recording = read(path)
-    assert "READ1" in ids(recording)
-    assert 0 < len(recording.calls) < 200
-    path.write_bytes(packed)
-    assert ([], 200) == (ids(read(path)), len(read(path).calls))
-
-
-def test_a_malformed_element_is_passed_over(tmp_path: Path) -> None:
-    """Those behind it are read."""
-    text = kineto(5).replace('"ts": 20,', '"ts": 2 0,').replace('"ts": 40,', '"ts": NaN,')
-    recording = recorded(tmp_path, text)
-    assert 4 == len(recording.calls)
-    assert ["READ2", "READ2"] == ids(recording)
-
-
-def test_what_stands_before_and_behind_the_events_is_skipped_or_read(tmp_path: Path) -> None:
-    """Large values of the top level are not kept; the ranks may come last; a bare list of events is a trace too."""
-    events = json.loads(kineto(3))["traceEvents"]
-    frames = json.dumps({str(place): 'a "[{\\' * 100 for place in range(25_000)})
-    ranks = json.dumps(INFO)
-    text = f'{{"stackFrames": {frames}, "traceEvents": {json.dumps(events)}, "distributedInfo": {ranks}}}'
-    recording = recorded(tmp_path, text)
-    assert (3, 1, 4, []) == (len(recording.calls), recording.rank, recording.world_size, ids(recording))
-    assert 3 == len(recorded(tmp_path, events).calls)
-
-
-class Pieces:
-    """A text that comes in pieces of one size."""
-
-    def __init__(self, text: str, size: int) -> None:
-        self.pieces = [text[at : at + size] for at in range(0, len(text), size)]
-        self.bytes = self
-        self.cut = ""
-
-    def read(self) -> str:
-        return self.pieces.pop(0) if self.pieces else ""
-
-
-@pytest.mark.parametrize("largest", [24, 1000])
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 64, 1000])
-def test_where_a_document_is_cut_into_pieces_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch, size: int, largest: int
+def test_the_example_of_the_documentation_compares_the_ranks_that_were_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In strings, in escapes, in numbers; and of what is larger than may be kept, nothing is."""
-    monkeypatch.setattr(json_stream, "_LARGEST", largest)
-    skipped = {'a "[{\\': ['x]"}', {"y": [[], "[\\"]}]}
-    value = {"before": skipped, "n": -1.5e300, "items": [1234567, "é[", {"a": "]}"}, [], None], "behind": 10}
-    walked = list(json_stream.JsonStream(Pieces(json.dumps(value), size), {"items"}, pytest.fail))  # type: ignore[arg-type]
-    if largest > 24:
-        assert value == {key: one for key, item, one in walked if not item} | {
-            "items": [one for _, item, one in walked if item]
-        }
-    else:
-        assert "before" not in {key for key, *_ in walked}
-        assert {"n": -1.5e300, "items": None, "behind": 10} == {key: one for key, item, one in walked if not item}
-
-
-REFUSED = {
-    "nothing": b"",
-    "an empty gzip": gzip.compress(b""),
-    "noise": bytes(range(256)) * 40,
-    "text": b"hello",
-    "a number": b"3",
-    "an object": b'{"a": 1}',
-    "a deep list": b"[" * 100_000,
-    "deep objects": b'{"a":' * 100_000,
-    "a gzip of noise": gzip.compress(bytes(range(256))),
-    "a gzip header": b"\x1f\x8b",
-    "an open string": b'{"a',
-    "a plain pickle": pickle.dumps({"a": 1}),
-    "NULs": b"\0" * 1000,
-}
-
-
-@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_no_recording_is_one_clear_error(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "rank0.json"
-    path.write_bytes(data)
-    with pytest.raises(SourceError, match=r"rank0\.json"):
-        read(path)
-
-
-@pytest.mark.parametrize("path", ["missing.json", ".", "a\0b", 3, None], ids=repr)
-def test_what_is_no_file_is_one_clear_error(tmp_path: Path, path: Any) -> None:
-    with pytest.raises(SourceError):
-        read(tmp_path / path if isinstance(path, str) else path)
-
-
-def test_other_versions_are_read_with_a_warning(tmp_path: Path) -> None:
-    one = dump([entry("nccl:all_reduce", [[4]], [[4]])]) | {"version": "3.0"}
-    recording = recorded(tmp_path, one)
-    assert (["READ7"], 1) == (ids(recording), len(recording.calls))
-    trace = recorded(tmp_path, {"schema": "7.0", "nodes": []})
-    assert (["READ7"], "execution trace") == (ids(trace), trace.format)
-
-
-def samples() -> list[bytes]:
-    """One small file of each format."""
-    entries = [entry("nccl:all_reduce", [[4]], [[4]], 1), entry("nccl:send 0->1", [[4]], [[4]], 2)]
-    node = {
-        "id": 3, "name": "c10d::alltoall_base_", "parent": 2, "seq_id": 0,
-        "inputs": [[1, 2, 0, 4, 4, "cpu"], [3, 4, 0, 4, 4, "cpu"], "<Object>", [2, 2], [2, 2], -1],
-        "input_shapes": [[4], [4], [], [[], []], [[], []], []],
-        "input_types": ["Tensor(float)"] * 2 + ["Object"] + ["GenericList[Int,Int]"] * 2 + ["Int"],
-        "outputs": [], "output_shapes": [], "output_types": [],
-    }  # fmt: skip
-    line = '{"op": "c10d::barrier", "group": {"size": 2, "rank": 1}, "arguments": {}, "index": 0}\n'
-    header = '{"format": "collective_rules ledger", "version": 1, "rank": 1, "world_size": 2}\n'
-    return [
-        json.dumps(dump(entries)).encode(),
-        pickle.dumps(dump(entries), protocol=2),
-        kineto(2).encode(),
-        json.dumps({"schema": "1.1.0", "nodes": [node]}).encode(),
-        (header + line * 2).encode(),
-        gzip.compress(kineto(2).encode()),
-    ]
-
-
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_file_gives_findings_or_one_clear_error(tmp_path: Path, data: st.DataObject) -> None:
-    """Bytes changed, cut out or put in, anywhere in a file of any format."""
-    raw = bytearray(data.draw(st.sampled_from(samples())))
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(raw) - 1)) if raw else 0
-        length = data.draw(st.sampled_from([0, 1, 1, 4, 60]))
-        new = data.draw(st.sampled_from([b"", b"0", b"-1", b"NaN", b'"', b"}", b"[", b"1e999", b"\xff", b"9" * 30]))
-        raw[place : place + length] = new
-    path = tmp_path / "rank0"
-    path.write_bytes(bytes(raw))
-    try:
-        recording = read(path)
-    except cr.CollectiveRulesError:
-        return
-    for call in recording.calls:
-        cr.check(call)
-    assert recording.read["calls"] == len(recording.calls)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_value_in_any_field_is_read_or_noted(tmp_path: Path, data: st.DataObject) -> None:
-    """JSON of the right form, with one value replaced."""
-    document = json.loads(
-        data.draw(st.sampled_from([each for each in samples() if each[:1] == b"{" and b"format" not in each]))
-    )
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-            places.append((value, key))
-            walk(value[key])
-
-    walk(document)
-    holder, key = data.draw(st.sampled_from(places))
-    holder[key] = data.draw(
-        st.sampled_from([None, -1, 2**70, float("nan"), "x", "[0, 1]", [], {}, [[]], [None], True, 0, 1.5, {"a": 1}])
-    )
-    path = tmp_path / "rank0"
-    path.write_text(json.dumps(document))
-    try:
-        recording = read(path)
-    except SourceError:
-        return
-    for call in recording.calls:
-        cr.check(call)
-    cr.agree(recording.calls, ranks=[0])
+    """Of four dumps one has a hole, and one rank of the world has none: that is no finding, and a wrong size is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dumps").mkdir()
+    example = (DOCS / "recordings.md").read_text().split("```python\n")[1].split("```")[0]
+    for wrong in (False, True):
+        for rank in range(4):
+            entries = [entry("nccl:all_reduce", [[4]], [[4]], place) for place in (1, 2)]
+            if rank == 2:
+                entries[0]["profiling_name"] = None
+            if rank == 3 and wrong:
+                entries[1] |= {"input_sizes": [[5]], "output_sizes": [[5]]}
+            recorded(tmp_path / "dumps", dump(entries, 5), f"rank{rank}.json")
+        exec(compile(example, "recordings.md", "exec"), {})
+        shown = capsys.readouterr().out
+        assert (wrong, int(wrong)) == ("ranks disagree on s" in shown, shown.count("[AR"))
 
 
 def test_every_note_is_in_the_documentation() -> None:

@@ -164,6 +164,44 @@ def test_a_number_changed_in_the_backends_record_alone_is_found(tmp_path: Path, 
     assert {2} == {finding.names["rank"] for finding in found}
 
 
+ROWS = [
+    ("c10d::allreduce_", "output_shapes", (0, 0, 0)),
+    ("c10d::allreduce_", "outputs", (0, 0, 3)),
+    ("c10d::allreduce_", "inputs", (0, 0, 4)),
+    ("nccl:all_reduce", "input_shapes", (0, 0)),
+    ("nccl:all_reduce", "inputs", (0, 3)),
+    ("nccl:all_to_all", "input_shapes", (0, 0)),
+    ("nccl:all_to_all", "inputs", (0, 3)),
+    ("nccl:all_to_all", "inputs", (0, 4)),
+    ("record_param_comms", "output_shapes", (0, 0)),
+    ("record_param_comms", "outputs", (0, 3)),
+]
+"""Where a trace says again what a tensor is."""
+
+
+@pytest.mark.parametrize(("name", "field", "path"), ROWS, ids=str)
+def test_a_tensor_is_the_same_in_every_row_of_a_call(
+    tmp_path: Path, name: str, field: str, path: tuple[int, ...]
+) -> None:
+    """Its shape, its number of elements and their size are written down up to four times."""
+    document = json.loads((TRACES / DLRM[2]).read_text())
+    holder = next(node for node in document["nodes"] if node["name"] == name and node[field])[field]
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] += 1
+    changed = tmp_path / DLRM[2]
+    changed.write_text(json.dumps(document))
+    assert ["READ12"] == [finding.id for finding in read(changed).findings if finding.severity == "error"][:1]
+
+
+def test_a_dtype_is_the_same_in_every_row_of_a_call(tmp_path: Path) -> None:
+    document = json.loads((TRACES / DLRM[2]).read_text())
+    next(node for node in document["nodes"] if node["name"] == "nccl:all_reduce")["input_types"] = ["Tensor(int)"]
+    changed = tmp_path / DLRM[2]
+    changed.write_text(json.dumps(document))
+    assert "one tensor is torch.float32, and torch.int32" in read(changed).findings[0].message
+
+
 def test_each_row_of_a_summary_is_legal() -> None:
     """A Llama-70B run of 8 ranks, as counts: each is read as the collective that it is."""
     notes = Notes("rows")

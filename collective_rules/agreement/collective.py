@@ -13,7 +13,7 @@ from collective_rules.backends import limits_of
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Key, Slot
 from collective_rules.call import UNKNOWN, Call
-from collective_rules.finding import ERROR, UNDECIDABLE, Finding
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.memory import memory_order, same_order
 from collective_rules.messages import ranks_text
 from collective_rules.ops import Row
@@ -50,6 +50,9 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     found = list(unify(_bindings(bounds, sizes=one_form), ranks))
     if any("length" in each.names for each in found):  # what the longer list has, the shorter does not tell
         found = [each for each in found if each.severity != UNDECIDABLE]
+    else:
+        lengths = (Binding(("length", None), bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
+        found += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
     yield from map(_undecided, found) if _may_be_uneven(calls, backend) else found
 
 

@@ -75,6 +75,7 @@ class Partners:
         self._group, self._kinds, self._expected = group, kinds, expected
         self._alone: list[Message] = []
         self._known_looks: dict[int, Any] = {}
+        self._known_sure: dict[tuple[int, int], bool] = {}
         if not group.malformed:
             self._match()
 
@@ -150,7 +151,8 @@ class Partners:
     def _looks(self, message: Message) -> Any:
         kind = self._group.messages[message[0]].kinds[message[1]]
         if kind not in self._known_looks:
-            self._known_looks[kind] = {(s.spec.shape, s.spec.dtype) for s in bind(self._kinds.calls[kind]).slots}
+            slots = bind(self._kinds.calls[kind]).slots
+            self._known_looks[kind] = frozenset((slot.spec.shape, slot.spec.dtype) for slot in slots)
         return self._known_looks[kind]
 
     def _pair(self, send: Message, receive: Message) -> None:
@@ -167,7 +169,7 @@ class Partners:
             if kinds in clean:
                 continue
             found = list(unify(_bindings(self.call(send), self.call(receive)), frozenset({send[0], receive[0]})))
-            if UNKNOWN in [call.arguments.get(call.row.tag) for call in (self._alike(send), self._alike(receive))]:
+            if found and not self._is_sure(send, receive):
                 found = [attrs.evolve(each, severity=UNDECIDABLE) for each in found]  # another may be its partner
             if not found:
                 clean.add(kinds)
@@ -180,6 +182,32 @@ class Partners:
             partners = self._expected if peer is None else {peer}
             if partners <= self._expected and (peer is not None or len(self._expected) == self._group.size):
                 yield (message[0], call.row.rule.name, peer, call.attribute("tag")), self._placed(_alone(call), message)
+
+    def _is_sure(self, send: Message, receive: Message) -> bool:
+        """Whether the two belong together, or no other order of these ranks' messages makes them all fit.
+
+        A record may not tell tags, by which messages overtake each other.
+        """
+        if UNKNOWN not in [call.arguments.get(call.row.tag) for call in map(self._alike, (send, receive))]:
+            return True
+        pair = (send[0], receive[0])
+        if pair not in self._known_sure:
+            self._known_sure[pair] = self._never_fit(*pair)
+        return self._known_sure[pair]
+
+    def _never_fit(self, source: int, target: int) -> bool:
+        sent, received = self._between(source, target, "send"), self._between(target, source, "recv")
+        known = all(None not in look for looks in (*sent, *received) for look in looks)
+        return known and {source, target} <= self._expected and not (sent <= received or received <= sent)
+
+    def _between(self, rank: int, peer: int, rule: str) -> Counter[Any]:
+        """What the messages of one kind between two ranks look like; a receive from any source may be one of them."""
+        looks: Counter[Any] = Counter()
+        for place, kind in enumerate(self._group.messages[rank].kinds):
+            call = self._kinds.calls[kind]
+            if call.row.rule.name == rule and call.attribute("peer") in (peer, None):
+                looks[self._looks((rank, place)) if call.attribute("peer") == peer else frozenset({(None, None)})] += 1
+        return looks
 
     def _peer_unknown(self, message: Message) -> bool:
         call = self._alike(message)

@@ -104,7 +104,7 @@ def compare(
     for each in known:
         chosen.setdefault(each.rank or 0, each)
     labels = Labels(call for each in chosen.values() for call in each.calls)
-    short = {rank for rank, each in chosen.items() if any(found.id == "READ1" for found in each.findings)}
+    short = {rank for rank, each in chosen.items() if each.is_cut}
     world = max((each.world_size for each in known if each.world_size is not None), default=None)
     checked = list(_checked(chosen, labels, backend))
     parted = list(_agreed(chosen, labels, backend, {*short, *incomplete} & chosen.keys()))
@@ -207,33 +207,44 @@ def _agreed(
 ) -> Iterator[tuple[Finding, bool]]:
     """What the ranks disagree on, and whether it is a place where they part.
 
-    That a recording which ends early lacks a call is undecidable, and so is what a Flight Recorder tells otherwise than
-    another format: gloo's names a reduce_scatter all_reduce.
+    That a recording which ends early lacks a call is undecidable. So is it in a group of which a recording could not be
+    read whole, and there nothing is sure of the calls that only their order tells apart. And so is what a Flight
+    Recorder tells otherwise than another format: gloo's names a reduce_scatter all_reduce.
     """
+    torn = {rank: frozenset(each.lost) for rank, each in chosen.items() if each.lost}
 
-    def calls(ranks: Iterable[int]) -> Iterator[Call]:
+    def calls(ranks: Iterable[int], *, sure: bool) -> Iterator[Call]:
         for rank in ranks:
-            yield from map(labels.call, chosen[rank].calls)
+            lost = torn.get(rank, frozenset()) if sure else ()
+            for call in chosen[rank].calls:
+                if call.index is not None or not (None in lost or call.group.name in lost):
+                    yield labels.call(call)
 
     sorts: dict[bool, list[int]] = {}
     for rank, recording in chosen.items():
         sorts.setdefault(recording.format == _BY_BACKEND, []).append(rank)
     told = set()
     for ranks in sorts.values():
-        for found in agree(calls(ranks), backend, ranks=set(ranks) - incomplete):
+        for found in agree(calls(ranks, sure=True), backend, ranks=set(ranks) - incomplete - torn.keys()):
             told.add(_key(found))
             yield _placed(found, labels), found.severity != UNDECIDABLE
     doubts = []
     if incomplete:
         doubts.append(f"The record of {ranks_text(incomplete)} ends early: a call may be among what is lost.")
+    if torn:
+        doubts.append(f"The record of {ranks_text(torn)} could not be read whole: a call may be among what is lost.")
     if len(sorts) > 1:
         doubts.append(f"The Flight Recorder of {ranks_text(sorts[True])} names ops as the backend does.")
     if doubts:
-        for found in agree(calls(chosen), backend, ranks=chosen):
-            if _key(found) not in told:
-                placed = _placed(found, labels)
-                message = "\n".join([placed.message, *doubts])
-                yield attrs.evolve(placed, severity=UNDECIDABLE, message=message), found.severity != UNDECIDABLE
+        lost = frozenset().union(*torn.values())
+        anywhere = bool(incomplete) or len(sorts) > 1 or None in lost
+        for found in agree(calls(chosen, sure=False), backend, ranks=chosen):
+            if _key(found) in told:
+                continue
+            placed = _placed(found, labels)
+            if anywhere or found.id == CIRCLE or labels.names.get(found.group, found.group) in lost:
+                placed = attrs.evolve(placed, severity=UNDECIDABLE, message="\n".join([placed.message, *doubts]))
+            yield placed, found.severity != UNDECIDABLE
 
 
 def _key(found: Finding) -> tuple[Any, ...]:

@@ -16,7 +16,10 @@ _MOST_KNOWN = 100_000
 
 
 class Labels:
-    """The groups of all recordings, by a label: the name, and where several groups have it, what tells them apart."""
+    """The groups of all recordings, by a label: the name, and where several groups have it, what tells them apart.
+
+    `groups` and `names`: each label's group, and its name in the recordings.
+    """
 
     def __init__(self, calls: Iterable[Call]) -> None:
         seen: dict[int, Group] = {}
@@ -30,12 +33,14 @@ class Labels:
         self._several = {name for name, kinds in by_name.items() if _differ(list(kinds))}
         self._known: dict[int, tuple[Group, Group]] = {}
         self.groups: dict[str, Group] = {}
+        self.names: dict[str, str] = {}
 
     def group(self, group: Group) -> Group:
         """Return the group with its label as its name."""
         known = self._known.get(id(group))
         if known is None:
             label = self._label(group)
+            self.names[label] = group.name
             named = group if label == group.name else attrs.evolve(group, name=label)
             if len(self._known) == _MOST_KNOWN:
                 self._known.clear()

@@ -150,11 +150,13 @@ def built(events: list[Event], groups: Groups, rank: int | None, notes: Notes) -
         group = groups.of(event, rank)
         if group is None:
             notes.add("READ4", op, event.where)
+            notes.lose(event.group if len(groups.told[event.group].shown) < 2 else None)
             continue
         try:
             yield _call(event, op, group, notes, known)
         except CallError as error:
             notes.add("READ2", f"a call of {op}: {str(error).splitlines()[0][:200]}", event.where)
+            notes.lose(event.group)
 
 
 def _op_of(event: Event) -> str:
@@ -210,14 +212,36 @@ def _has_memory(values: Iterable[Any]) -> bool:
 def _flat(event: Event, spelled: Spelled, group: Group) -> dict[str, Any]:
     """The arguments that take a flat list of what is read, and of what is written."""
     reads, writes = event.reads, event.writes
-    if spelled.op == "c10d::scatter_" and writes is not None and len(writes) != 1 and len(reads or ()) == 1:
-        reads, writes = writes, reads  # NCCL hands them to its recorder the other way round
+    if spelled.op == "c10d::gather_" and not event.counted:
+        writes = _list_or_none(writes, reads, group)
+    if spelled.op == "c10d::scatter_" and not event.counted:
+        listed = _list_or_none(reads, writes, group)
+        if listed == reads and len(reads or ()) == 1:
+            writes = _list_or_none(writes, reads, group)
+        reads = listed
+        if writes is not None and len(writes) != 1 and len(reads or ()) == 1:
+            reads, writes = writes, reads  # NCCL hands them to its recorder the other way round
     if event.counted and spelled.op == "c10d::gather_":
         writes = None  # the counts are the same on every rank, and do not tell who has the list
     if event.counted and spelled.op == "c10d::scatter_":
         reads = None
     given = _side(spelled.writes, writes, group, reads)
     return given | _side(spelled.reads, reads, group, writes)
+
+
+def _list_or_none(
+    specs: tuple[Spec, ...] | None, others: tuple[Spec, ...] | None, group: Group
+) -> tuple[Spec, ...] | None:
+    """The list of a gather or scatter; empty where one tensor without sizes, or without elements, stands for none.
+
+    None where that cannot be told, because the rank's own share has no elements either.
+    """
+    if specs is None or len(specs) != 1 or group.size == 1:
+        return specs
+    shape, shares = specs[0].shape, [spec.shape for spec in others or ()]
+    if shape == (0,) and shares == [(0,)]:
+        return None
+    return () if shape in ((), (0,)) and shares else specs
 
 
 def _side(

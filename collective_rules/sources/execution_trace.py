@@ -8,11 +8,13 @@ writes `record_param_comms` (NCCL does, gloo does not). Never recorded: the redu
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
+import torch
 
 from collective_rules.ops import Row
 from collective_rules.sources.building import Groups
@@ -26,6 +28,7 @@ __all__ = ["ExecutionTrace"]
 _PARAM = "record_param_comms"
 _GROUPS = "## process_group:init ##"
 _KNOWN = re.compile(r"1\.[01]\.\d+")
+_DEEPEST = 4
 _TENSOR = re.compile(r"Tensor\(([^()]*)\)")
 _ARGUMENT = re.compile(r"(?:^|[ ,(])(\w+)(?:=[^,)]*)?(?=[,)])")
 
@@ -70,6 +73,8 @@ class ExecutionTrace:
         where = f"node {self._number}"
         if type(node) is not dict or not is_number(node.get("id")) or type(node.get("name")) is not str:
             self.notes.add("READ2", f"the node {short(node)}", where)
+            if _may_communicate(node):
+                self.notes.lose()
             return
         id_: int = node["id"]
         name: str = node["name"]
@@ -80,10 +85,13 @@ class ExecutionTrace:
             self._read_groups(node, where)
         elif ":" not in name and name != _PARAM:
             return
-        elif id_ in self._nodes:
-            self.notes.add("READ8", f"node {id_}", where)
         elif name == _PARAM or row_of(name) is not None or ("::" not in name and spelled(name)[0]):
-            self._nodes[id_] = _Node(id_, name, *_sides(node), *_told_of(node))
+            made = _Node(id_, name, *_sides(node), *_told_of(node))
+            known = self._nodes.setdefault(id_, made)
+            if known is not made:
+                self.notes.add("READ8", f"node {id_}", where)
+                if (known.name, known.inputs) != (made.name, made.inputs):
+                    self.notes.lose()
         elif name.startswith("c10d::"):
             name_known(name, self.notes, where)
 
@@ -132,6 +140,7 @@ class ExecutionTrace:
         note = next((one for one in within if "::" not in one.name and one.name != _PARAM), None)
         where, row = f"node {node.id}", row_of(node.name)
         event = Event(node.name, where, node.id)
+        self._compare_tensors(event, within)
         if param is not None:
             self._told(event, param)
         if row is not None:
@@ -167,6 +176,29 @@ class ExecutionTrace:
             if read is not None:
                 event.arguments[argument.name] = read
 
+    def _compare_tensors(self, event: Event, nodes: list[_Node]) -> None:
+        """Note where a tensor is written down as two in the rows of one call, or in one of them.
+
+        A tensor is told by its id and its storage's; its shape, its number of elements and its dtype are its own.
+        """
+        known: dict[tuple[int, int], tuple[Any, Any]] = {}
+        for node in nodes:
+            for side in (node.inputs, node.outputs):
+                for value, shape, dtype in _leaves(side):
+                    if dtype is not None and value[4] != dtype.itemsize:
+                        self.notes.add("READ12", f"a {dtype} has {short(value[4])} bytes", event.where)
+                    if shape is not None and value[3] != math.prod(shape):
+                        self.notes.add(
+                            "READ12", f"a tensor of shape {short(shape)} has {short(value[3])} elements", event.where
+                        )
+                    told = known.setdefault((value[0], value[1]), (shape, dtype))
+                    if None not in (told[0], shape) and told[0] != shape:
+                        self.notes.add(
+                            "READ12", f"one tensor has the shapes {short(told[0])} and {short(shape)}", event.where
+                        )
+                    if None not in (told[1], dtype) and told[1] != dtype:
+                        self.notes.add("READ12", f"one tensor is {told[1]}, and {dtype}", event.where)
+
     def _tensors(self, side: Mapping[str, Any], place: int, depth: int, where: str) -> Any:
         """The tensors at one place: nested as the values are."""
         kind = _at(side.get("types"), place)
@@ -179,8 +211,6 @@ class ExecutionTrace:
     def _nested(self, value: Any, shape: Any, stride: Any, dtypes: Iterator[Any], depth: int, where: str) -> Any:
         if depth == 0:
             spec = self.reader.spec(shape, next(dtypes, None), "a shape", where, stride)
-            if isinstance(value, list) and len(value) > 3 and spec.shape and value[3] != spec.numel:
-                self.notes.add("READ12", f"a tensor of shape {spec.shape} has {short(value[3])} elements", where)
             return _placed(spec, value, has_strides=isinstance(stride, list))
         if not isinstance(shape, list):
             return None
@@ -290,6 +320,36 @@ def _placed(spec: Spec, value: Any, *, has_strides: bool) -> Spec:
     device = value[5].partition(":")[0] if isinstance(value[5], str) else "cpu"
     memory = Memory(value[1], value[2]) if has_strides else None
     return Spec(spec.shape, spec.dtype, spec._stride, device, memory=memory)
+
+
+def _leaves(side: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[int, ...] | None, torch.dtype | None]]:
+    """Yield each tensor's [id, storage, offset, numel, itemsize, device], shape and dtype, where they can be read."""
+    types = side.get("types")
+    for place, kind in enumerate(types if isinstance(types, list) else ()):
+        if not isinstance(kind, str) or "Tensor(" not in kind:
+            continue
+        found = list(_pairs(_at(side.get("values"), place), _at(side.get("shapes"), place)))
+        dtypes = [dtype_of(text) for text in _TENSOR.findall(kind)]
+        for place_in_list, (value, shape) in enumerate(found):
+            yield value, shape, dtypes[place_in_list] if len(dtypes) == len(found) else None
+
+
+def _pairs(value: Any, shape: Any, depth: int = 0) -> Iterator[tuple[list[Any], tuple[int, ...] | None]]:
+    """Yield tensors out of lists of them, with their shapes."""
+    if not isinstance(value, list) or depth > _DEEPEST:
+        return
+    if len(value) > 5 and all(is_number(n) for n in value[:2]) and isinstance(value[5], str):
+        sizes = isinstance(shape, list) and all(is_number(n) for n in shape)
+        yield value, tuple(shape) if sizes else None
+        return
+    for place, one in enumerate(value):
+        yield from _pairs(one, _at(shape, place), depth + 1)
+
+
+def _may_communicate(node: Any) -> bool:
+    """Whether a node that cannot be read may be one of a collective."""
+    name = node.get("name") if type(node) is dict else None
+    return type(name) is not str or name == _PARAM or name.startswith(("c10d::", "_c10d_functional"))
 
 
 def _at(values: Any, place: int) -> Any:

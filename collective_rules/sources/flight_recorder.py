@@ -38,7 +38,7 @@ class FlightRecorder:
         self.world_size: int | None = None
         self._events: list[Event] = []
         self._number = 0
-        self._records: set[int] = set()
+        self._records: dict[int, tuple[Any, ...]] = {}
 
     def value(self, key: str, value: Any) -> None:
         """Take in a value of the top level."""
@@ -66,16 +66,19 @@ class FlightRecorder:
         text = entry.get("profiling_name") if isinstance(entry, dict) else None
         if not isinstance(text, str):
             self.notes.add("READ2", f"the entry {short(entry)}", where)
+            self.notes.lose(_group_of(entry) if isinstance(entry, dict) else None)
             return
         _, name = spelled(text)
         if not name_known(name, self.notes, where):
             return
         record = entry.get("record_id")
         if type(record) is int:
-            if record in self._records:
+            told = (text, *(entry.get(key) for key in ("collective_seq_id", "p2p_seq_id", "op_id")))
+            if self._records.get(record) == told:
                 self.notes.add("READ8", f"record {record}", where)
                 return
-            self._records.add(record)
+            if self._records.setdefault(record, told) != told:
+                self.notes.add("READ2", f"record_id={record}, of another record", where)
         event = Event(name, where, self._number)
         self._group(event, entry)
         self._tensors(event, entry)
@@ -87,13 +90,12 @@ class FlightRecorder:
 
     def _group(self, event: Event, entry: dict[Any, Any]) -> None:
         group = entry.get("process_group", entry.get("pg_name"))
-        if isinstance(group, (list, tuple)) and group and isinstance(group[0], str):
-            event.group = group[0]
-            self._default(group[0], group[1] if len(group) > 1 else "")
-        elif isinstance(group, str):
-            event.group = group
-        else:
+        event.group = _group_of(entry) or ""
+        if isinstance(group, (list, tuple)) and len(group) > 1:
+            self._default(event.group, group[1])
+        if not event.group:
             self.notes.add("READ2", f"process_group={short(group)}", event.where)
+            self.notes.lose()
 
     def _tensors(self, event: Event, entry: dict[Any, Any]) -> None:
         sides = []
@@ -109,7 +111,7 @@ class FlightRecorder:
 
     def _dtype(self, text: Any, where: str) -> Any:
         dtype = dtype_of(text)
-        if dtype is None:
+        if dtype is None and text != "Undefined":  # of NCCL's tensor that stands for no list
             self.notes.add("READ2", f"the dtype {short(text)}", where)
         return dtype
 
@@ -127,6 +129,13 @@ class FlightRecorder:
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order of their entries."""
         yield from self._events
+
+
+def _group_of(entry: dict[Any, Any]) -> str | None:
+    group = entry.get("process_group", entry.get("pg_name"))
+    if isinstance(group, (list, tuple)):
+        group = group[0] if group else None
+    return group if isinstance(group, str) and group else None
 
 
 def _source(frames: Any) -> str:

@@ -14,7 +14,10 @@ from typing import Any
 
 from collective_rules.sources.opening import TextStream
 
-__all__ = ["JsonStream"]
+__all__ = ["BEGINS", "JsonStream"]
+
+BEGINS = object()
+"""Stands for a chosen array that begins."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _GAP = re.compile(r"[ \t\n\r,]*")
@@ -36,7 +39,7 @@ class JsonStream:
     """Walks one document. `cut` says why it ended early ("" where it did not), `faults` how much was passed over.
 
     - `arrays`: the keys of the top level whose arrays are given element by element. A document that is an array has
-      them under the key "". One that begins is told by (key, False, None).
+      them under the key "". One that begins is told by (key, False, `BEGINS`).
     - `fault`: called with a word on each thing that was passed over.
     """
 
@@ -62,6 +65,8 @@ class JsonStream:
             else:
                 self.cut = "it is no JSON object or array"
                 return
+            if not self.cut and not self._is_at_end():
+                self.cut = "its text goes on behind the end of the document"
         except _Ended:
             self.cut = self._text.bytes.cut or "its text stops in the middle"
         except ValueError as error:
@@ -72,6 +77,7 @@ class JsonStream:
         while True:
             sign = self._peek()
             if sign == "}":
+                self._at += 1
                 return
             if sign == ",":
                 self._at += 1
@@ -83,7 +89,7 @@ class JsonStream:
             self._at += 1
             self._peek()
             if key in self._arrays and self._peek() == "[":
-                yield key, False, None
+                yield key, False, BEGINS
                 yield from self._elements(key)
                 if self.cut:
                     return
@@ -128,6 +134,13 @@ class JsonStream:
             if not self._refill():
                 self.cut = self._text.bytes.cut or "what follows is no JSON"
                 return
+
+    def _is_at_end(self) -> bool:
+        try:
+            self._peek()
+        except _Ended:
+            return not self._text.bytes.cut
+        return False
 
     def _peek(self) -> str:
         """Return the next character that is no space."""

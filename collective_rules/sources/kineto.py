@@ -92,9 +92,14 @@ class Kineto:
         self._number += 1
         if type(event) is not dict:
             self.notes.add("READ2", f"the event {short(event)}", f"event {self._number}")
+            self.notes.lose()
             return
         name, args = event.get("name"), event.get("args")
-        if type(name) is not str or event.get("ph") != "X":
+        if event.get("ph") != "X":
+            return
+        if type(name) is not str:
+            self.notes.add("READ2", f"name={short(name)}", self._where())
+            self.notes.lose()
             return
         if ":" not in name and name != _PARAM and (type(args) is not dict or _NAME not in args):
             return

@@ -32,6 +32,7 @@ __all__ = ["FORMAT", "LedgerLines", "LedgerWriter", "write_ledger"]
 FORMAT = "collective_rules ledger"
 _VERSION = 1
 _LONGEST = 1 << 26
+_LARGEST = 2**63 - 1
 _MOST_KNOWN = 100_000
 _ENTRY = {"module": str, "phase": str, "step": int, "at": float}
 """What is written of an entry besides its call."""
@@ -166,9 +167,11 @@ def _record(made: Call | Entry) -> dict[str, Any]:
     return record
 
 
-def _is_plain(own: Mapping[str, Any]) -> bool:
-    wanted = {"source": str, "index": int, "blocking": bool}
-    return all(type(value) is wanted[name] for name, value in own.items())
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether it is what a call has there; `None` is what it has by itself."""
+    if name == "index" and value is not None:
+        return is_size(value) and 0 <= value <= _LARGEST
+    return value is None or type(value) is {"source": str, "index": int, "blocking": bool}[name]
 
 
 class LedgerLines:
@@ -182,6 +185,7 @@ class LedgerLines:
         self.world_size: int | None = None
         self.records = 0
         self._known: dict[str, Call] = {}
+        self._seen: set[int] = set()
 
     def calls(self, text: TextStream) -> Iterator[Call]:
         """Yield the calls that can be read."""
@@ -200,7 +204,7 @@ class LedgerLines:
                 if isinstance(record, dict) and record.get("format") == FORMAT:
                     self._header(record, first=not header)
                     header = True
-                elif record is not None:
+                elif record is not None and not self._is_double(record, line, f"line {line_number}"):
                     self.records += 1
                     call = self._call(record, f"line {line_number}")
                     if call is not None:
@@ -215,6 +219,17 @@ class LedgerLines:
         if not header:
             self.notes.add("READ2", "it has no header, which names the rank")
 
+    def _is_double(self, record: Any, line: str, where: str) -> bool:
+        """Whether the line was there before: its time, or the index in its group, makes it the only one of its kind."""
+        if not isinstance(record, dict) or not ({"at", "index"} & record.keys()):
+            return False
+        key = hash(line)
+        if key in self._seen:
+            self.notes.add("READ8", "a line", where)
+            return True
+        self._seen.add(key)
+        return False
+
     def _line(self, line: str, where: str, last: bool) -> Any:
         if not line.strip():
             return None
@@ -225,6 +240,7 @@ class LedgerLines:
                 self.notes.add("READ1", "its last line is not whole", where)
             else:
                 self.notes.add("READ2", f"the line {short(line)}", where)
+                self.notes.lose()
             return None
 
     def _header(self, header: Mapping[str, Any], *, first: bool) -> None:
@@ -244,8 +260,11 @@ class LedgerLines:
         if isinstance(record, dict):
             if "fault" in record:
                 self.notes.add("READ2", str(record["fault"])[:200], where)
+                self.notes.lose()
                 return None
             own = {name: record.pop(name) for name in ("source", "index", "blocking", *_ENTRY) if name in record}
+            for name in [name for name, value in own.items() if name not in _ENTRY and not _is_plain(name, value)]:
+                self.notes.add("READ2", f"{name}={short(own.pop(name))}", where)
             return self._alike(record, own, where)
         return self._alike(record, {}, where)
 
@@ -255,7 +274,7 @@ class LedgerLines:
         own = {name: value for name, value in own.items() if name not in _ENTRY}
         known = self._known.get(key)
         try:
-            if known is None or not _is_plain(own):
+            if known is None:
                 made = from_record({**record, **own} if isinstance(record, dict) else record)
                 if len(self._known) < _MOST_KNOWN:
                     self._known[key] = made
@@ -263,4 +282,5 @@ class LedgerLines:
             return attrs.evolve(known, **{"source": "", "index": None, "blocking": None, **own})
         except CallError as error:
             self.notes.add("READ2", str(error).splitlines()[0][:200], where)
+            self.notes.lose()
             return None

@@ -47,6 +47,7 @@ _ALL_TO_ALL_SINGLE = Spelled("c10d::alltoall_base_", "input", "output")
 _SEND = Spelled("c10d::send", "tensors[1]")
 _RECV = Spelled("c10d::recv_", "", "tensors[1]")
 _BARRIER = Spelled("c10d::barrier")
+_MONITORED_BARRIER = Spelled("c10d::monitored_barrier_")
 
 SPELLINGS: Mapping[str, Spelled] = {
     "all_reduce": _ALL_REDUCE,
@@ -102,7 +103,7 @@ SPELLINGS: Mapping[str, Spelled] = {
     "barrier": _BARRIER,
     "allreduce_barrier": _BARRIER,
     "all_reduce_barrier": _BARRIER,
-    "monitored_barrier": _BARRIER,
+    "monitored_barrier": _MONITORED_BARRIER,
 }
 """By the backend's name for it, in lower case. The collective behind "all_to_all" with one tensor is the single one."""
 

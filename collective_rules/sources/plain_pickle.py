@@ -19,6 +19,11 @@ _MARK = object()
 _DEEPEST = 32
 _MOST = 50_000_000
 """Values, shared ones counted each time: a dump of 20,000 entries has a million."""
+_MOST_OPCODES = 20_000_000
+"""A dump of 20,000 entries with 30 frames each has 7 million."""
+_CONTAINERS = (dict, list, tuple)
+_PLAIN, _EMPTY = (1, 0), (1, 1)
+"""Size and depth of what is no container, and of an empty one."""
 _LARGEST_INT = 16
 """Bytes of a number."""
 _VALUES = {
@@ -26,6 +31,7 @@ _VALUES = {
     "NEWTRUE": True,
     "NEWFALSE": False,
 }
+_NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _PUSH = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
     | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -47,7 +53,9 @@ def load_plain(data: bytes, name: str = "the pickle") -> Any:
     """
     builder = _Builder(name)
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
+            if count == _MOST_OPCODES:
+                raise builder.refused(f"it has more than {_MOST_OPCODES:,} opcodes")
             if builder.take(opcode.name, argument):
                 break
         else:
@@ -76,6 +84,8 @@ class _Builder:
             if isinstance(argument, int) and argument.bit_length() > 8 * _LARGEST_INT:
                 raise self.refused(f"it holds a number of {argument.bit_length()} bits")
             stack.append(argument)
+        elif opcode in _NEW:
+            stack.append(_NEW[opcode]())
         elif opcode in _VALUES:
             stack.append(_VALUES[opcode])
         elif opcode in _GET:
@@ -97,8 +107,6 @@ class _Builder:
         stack = self.stack
         if opcode == "MARK":
             stack.append(_MARK)
-        elif opcode in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
-            stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[opcode]())
         elif opcode in ("TUPLE", "LIST"):
             items = self._marked()
             stack.append(tuple(items) if opcode == "TUPLE" else items)
@@ -173,7 +181,7 @@ def _must_be_small(value: Any, name: str) -> None:
     while work:
         one, done = work.pop()
         key = id(one)
-        if not isinstance(one, (dict, list, tuple)) or (key in sizes and not done):
+        if not isinstance(one, _CONTAINERS) or (key in sizes and not done):
             continue
         parts = one.values() if isinstance(one, dict) else one
         if not done:
@@ -181,12 +189,12 @@ def _must_be_small(value: Any, name: str) -> None:
                 raise SourceError(f"{name} is refused: it contains itself")
             open_.add(key)
             work.append((one, True))
-            work += [(part, False) for part in parts if isinstance(part, (dict, list, tuple))]
+            work += [(part, False) for part in parts if part and isinstance(part, _CONTAINERS)]
             continue
         open_.discard(key)
         size, depth = 1, 0
         for part in parts:
-            more, deep = sizes.get(id(part), (1, 0)) if isinstance(part, (dict, list, tuple)) else (1, 0)
+            more, deep = sizes.get(id(part), _EMPTY) if isinstance(part, _CONTAINERS) else _PLAIN
             size, depth = size + more, max(depth, deep)
         if depth + 1 > _DEEPEST or size > _MOST:
             what = (

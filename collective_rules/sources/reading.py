@@ -15,12 +15,12 @@ from collective_rules.finding import Finding
 from collective_rules.sources.building import built
 from collective_rules.sources.execution_trace import ExecutionTrace
 from collective_rules.sources.flight_recorder import FlightRecorder
-from collective_rules.sources.json_stream import JsonStream
+from collective_rules.sources.json_stream import BEGINS, JsonStream
 from collective_rules.sources.kineto import Kineto
 from collective_rules.sources.ledger_lines import FORMAT, LedgerLines
 from collective_rules.sources.opening import ByteStream, TextStream, opened
 from collective_rules.sources.plain_pickle import load_plain
-from collective_rules.sources.recording import Notes, Recording, SourceError
+from collective_rules.sources.recording import Notes, Recording, SourceError, short
 
 __all__ = ["read", "same_ranks"]
 
@@ -95,7 +95,7 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
             notes.add("READ10", f"a call of rank {call.group.ranks[call.group.rank]} in the ledger of rank {rank}")
     counts = {"records": lines.records, "collectives": lines.records, "calls": len(calls)}
     size = lines.world_size if world_size is None else world_size
-    return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts)
+    return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
 
 
 def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
@@ -118,12 +118,20 @@ def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, 
 
 def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
     text = TextStream(stream)
-    document = JsonStream(text, _ARRAYS, lambda why: notes.add("READ2", why))
+
+    def pass_over(why: str) -> None:
+        notes.add("READ2", why)
+        notes.lose()
+
+    document = JsonStream(text, _ARRAYS, pass_over)
     source: _Source | None = None
     before: list[tuple[str, Any]] = []
     records = 0
     for key, is_item, value in document:
-        if key in _ARRAYS and (key or (isinstance(value, dict) and "ph" in value)):
+        if key in _ARRAYS and not is_item and value is not BEGINS:
+            notes.add("READ2", f"{key}={short(value)}, which should be a list")
+            notes.lose()
+        elif key in _ARRAYS and (key or (isinstance(value, dict) and "ph" in value)):
             source = _ARRAYS[key](notes) if source is None else source
         if is_item:
             if source is not None and isinstance(source, _ARRAYS[key]):
@@ -150,11 +158,11 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
 
 def _by_keys(keys: set[str], notes: Notes) -> _Source | None:
     """The format of a document without a single record, by what else it has."""
-    if keys & {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"}:
+    if keys & {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"} or {"version", "entries"} <= keys:
         return FlightRecorder(notes)
-    if keys & {"distributedInfo", "schemaVersion", "deviceProperties"}:
+    if keys & {"distributedInfo", "schemaVersion", "deviceProperties", "traceEvents"}:
         return Kineto(notes)
-    return ExecutionTrace(notes) if {"schema", "start_ts"} <= keys else None
+    return ExecutionTrace(notes) if "schema" in keys and keys & {"start_ts", "nodes"} else None
 
 
 def _recording(
@@ -173,7 +181,7 @@ def _recording(
         rank = known.ranks[known.rank] if known.rank is not None and known.rank < len(known.ranks) else None
     calls: tuple[Call, ...] = tuple(built(events, groups, rank, notes))
     counts = {"records": records, "collectives": len(events), "calls": len(calls)}
-    return Recording(path, source.name, rank, size, calls, notes.findings(rank), counts)
+    return Recording(path, source.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
 
 
 def _rank_in_name(path: str, notes: Notes) -> int | None:

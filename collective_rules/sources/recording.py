@@ -108,6 +108,8 @@ class Recording:
       shape, an argument that is `UNKNOWN`.
     - `findings`: what could not be read or decided (`NOTES`), each once, with how often.
     - `read`: counts: of "records" in the file, of "collectives" among them, and of "calls".
+    - `lost`: the names of groups of which calls could not be read, somewhere among the others; None for one whose
+      group is not known either.
     """
 
     path: str
@@ -117,6 +119,17 @@ class Recording:
     calls: tuple[Call, ...]
     findings: tuple[Finding, ...] = ()
     read: Mapping[str, int] = attrs.field(factory=dict)
+    lost: tuple[str | None, ...] = ()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file ends early: of what the rank did then nothing is known."""
+        return any(found.id == "READ1" for found in self.findings)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `calls` are all that the file was to tell; else a call that others make may be among what is lost."""
+        return not self.lost and not self.is_cut
 
     def __repr__(self) -> str:
         return f"<{self.format} {self.path}: {len(self.calls)} calls of rank {self.rank} of {self.world_size}>"
@@ -129,6 +142,16 @@ class Notes:
         self.path = path
         self._seen: dict[tuple[str, str], tuple[int, str]] = {}
         self._kinds: dict[str, int] = {}
+        self._lost: set[str | None] = set()
+
+    def lose(self, group: str | None = None) -> None:
+        """Note that a call of `group` could not be read; None where that is not known either."""
+        self._lost.add(group or None)
+
+    @property
+    def lost(self) -> tuple[str | None, ...]:
+        """The groups of which calls could not be read, those that are known first."""
+        return tuple(sorted(self._lost, key=lambda name: (name is None, name or "")))
 
     def add(self, id_: str, detail: str, where: str = "", count: int = 1) -> None:
         """Note one thing; `where` is said of the first one only."""

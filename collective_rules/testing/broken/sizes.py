@@ -231,7 +231,7 @@ SIZES: tuple[Breach, ...] = (
     Breach(
         "longer lists on one rank",
         "lists",
-        lambda row: bool(list_parts(row, "i")) and is_collective(row),
+        lambda row: bool(list_parts(row, "i")) and is_collective(row) and not row.entry.alike,
         _longer_list_on_one_rank,
     ),
     Breach("the root's list", "presence", lambda row: bool(list_parts(row, "p")), _list_of_the_root),
