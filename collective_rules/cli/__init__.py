@@ -28,7 +28,7 @@ from collective_rules.cli.report import CommandError, Report
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["discard_output", "main"]
+__all__ = ["CANNOT", "carry_out", "main"]
 
 _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "list": list_ops,
@@ -41,7 +41,8 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
 }
 _SETTINGS: Mapping[str, dict[str, Any]] = {"dry-run": SCRIPT_SETTINGS, "precheck": SCRIPT_SETTINGS}
 
-_CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
+CANNOT = 2
+_INTERRUPTED, _CLOSED_PIPE = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,22 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     _never_fail_to_encode()
+    return carry_out(lambda: _run(arguments), _refuse, "collective-rules --help")
+
+
+def carry_out(run: Callable[[], int], refuse: Callable[[str], int], help_by: str) -> int:
+    """Return the exit status of `run`; what is no fault of the program comes to one line, which `refuse` writes."""
     try:
-        status = _run(arguments)
+        status = run()
         sys.stdout.flush()
         return status
     except (CommandError, CollectiveRulesError) as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except typer.TyperException as error:
-        return _refuse(f"{error.format_message()} (collective-rules --help says what there is)")
+        return refuse(f"{error.format_message()} ({help_by} says what there is)")
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        discard_output()
+        _discard_output()
         return _CLOSED_PIPE
     except OSError as error:  # a full disk
-        discard_output()
-        return _refuse(str(error))
+        _discard_output()
+        return refuse(str(error))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -114,10 +120,10 @@ def _never_fail_to_encode() -> None:
 
 def _refuse(message: str) -> int:
     sys.stderr.write(f"collective-rules: {' '.join(message.split())}\n")
-    return _CANNOT
+    return CANNOT
 
 
-def discard_output() -> None:
+def _discard_output() -> None:
     """Send what is still buffered nowhere; the interpreter would fail on it once more when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -34,10 +34,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.call import Call
-from collective_rules.cli import discard_output
+from collective_rules.cli import CANNOT, carry_out
 from collective_rules.cli.render import plain
 from collective_rules.cli.report import CommandError, Report, suggestion
-from collective_rules.errors import CallError, CollectiveRulesError, UnknownOpError
+from collective_rules.errors import CollectiveRulesError, UnknownOpError
 from collective_rules.ops import OPS, Row, lookup
 from collective_rules.records import from_record, to_record
 from collective_rules.tables import Table
@@ -54,7 +54,6 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START_LIMIT, _PATIENCE = 120.0, 600.0  # seconds for the ranks to connect, and for rank 0 to draw what comes next
 _GRACE = 5.0
 _LONGEST = 86_400.0
-_CANNOT, _INTERRUPTED, _CLOSED_PIPE = 2, 130, 141
 
 Group = tuple[Call, ...]
 
@@ -379,20 +378,7 @@ def _follower() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line (that of the process, if left out) and return its exit status."""
-    try:
-        return _run(arguments)
-    except (CommandError, CallError, CollectiveRulesError) as error:
-        return _refused(str(error))
-    except typer.TyperException as error:
-        return _refused(f"{error.format_message()} (--help says what there is)")
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        discard_output()
-        return _CLOSED_PIPE
-    except OSError as error:  # a full disk
-        discard_output()
-        return _refused(str(error))
+    return carry_out(lambda: _run(arguments), _refused, "--help")
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -409,7 +395,7 @@ def _refused(why: str) -> int:
     if _follower():
         return 0
     sys.stderr.write(f"collective_rules.testing: {' '.join(why.split())}\n")
-    return _CANNOT
+    return CANNOT
 
 
 if __name__ == "__main__":
