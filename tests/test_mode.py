@@ -252,6 +252,40 @@ def test_compiled_code_is_seen(group: dist.ProcessGroup) -> None:
     torch._dynamo.reset()
 
 
+def test_what_another_tool_put_in_place_of_thread_start_stays(
+    group: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is called inside the block, too, and is there afterwards; so is one that came while the block was open."""
+    started, begin = [], threading.Thread.start
+
+    def counted(self: threading.Thread) -> None:
+        started.append(self)
+        begin(self)
+
+    def later(self: threading.Thread) -> None:
+        started.append(self)
+        inside(self)
+
+    def run() -> int:
+        thread = threading.Thread(target=lambda: dist.all_reduce(torch.ones(2), group=group))
+        thread.start()
+        thread.join()
+        return len(started)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    with cr.RuleMode() as ledger:
+        assert (1, 1) == (run(), ledger.count)
+    assert threading.Thread.start is counted
+    with cr.RuleMode() as ledger:
+        inside = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", later)
+        assert (3, 1) == (run(), ledger.count)
+    assert (5, 1) == (run(), ledger.count)
+    with cr.RuleMode() as ledger:
+        assert (7, 1) == (run(), ledger.count)
+    assert threading.Thread.start is later
+
+
 def test_threads_started_inside_are_seen_and_others_are_not(group: dist.ProcessGroup) -> None:
     """Also a subclass with a run of its own, and a thread that a seen thread starts."""
     begin, done = threading.Event(), threading.Event()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
@@ -14,32 +15,47 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 __all__ = ["follow", "unfollow"]
 
 _lock = threading.Lock()
-_start = threading.Thread.start
 _followed: list[TorchDispatchMode] = []
+_replaced: list[tuple[Any, Any]] = []
+"""What stands in for `Thread.start`, and what was there before, maybe another's replacement."""
 
 
 def follow(mode: TorchDispatchMode) -> None:
     """Let threads started from now on run under `mode`."""
     with _lock:
+        if not _followed:
+            before: Any = threading.Thread.start
+            _replaced[:] = [(_under_modes(before), before)]
+            threading.Thread.start = _replaced[0][0]  # type: ignore[method-assign]  # put back by unfollow
         _followed.append(mode)
-        threading.Thread.start = _start_under_modes  # type: ignore[method-assign]  # put back by unfollow
 
 
 def unfollow(mode: TorchDispatchMode) -> None:
-    """Undo `follow`."""
+    """Undo `follow`; what somebody else put in place meanwhile stays, and still finds what was there before."""
     with _lock:
         _followed[:] = [known for known in _followed if known is not mode]
-        if not _followed and threading.Thread.start is _start_under_modes:
-            threading.Thread.start = _start  # type: ignore[method-assign]  # as it was
+        if not _followed and threading.Thread.start is _replaced[0][0]:
+            threading.Thread.start = _replaced[0][1]  # type: ignore[method-assign]  # as it was
 
 
-@functools.wraps(_start)
-def _start_under_modes(self: threading.Thread) -> None:
-    modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is known for known in _followed)]
-    run: Any = self.run
+def _under_modes(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """Return `start` for threads that run under the modes that are followed and at work in the starting thread."""
+
+    @functools.wraps(start)
+    def start_under_modes(self: threading.Thread) -> None:
+        modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is known for known in _followed)]
+        if modes and start_under_modes is _replaced[0][0]:  # else one of an earlier block, which another tool kept
+            self.run = _running_under(self, modes)  # type: ignore[method-assign]  # for this one run
+        start(self)
+
+    return start_under_modes
+
+
+def _running_under(thread: threading.Thread, modes: list[Any]) -> Callable[[], None]:
+    run = thread.run
 
     def run_under_modes() -> None:
-        del self.run  # the class's own again
+        del thread.run  # the class's own again
         # Not entered as a context: that moves process-wide flags, which threads may leave in any order.
         for mode in modes:
             _push_mode(mode)
@@ -49,6 +65,4 @@ def _start_under_modes(self: threading.Thread) -> None:
             for _ in modes:
                 _pop_mode()
 
-    if modes:
-        self.run = run_under_modes  # type: ignore[method-assign]  # for this one run
-    _start(self)
+    return run_under_modes
