@@ -72,7 +72,8 @@ class Call:
         if roots is not None:
             return self.group.rank in roots
         if root is None and self.row.root_only:
-            return any(self.arguments.get(name) for name in self.row.root_only if self.row.by_name[name].depth)
+            lists = [name for name in self.row.root_only if name not in self.row.in_place]
+            return any(self.arguments.get(name) for name in lists if self.row.by_name[name].depth)
         return bool(self.group.rank == root)
 
     def attribute(self, name: str) -> Any:
@@ -117,7 +118,7 @@ def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
         convert = door.converters.get(name)
         if convert is None:
             raise CallError(_surplus(row, name))
-        normal[name] = UNKNOWN if value is UNKNOWN and row.by_name[name].kind != "Tensor" else convert(value)
+        normal[name] = UNKNOWN if value is UNKNOWN and name not in door.told else convert(value)
     if not door.required <= arguments.keys():
         raise CallError(_missing(row, arguments))
     return Call(row, group, normal)
@@ -128,10 +129,14 @@ _Convert = Callable[[Any], Any]
 
 @attrs.frozen
 class _Door:
-    """How the arguments of one op come in: what converts each, which must be given, and what the others are."""
+    """How the arguments of one op come in: what converts each, which must be given, and what the others are.
+
+    `told`: the arguments that cannot be `UNKNOWN`, because nothing could be said of the call.
+    """
 
     converters: dict[str, _Convert]
     required: frozenset[str]
+    told: frozenset[str]
     defaults: dict[str, Any]
     group_size: str
 
@@ -158,7 +163,10 @@ def _door(row: Row) -> _Door:
             defaults[name] = ()
         elif argument.kind != "Tensor" or (statement.parts and (name in row.reads or name not in row.writes)):
             required.add(name)  # a barrier's tensor says nothing, and what is only written can be inferred
-    return _Door(converters, frozenset(required), defaults, row.group_size)
+    # What is read by Python, a size function's say, has to be there.
+    read = row.rule.derived or row.entry.demands or row.entry.batch or row.entry.elements
+    told = {argument.name for argument in row.arguments if read or argument.kind == "Tensor"}
+    return _Door(converters, frozenset(required), frozenset(told), defaults, row.group_size)
 
 
 def _converter(row: Row, argument: Argument) -> _Convert:

@@ -10,7 +10,7 @@ from collective_rules.attributes import wrong_group_size
 from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
 from collective_rules.bound import Bound, Demand
-from collective_rules.call import Call, must_be_call
+from collective_rules.call import UNKNOWN, Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR
 from collective_rules.messages import finding_of
@@ -212,6 +212,8 @@ def _total(bound: Bound, part: Part, size: Splits) -> tuple[Any, ...] | None:
     call = bound.call
     column = call.row.entry.splits[bound.spelling.behind_of(part)]
     given = call.arguments.get(column.argument) if column.argument else ()
+    if given is UNKNOWN:
+        return None
     if given:
         return (sum(given),)
     if given is not None and column.empty != EVEN:
