@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Table"]
+__all__ = ["Table", "visible"]
 
 
 @attrs.frozen
@@ -18,3 +18,14 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     title: str = ""
     right: frozenset[str] = frozenset()
+
+
+def visible(text: str) -> str:
+    r"""Return `text` as one line in which nothing acts on a terminal or page: what is not printed is escaped.
+
+    >>> print(visible("a\nb\x1b[31m"))
+    a\nb\x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

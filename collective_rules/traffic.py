@@ -7,14 +7,15 @@ many values it holds), and an all_to_all whose split sizes lie on the device as 
 from __future__ import annotations
 
 import attrs
+import torch
 
 from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
-from collective_rules.bound import Slot, slots
-from collective_rules.call import Call, must_be_call
+from collective_rules.bound import Bound, Slot, slots
+from collective_rules.call import UNKNOWN, Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer
-from collective_rules.rules.volumes import Volume
+from collective_rules.rules.volumes import Volume, smaller
 from collective_rules.spec import Spec
 
 __all__ = ["Traffic", "traffic"]
@@ -41,17 +42,27 @@ class Traffic:
 def traffic(call: Call) -> Traffic:
     """Return the bytes that `call` moves.
 
-    Raises `CallError` where a shape or dtype is not known, and where `infer` does.
+    Raises `CallError` where a shape, a dtype or the root is not known, where `infer` does, and for more bytes than a
+    float can hold.
 
     >>> import collective_rules as cr
     >>> cr.traffic(cr.call("c10d::allreduce_", group=cr.Group(size=4), tensors=[(1024,)]))
     Traffic(read=4096, written=4096, sent=6144.0, buffer=4096, bus_factor=1.5)
     """
-    if must_be_call(call).row.entry.batch is not None:
-        each = [traffic(member) for member in well_formed_members(call)]
-        read, written, sent = (sum(getattr(one, name) for one in each) for name in ("read", "written", "sent"))
-        return Traffic(int(read), int(written), sent, sum(one.buffer for one in each), 1)
-    row, rank, root = call.row, call.group.rank, call.attribute("root")
+    try:
+        return _moved(must_be_call(call))
+    except OverflowError:
+        raise CallError(f"{call.op}: its tensors are so large that their bytes cannot be counted") from None
+
+
+def _moved(call: Call) -> Traffic:
+    if call.row.entry.batch is not None:
+        each = [_moved(member) for member in well_formed_members(call)]
+        read, written, sent, buffer = (
+            sum(getattr(one, name) for one in each) for name in ("read", "written", "sent", "buffer")
+        )
+        return Traffic(read, written, sent, buffer, 1)
+    row, rank, root = call.row, call.group.rank, _root(call)
     bound = bind(call)
     reads = [slot for part in bound.spelling.statement.reads for slot in slots(call, part)]
     results = infer(call)
@@ -61,16 +72,26 @@ def traffic(call: Call) -> Traffic:
     inputs, outputs = sum(sizes), sum(writes)
     if row.entry.elements:
         outputs = call.arguments[row.entry.elements] * bound.slots[0].spec.dtype.itemsize
-    kept = _kept(call, [slot.spec for slot in reads if slot.rank == rank], bound.names, inputs)
-    volume = Volume(call.group.size, rank, root or 0, inputs, outputs, sizes[0] if sizes else 0, kept)
+    kept = _kept(call, bound, reads, inputs)
+    volume = Volume(call.group.size, rank, root, inputs, outputs, sizes[0] if sizes else 0, kept)
     counts = row.rule.contents == "all" or (row.rule.contents == "root" and call.is_root)
     read = inputs if counts else 0
     written = outputs
     if row.rule.contents == "none" or (row.rule.contents == "root" and counts and row.in_place):
         written = 0  # a root in place keeps what it has
     if row.rule.one_sided and reads:
-        written = min(written, read)  # what is put is all that changes
+        written = smaller(written, read)  # what is put is all that changes
     return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
+
+
+def _root(call: Call) -> int:
+    """The root's rank, 0 where there is none; for it, where nobody tells it, any rank that is what the lists say."""
+    root, size, row = call.attribute("root"), call.group.size, call.row
+    if root is not None or size == 1 or call.arguments.get(row.root) is not UNKNOWN:
+        return root or 0
+    if any(row.by_name[name].depth for name in row.root_only if name not in row.in_place):
+        return call.group.rank if call.is_root else (call.group.rank + 1) % size
+    raise CallError(f"{call.op}: {row.root} must be known to count bytes")
 
 
 def _scale_bytes(call: Call, slot: Slot) -> int:
@@ -95,12 +116,16 @@ def _bytes(call: Call, name: str, value: object) -> int:
     raise CallError(f"{call.op}: {name}={value!r}, but its shape and dtype must be known to count bytes")
 
 
-def _kept(call: Call, own: list[Spec], names: dict[tuple[object, ...], object], inputs: int) -> float:
-    """The bytes that an all_to_all leaves where they are."""
+def _kept(call: Call, bound: Bound, reads: list[Slot], inputs: int) -> float:
+    """The bytes that an all_to_all leaves where they are: 0, so that all is sent, where nothing tells its own share."""
+    rank = call.group.rank
+    own = [slot.spec for slot in reads if slot.rank == rank]
     if own:
         return sum(spec.nbytes for spec in own)
-    rank = call.group.rank
-    rows = [value for key, value in names.items() if key[0] == "S" and key[2] == rank]
-    share = names.get(("S", None, rank, rank))
-    total = sum(value for value in rows if isinstance(value, int))
-    return inputs * share / total if isinstance(share, int) and total else 0
+    share = bound.names.get(("S", None, rank, rank))
+    if share is None:
+        return 0
+    rows = reads[0].spec.numel if bound.spelling.form.flat else reads[0].spec.shape[0]
+    if isinstance(rows, int):
+        return inputs * share / rows if rows else 0
+    return inputs * share / torch.sym_max(rows, 1)  # not asked whether it is 0, which only the run may know

@@ -14,11 +14,14 @@ import torch
 import collective_rules as cr
 from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.cli import infer, listing, main, show
-from collective_rules.cli.report import CommandError
+from collective_rules.cli.render import render
+from collective_rules.cli.report import CommandError, Report
 from collective_rules.cli.values import DTYPES, parse_value
+from collective_rules.tables import Table
 
 _GATHER = "_c10d_functional::all_gather_into_tensor"
 _REDUCE_SCATTER = "_c10d_functional::reduce_scatter_tensor"
+_ENDLESS = "x".join(["9" * 18] * 20)
 _TO_ALL = "_c10d_functional::all_to_all_single"
 
 
@@ -225,6 +228,8 @@ def test_a_backend_adds_its_limits(answer):
         (["infer", _GATHER, "input=4"], "Missing option '--group-size'"),
         (["infer", _GATHER, "--group-size", "two", "input=4"], "'--group-size'"),
         (["infer", _GATHER, "--group-size", "0", "input=4"], "a group has at least one rank"),
+        (["infer", _GATHER, "--group-size", "1000001", "input=4"], "less than or equal to 1000000"),
+        (["infer", "c10d::allreduce_", "--group-size", "2", f"tensors={_ENDLESS}"], "bytes cannot be counted"),
         (["infer", _GATHER, "--group-size", "2", "--rank", "2", "input=4"], "rank=2, but should be 0 to 1"),
         (["infer", _GATHER, "--group-size", "2", "--rank", "-1", "input=4"], "rank=-1, but should be 0 to 1"),
         (["infer", "c10d::nothing", "--group-size", "2"], "no rule for 'c10d::nothing'"),
@@ -395,6 +400,16 @@ def test_a_terminal_shows_all_that_a_pipe_gets(run, monkeypatch):
     assert sorted(re.sub(r"\s", "", piped)) == sorted(re.sub(r"\x1b\[\d+m|\s", "", shown))
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_terminal_would_obey_is_escaped(capsys, monkeypatch, terminal):
+    """In text and in cells, which show names of the user's program."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    render(Report({}, ("a\x1b[2Jb\nc", Table(("name",), (("d\x07\n\u202ee",),)))))
+    out = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+
+    assert ["a\\x1b[2Jb", "c", "", "name", "d\\x07\\n\\u202ee"] == [line.strip() for line in out.splitlines()]
+
+
 def test_an_interrupt_ends_with_130_and_without_a_traceback(run, monkeypatch):
     """As a shell reports it."""
 
@@ -451,6 +466,21 @@ def test_a_bad_command_line_leaves_no_traceback():
     )
 
 
+@pytest.mark.parametrize(("closed", "told"), [([1], True), ([2], False), ([1, 2], False)], ids=str)
+def test_a_stream_that_is_closed_from_the_start_ends_the_command_with_status_2(closed, told):
+    """As `collective-rules show x >&-` does; a reason is told where there is somewhere to write it."""
+    shut = " ".join(f"{number}>&-" for number in closed)
+    command = f'exec "$0" -m collective_rules {"list" if 1 in closed else "show nothing"} {shut}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert (
+        done.stderr == "collective-rules: standard output is closed, so there is nowhere to write the answer\n" * told
+    )
+
+
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--rule", "send"]], ids=["long", "short"])
 def test_a_closed_pipe_ends_the_command_in_silence(arguments):
     """As `collective-rules list | true` does; what is still buffered is not tried again when the process exits."""
@@ -464,3 +494,58 @@ def test_a_closed_pipe_ends_the_command_in_silence(arguments):
     os.close(writer)
 
     assert (128 + signal.SIGPIPE, "") == (done.returncode, done.stderr)
+
+
+# dry-run
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Write a script, and return its path."""
+
+    def write(text):
+        (tmp_path / "train.py").write_text(text)
+        return str(tmp_path / "train.py")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ([], ["--steps", "0"], "steps=0, but should be at least 1"),
+        ([], ["--local-world-size", "0"], "local_world_size=0, but should be 1 to 4"),
+        (["--rank", "3"], ["--rank", "-1"], "rank=-1, but should be 0 to 3"),
+    ],
+)
+def test_a_zero_after_the_script_is_not_passed_over(run, script, before, after, says):
+    """It is refused as before it."""
+    status, out, err = run("dry-run", *before, script(""), "--world-size", "4", *after)
+
+    assert (2, "", f"collective-rules: {says}") == (status, out, err[: len(says) + 18])
+
+
+def test_an_option_after_the_script_is_the_one_that_counts(answer, script):
+    """A rank of 0 too."""
+    assert 0 == answer("dry-run", "--rank", "3", script(""), "--world-size", "4", "--rank", "0")[1]["rank"]
+
+
+def test_what_a_script_says_as_it_exits_is_told(run, script):
+    """Python itself would write it to standard error."""
+    path = script("import sys\nsys.exit('no data')")
+    status, out, err = run("dry-run", "--world-size", "4", path)
+
+    assert (2, "") == (status, err)
+    assert out.startswith(f"{path} as rank 0 of 4: {path}:2: it ended itself with status 1: no data\n")
+    assert "no data" == json.loads(run("dry-run", "--json", "--world-size", "4", path)[1])["message"]
+
+
+def test_an_error_of_a_script_is_told_whatever_its_text(run, script):
+    """One printable line."""
+    path = script("raise ValueError('\\x1b[2J\\udcff')")
+    assert (2, "", f"collective-rules: {path}:1: ValueError: \\x1b[2J\\udcff\n") == run(
+        "dry-run", "--world-size", "4", path
+    )
+    path = script("class E(Exception):\n    def __str__(self):\n        return 1 / 0\nraise E")
+    told = f"collective-rules: {path}:4: E: (no text: its __str__ raised ZeroDivisionError)\n"
+    assert (2, "", told) == run("dry-run", "--world-size", "4", path)

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -23,7 +25,7 @@ from collective_rules.cli.report import Report
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode.ledger import Known, Ledger
 from collective_rules.records import from_record
-from collective_rules.reports import as_json, blocks, markdown, page, tree, write
+from collective_rules.reports import as_json, blocks, markdown, must_be_writable, page, tree, write
 from collective_rules.reports.flows import flows
 from collective_rules.reports.words import bytes_text, ranks_text, share_text
 
@@ -195,6 +197,14 @@ def test_bytes_go_to_the_ranks_that_the_call_names(name):
     assert expected == flows(ledger).sent
 
 
+@pytest.mark.parametrize(("incoming", "sent"), [([1, 2, 3, 4], 9 * 8 * 4), (cr.UNKNOWN, 10 * 8 * 4)])
+def test_bytes_of_unknown_split_sizes_have_no_receiver(incoming, sent):
+    ledger = Ledger()
+    splits = {"input_split_sizes": cr.UNKNOWN, "output_split_sizes": incoming}
+    _enter(ledger, cr.call("c10d::alltoall_base_", group=_group(), input=(10, 8), output=(10, 8), **splits))
+    assert ({}, sent) == (flows(ledger).sent, flows(ledger).unplaced)
+
+
 def _collective(op, **arguments):
     return lambda group: cr.call(op, group=group, **arguments)
 
@@ -262,6 +272,26 @@ def test_a_layer_that_differs_has_its_own_line():
     assert [*expected, "head", "(outside modules)"] == names
 
 
+def test_only_plain_numbers_are_numbers():
+    """Torch's containers make no other; any text is a module's name."""
+    ledger = Ledger()
+    for name in ("²", "٣", "01", "9" * 5000, "1", "2", "", "a\nb\x1b[31m"):
+        _enter(ledger, _reduced(_group()), f"layers.{name}")
+    names = [line.split("  ")[0] for line in tree(ledger).splitlines()]
+    nines = "9" * 59
+    assert ["layers", "├ ²", "├ ٣", "├ 01", f"├ {nines}…{nines}", "├ {1..2}", "├", "└ a\\nb\\x1b[31m"] == names
+    assert (1, 96.0) == _Page(page(ledger)).by["module"]["layers.²"]
+    assert (2, 192.0) == _Page(page(ledger)).by["module"]["layers.*"]
+
+
+def test_modules_of_any_depth_have_a_report():
+    ledger = Ledger()
+    for depth in (3000, 3001):
+        _enter(ledger, _reduced(_group()), ".".join(["0"] * depth))
+    assert "2 calls" in tree(ledger).splitlines()[0]
+    assert "2 calls" in page(ledger)
+
+
 def test_the_terminal_has_findings_first_then_each_group_and_op():
     ledger = _trained()
     (found,) = cr.check(
@@ -321,6 +351,11 @@ def test_bytes_of_symbolic_sizes_are_plain_numbers():
     ]
     assert flows(numbers).sent == flows(ledger).sent
     assert 2 * [numbers.total.sent] == [_Page(page(ledger)).tiles["sent"], sum(_Page(page(ledger)).marks)]
+    ledger = Ledger()
+    n = symbolic.shape[0]
+    sizes = {"input": (3 + n,), "input_split_sizes": [1, n, 0, 2], "output_split_sizes": [1, 2, 2, n]}
+    _enter(ledger, cr.call("_c10d_functional::all_to_all_single", group=_group(), **sizes))
+    assert {1: 64.0, 3: 8.0} == flows(ledger).sent
 
 
 def test_devices_that_stood_in_are_told():
@@ -394,11 +429,36 @@ def test_a_path_that_cannot_be_written_is_refused_with_what_to_do(tmp_path):
         ("no/a.md", "make it first"),
         ("folder.md", "is a folder"),
         (f"{'a' * 300}.md", "cannot be written: File name too long"),
+        ("a\0.md", "cannot be written: embedded null byte"),
     ):
         (tmp_path / "folder.md").mkdir(exist_ok=True)
         with pytest.raises(CollectiveRulesError) as caught:
             write(_trained(), tmp_path / name)
         assert said in str(caught.value)
+
+
+def test_a_path_that_may_not_be_written_is_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "free.md")
+    for name in ("free.md", "locked.md"):
+        (tmp_path / name).write_text("kept")
+    assert tmp_path / "free.md" == must_be_writable(tmp_path / "free.md")
+    for name in ("locked.md", "new.md"):
+        with pytest.raises(CollectiveRulesError, match=f"{name} cannot be written: this user may not"):
+            must_be_writable(tmp_path / name)
+
+
+def test_the_own_rank_and_its_ring_neighbour_can_be_seen():
+    """In a matrix no row's name lies on another; in a strip the own mark lies beside the cells."""
+    for rank in range(64):
+        ledger = Ledger()
+        _enter(ledger, _reduced(_group(64, rank)))
+        found = re.findall(r'y="([0-9.]+)" class="end"><tspan( class="own")?>(\d+)', page(ledger))
+        places = [float(place) for place, _, _ in found]
+        assert [str(rank)] == [name for _, own, name in found if own]
+        assert min(b - a for a, b in pairwise(places)) >= 12
+    ledger = Ledger()
+    _enter(ledger, _reduced(_group(65_536, 12_345)))
+    assert re.search(r'y="40" width="3" height="6" class="here"', page(ledger))
 
 
 def test_numbers_for_people_do_not_jump_at_the_edge_of_a_unit():

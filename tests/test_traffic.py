@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import collective_rules as cr
-from collective_rules import Spec
+from collective_rules import UNKNOWN, Spec
+from collective_rules.symbols import number
 
 
 def moved(op: str, rank: int = 0, size: int = 4, **arguments: object) -> tuple[float, ...]:
@@ -94,6 +97,10 @@ CASES = {
         ("c10d::alltoall_base_", {"input": (0, 2), "output": (0, 2)}),
         (0, 0, 0, 0, 0.75),
     ),
+    "all_to_all, of elements": (
+        ("symm_mem::nvshmem_all_to_all", {"size": 3, "input": (2, 3), "out": (2, 3)}),
+        (24, 24, 16, 24, 2 / 3),
+    ),
     "send": (("c10d::send", {"tensors": [(8,)], "dst": 1}), (32, 0, 32, 32, 1)),
     "recv": (("c10d::recv_", {"tensors": [(8,)], "src": 1}), (0, 32, 0, 32, 1)),
     "batched p2p": (
@@ -171,3 +178,91 @@ def test_unknown_sizes_are_refused() -> None:
     """Bytes of a tensor whose shape a trace does not tell cannot be counted."""
     with pytest.raises(cr.CallError, match="shape and dtype must be known"):
         moved("_c10d_functional::all_reduce", input=Spec(None), reduce_op="sum")
+
+
+@pytest.mark.parametrize("op", ["c10d::broadcast_", "c10d::reduce_"])
+def test_an_unknown_root_is_refused(op: str) -> None:
+    """Who sends depends on it, but in a group of one."""
+    with pytest.raises(cr.CallError, match="root_rank must be known"):
+        moved(op, rank=1, tensors=[(8,)], root_rank=UNKNOWN)
+    assert moved(op, size=1, tensors=[(8,)], root_rank=0)[2] == moved(op, size=1, tensors=[(8,)], root_rank=UNKNOWN)[2]
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_rank_with_the_root_s_list_is_the_root(rank: int) -> None:
+    """Where nothing else tells it."""
+    gathered = {"input_tensors": [(8,)], "root_rank": UNKNOWN}
+    scattered = {"output_tensors": [(8,)], "root_rank": UNKNOWN}
+    assert (32, 128, 0, 128, 0.75) == moved("c10d::gather_", rank, output_tensors=[[(8,)] * 4], **gathered)
+    assert (32, 0, 32, 128, 0.75) == moved("c10d::gather_", rank, output_tensors=[], **gathered)
+    assert (128, 32, 96, 128, 0.75) == moved("c10d::scatter_", rank, input_tensors=[[(8,)] * 4], **scattered)
+    assert (0, 32, 0, 128, 0.75) == moved("c10d::scatter_", rank, input_tensors=[], **scattered)
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "incoming", "sent"),
+    [(UNKNOWN, [1, 2, 3, 4], 320 - 2 * 32), ([0, 5, 2, 3], UNKNOWN, 320 - 5 * 32), (UNKNOWN, UNKNOWN, 320)],
+)
+def test_of_unknown_split_sizes_the_own_share_is_what_the_others_say(
+    outgoing: list[int], incoming: list[int], sent: int
+) -> None:
+    """Both sides name it; where neither does, all is taken to leave."""
+    splits = {"input_split_sizes": outgoing, "output_split_sizes": incoming}
+    assert sent == moved("c10d::alltoall_base_", rank=1, input=(10, 8), output=(10, 8), **splits)[2]
+
+
+def test_more_bytes_than_a_float_holds_are_refused() -> None:
+    """A `CallError`, as for all that cannot be counted."""
+    with pytest.raises(cr.CallError, match="cannot be counted"):
+        moved("c10d::allreduce_", tensors=[(2**63 - 1,) * 20])
+
+
+SYMBOLIC = {
+    "all_to_all_single, even": ("c10d::alltoall_base_", lambda a, b: {"input": (4 * a, 2), "output": (4 * a, 2)}),
+    "all_to_all_single, split": (
+        "_c10d_functional::all_to_all_single",
+        lambda a, b: {
+            "input": (3 + a + 2 * b, 2),
+            "input_split_sizes": [3, a, b, b],
+            "output_split_sizes": [b, a, b, 1],
+        },
+    ),
+    "all_to_all": (
+        "c10d::alltoall_",
+        lambda a, b: {"input_tensors": [(3,), (a,), (b,), (b,)], "output_tensors": [(b,), (a,), (b,), (1,)]},
+    ),
+    "batched p2p": (
+        "_c10d_functional::batch_p2p_ops",
+        lambda a, b: {
+            "op_list": ["isend", "irecv"],
+            "peer_list": [0, 0],
+            "tag_list": [0, 0],
+            "tensors": [(a,), (b,)],
+        },
+    ),
+    "put": ("symm_mem::memcpy_to_multicast_", lambda a, b: {"src": (a,), "symm_mem_out": (b,), "byte_offset": 0}),
+}
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_symbolic_sizes_move_what_their_numbers_do(name: str) -> None:
+    """Without a guard: the program is not specialised to this run's sizes."""
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment)
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    symbols = [mode.from_tensor(torch.empty(size), symbolic_context=context).shape[0] for size in (5, 8)]
+    op, arguments = SYMBOLIC[name]
+    guards = len(environment.guards)
+    found = moved(op, rank=1, **arguments(*symbols))
+    assert moved(op, rank=1, **arguments(5, 8)) == tuple(map(number, found))
+    assert guards == len(environment.guards)
+
+
+def test_rows_that_only_the_run_knows_may_be_none() -> None:
+    """What is sent is an expression, of which no rows make 0 bytes."""
+    rows = ShapeEnv().create_unbacked_symint()
+    torch._check(rows >= 0)
+    splits = {"input_split_sizes": [rows, rows], "output_split_sizes": [rows, rows]}
+    sent = moved("_c10d_functional::all_to_all_single", size=2, input=(2 * rows, 2), **splits)[2]
+    expression = sent.node.expr  # type: ignore[attr-defined]  # a SymFloat
+    assert [0, 24] == [float(expression.xreplace({rows.node.expr: count})) for count in (0, 3)]

@@ -27,6 +27,7 @@ from collective_rules.cli.render import render
 from collective_rules.cli.report import CommandError, Report
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
+from collective_rules.tables import visible
 
 __all__ = ["CANNOT", "carry_out", "main"]
 
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def carry_out(run: Callable[[], int], refuse: Callable[[str], int], help_by: str) -> int:
     """Return the exit status of `run`; what is no fault of the program comes to one line, which `refuse` writes."""
     try:
+        if sys.stdout is None:  # the process was started without one
+            raise CommandError("standard output is closed, so there is nowhere to write the answer")
         status = run()
         sys.stdout.flush()
         return status
@@ -119,7 +122,9 @@ def _never_fail_to_encode() -> None:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(f"collective-rules: {' '.join(message.split())}\n")
+    """Write one line, in which what a terminal would obey (a script's own message may hold it) is escaped."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"collective-rules: {visible(' '.join(message.split()))}\n")
     return CANNOT
 
 

@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -57,9 +57,9 @@ def dry_run_script(
     given = list(arguments or ())
     if world_size is None:
         after, given = _after_script(given)
-        world_size, rank = after.world_size, after.rank or rank
-        local_world_size, steps = after.local_world_size or local_world_size, after.steps or steps
-        item = after.item if after.item is not None else item
+        world_size, rank = after.world_size, _latter(rank, after.rank)
+        local_world_size, steps = _latter(local_world_size, after.local_world_size), _latter(steps, after.steps)
+        item = _latter(item, after.item)
         report, as_json = [*(report or ()), *after.report], after.as_json or as_json
     for path in report or ():
         must_be_writable(path)
@@ -87,11 +87,16 @@ def dry_run_script(
         "ended": result.reason,
         "status": result.status,
         "where": result.where,
-        "message": None if result.error is None else str(result.error),
+        "message": None if result.error is None else _said(result.error),
         "ledger": ledger_as_json(result.ledger),
     }
     head = f"{script} as rank {rank} of {world_size}: {_ending(result)}"
     return Report(data, (head, *_blocks(result)), as_json, status)
+
+
+def _latter(before: Any, after: Any) -> Any:
+    """Return what was given after the script, or else before it."""
+    return before if after is None else after
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,14 +124,24 @@ def _complaint(script: str, result: Result) -> str:
     if isinstance(result.error, UnknownValueError):
         return str(result.error)
     where = result.where or script
-    return f"{where}: {type(result.error).__name__}: {result.error}"
+    return f"{where}: {type(result.error).__name__}: {_said(result.error)}"
+
+
+def _said(error: BaseException | None) -> str:
+    """Return the text of an error of the script's own, which may fail to tell it."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(no text: its __str__ raised {type(failure).__name__})"
 
 
 def _ending(result: Result) -> str:
+    left = getattr(result.error, "code", None)
+    why = f": {left}" if isinstance(left, str) else "."
     endings = {
         "finished": "it finished.",
         "stopped": "stopped after the steps asked for.",
-        "exited": f"{result.where}: it ended itself with status {result.status}.",
+        "exited": f"{result.where}: it ended itself with status {result.status}{why}",
         "illegal": f"{result.where}: an illegal call; nothing after it was run.",
     }
     return endings[result.reason]
@@ -136,5 +151,5 @@ def _blocks(result: Result) -> Iterator[str | Table]:
     from collective_rules.reports import blocks
 
     if result.reason == "illegal":
-        yield f"error: {result.error}"
+        yield f"error: {_said(result.error)}"
     yield from blocks(result.ledger)

@@ -33,12 +33,15 @@ from collective_rules.traffic import Traffic, traffic
 
 __all__ = ["infer_call"]
 
+_MOST_RANKS = 1_000_000
+"""Lists have an entry for each rank, and so has the answer."""
+
 _COLUMNS = ("name", "is", "shape", "dtype", "stride", "memory", "bytes")
 
 
 def infer_call(
     op: Annotated[str, typer.Argument(metavar="OP", help="The op's qualified name, such as c10d::allreduce_.")],
-    group_size: Annotated[int, typer.Option(help="The number of ranks in the group.")],
+    group_size: Annotated[int, typer.Option(max=_MOST_RANKS, help="The number of ranks in the group.")],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(

@@ -1,6 +1,7 @@
 """Writes a report: rich tables on a terminal, plain aligned text into a pipe or a file, or one JSON object.
 
-Nothing is ever cut: a terminal folds long cells, and a pipe gets lines as long as they are.
+Nothing is ever cut: a terminal folds long cells, and a pipe gets lines as long as they are. Names come from programs:
+what a terminal would obey is escaped.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from collective_rules.cli.report import Report
-from collective_rules.tables import Table
+from collective_rules.tables import Table, visible
 
 __all__ = ["plain", "render"]
 
@@ -32,11 +33,11 @@ def plain(report: Report) -> str:
 
 def _lines(block: str | Table) -> Iterator[str]:
     if isinstance(block, str):
-        yield from block.splitlines()
+        yield from map(visible, block.splitlines())
         return
     if block.title:
         yield block.title
-    rows = ((block.columns,) if block.columns else ()) + block.rows
+    rows = [tuple(map(visible, row)) for row in ((block.columns,) if block.columns else ()) + block.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = [bool(block.columns) and block.columns[place] in block.right for place in range(len(widths))]
     indent = "  " if block.title else ""
@@ -59,7 +60,7 @@ def _on_terminal(report: Report) -> None:
         if place:
             console.print()
         if isinstance(block, str):
-            console.print(rich.text.Text(block), soft_wrap=True)
+            console.print(rich.text.Text("\n".join(map(visible, block.splitlines()))), soft_wrap=True)
             continue
         if block.title:
             console.print(rich.text.Text(block.title, style="bold"))
@@ -67,5 +68,5 @@ def _on_terminal(report: Report) -> None:
         for column in block.columns or [""] * len(block.rows[0]):
             table.add_column(column, justify="right" if column in block.right else "left", overflow="fold")
         for row in block.rows:
-            table.add_row(*(rich.text.Text(cell) for cell in row))
+            table.add_row(*(rich.text.Text(visible(cell)) for cell in row))
         console.print(rich.padding.Padding(table, (0, 0, 0, 2 if block.title else 0)))

@@ -43,6 +43,8 @@ def must_be_writable(path: str | Path) -> Path:
         raise CollectiveRulesError(f"{target}: there is no folder {target.parent}; make it first")
     if os.path.isdir(target):
         raise CollectiveRulesError(f"{target} is a folder; name a file in it")
+    if not os.access(target if os.path.exists(target) else target.parent, os.W_OK):
+        raise CollectiveRulesError(f"{target} cannot be written: this user may not, or the file system is read-only")
     return target
 
 
@@ -55,6 +57,7 @@ def write(ledger: Ledger, path: str | Path) -> Path:
     text = _BY_SUFFIX[target.suffix.lower()](ledger)
     try:
         target.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise CollectiveRulesError(f"{target} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CollectiveRulesError(f"{target} cannot be written: {said}") from error
     return target

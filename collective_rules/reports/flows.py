@@ -16,7 +16,7 @@ import attrs
 
 from collective_rules.batch import well_formed_members
 from collective_rules.bind import bind
-from collective_rules.call import Call
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.spec import Group
 from collective_rules.symbols import number
@@ -131,7 +131,7 @@ class _Sums:
             shares = {slot.rank: number(slot.spec.nbytes) for slot in bound.slots if slot.part in reads}
         else:
             rows = {key[3]: size for key, size in bound.names.items() if key[0] == "S" and key[2] == rank}
-            shares = {peer: number(size) for peer, size in rows.items() if isinstance(size, int)}
+            shares = {peer: number(size) for peer, size in rows.items()}
         shares.pop(rank, None)
         whole = sum(shares.values())
         if not whole:
@@ -203,7 +203,8 @@ def _implied(sums: _Sums, me: int) -> dict[tuple[int, int], float]:
 
 
 def _is_even(call: Call) -> bool:
-    return not any(call.arguments.get(split.argument or "") for split in call.row.entry.splits.values())
+    splits = [call.arguments.get(split.argument or "") for split in call.row.entry.splits.values()]
+    return not any(given or given is UNKNOWN for given in splits)
 
 
 def _around(group: Group) -> list[tuple[int, int]]:

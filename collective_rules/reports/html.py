@@ -157,7 +157,7 @@ def _timeline(ledger: Ledger, step: int | None, entries: list[Entry], colours: d
     if per > 1:
         said.append(f"A bar stands for up to {per} calls in a row, in the colour of the op that sends most.")
     if len(by_group) > len(shown):
-        said.append(f"Of {len(by_group)} groups the {len(shown)} that send most are shown.")
+        said.append(f"Of {len(by_group):,} groups the {len(shown)} that send most are shown.")
     used = {entry.call.op for entry in entries}
     named: dict[str, list[str]] = {}
     for op, colour in colours.items():
@@ -206,7 +206,8 @@ def _traffic(ways: Flows) -> list[str]:
         said.append("Its own row is counted; the others are what the same calls imply, blank where they do not tell.")
     else:
         said.append(
-            f"The strip shows the {len(ways.ranks):,} ranks of its groups, neighbours in one cell; its own is marked."
+            f"The strip shows the {len(ways.ranks):,} ranks of its groups, neighbours in one cell; "
+            "its own place is marked below."
         )
     if ways.unplaced:
         said.append(f"{bytes_text(ways.unplaced)} go to receivers that the calls do not name.")
@@ -218,7 +219,7 @@ def _traffic(ways: Flows) -> list[str]:
     receivers = [(f"rank {rank}", bytes_text(amount), exact(amount)) for rank, amount in ordered[:_MOST_BARS]]
     table = Table(("receiver", "sent", "bytes"), tuple(receivers), "", frozenset({"sent", "bytes"}))
     left = len(ordered) - len(receivers)
-    more = f'<p class="note">and {left:,} receivers of less</p>' if left else ""
+    more = f'<p class="note">and {plural(left, "other receiver")}</p>' if left else ""
     shown = f'<div class="wide">{plot}</div>'
     return [*parts, f'<div class="{"beside" if ways.small else ""}">{shown}<div>{_html(table)}{more}</div></div>']
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.reports.words import bytes_text, plural
+from collective_rules.reports.words import bytes_text, cut, plural
+from collective_rules.tables import visible
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["by_pattern", "tree"]
 
 OUTSIDE = "(outside modules)"
-_MOST_LINES = 400
+_MOST_LINES, _DEEPEST, _LONGEST = 400, 64, 120
 
 
 @attrs.define
@@ -53,11 +54,11 @@ def tree(ledger: Ledger) -> str:
 
     Modules stand in the order in which they first called; what came from none stands last. Numbered siblings whose
     insides are equal are one line, `layers.{0..31}`; its numbers are those of all together, and
-    what one of them sends is told after them.
+    what one of them sends is told after them. Below the 64th level a path is one name, and long names are cut.
     """
     top = _Node()
     for key, total in list(ledger.totals.items()):
-        top.add(key.module.split(".") if key.module else [OUTSIDE], total.calls, total.sent)
+        top.add(key.module.split(".", _DEEPEST) if key.module else [OUTSIDE], total.calls, total.sent)
     outside = top.children.pop(OUTSIDE, None)
     shown = list(_siblings(top.children))
     if outside is not None:
@@ -80,7 +81,7 @@ def by_pattern(paths: Iterable[tuple[str, int, float]]) -> dict[str, tuple[int, 
     """
     sums: dict[str, tuple[int, float]] = {}
     for path, calls, sent in paths:
-        name = ".".join("*" if part.isdigit() else part for part in path.split(".")) or OUTSIDE
+        name = ".".join("*" if _is_number(part) else part for part in path.split(".")) or OUTSIDE
         before = sums.get(name, (0, 0))
         sums[name] = (before[0] + calls, before[1] + sent)
     return dict(sorted(sums.items(), key=lambda item: -item[1][1]))
@@ -93,7 +94,7 @@ def _siblings(children: dict[str, _Node]) -> Iterator[_Shown]:
     for name, node in children.items():
         one = _Shown(name, node.calls, node.sent, 1, tuple(_siblings(node.children)))
         # Only numbered modules are copies of one another.
-        key = ("numbered", *one.likeness) if name.isdigit() else ("named", name)
+        key = ("numbered", *one.likeness) if _is_number(name) else ("named", name)
         alike.setdefault(key, []).append(name)
         each.setdefault(key, one)
     for key, names in alike.items():
@@ -102,6 +103,11 @@ def _siblings(children: dict[str, _Node]) -> Iterator[_Shown]:
             yield attrs.evolve(one, name=f"{{{_runs(sorted(map(int, names)))}}}", times=len(names))
         else:
             yield one
+
+
+def _is_number(name: str) -> bool:
+    """Whether it is one as torch's containers number their modules: `²` and `007` are names."""
+    return name.isdigit() and name.isascii() and len(name) < 10 and (name[0] != "0" or name == "0")
 
 
 def _runs(numbers: list[int]) -> str:
@@ -126,7 +132,8 @@ def _lines(node: _Shown, indent: str, last: bool, times: int, top: bool = False)
     times *= here.times
     note = f"{times} × {bytes_text(here.sent)}" if times > 1 else ""
     mark = "" if top else "└ " if last else "├ "
-    yield indent + mark + name, plural(here.calls * times, "call"), bytes_text(here.sent * times), note
+    shown = indent + mark + cut(visible(name), _LONGEST)
+    yield shown, plural(here.calls * times, "call"), bytes_text(here.sent * times), note
     below = indent + ("" if top else "  " if last else "│ ")
     for place, child in enumerate(here.children):
         yield from _lines(child, below, place == len(here.children) - 1, times)

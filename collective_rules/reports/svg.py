@@ -21,7 +21,7 @@ COLOURS = 10
 
 _ROW, _BAR = 36, 12
 _LANE, _TOP = 74, 22
-_STRIP = 256
+_STRIP, _LINE = 256, 14
 
 
 @attrs.frozen
@@ -122,12 +122,14 @@ def matrix(ways: Flows) -> str:
     edge, every = 44, max(1, math.ceil(26 / side))
     at = {rank: edge + place * side for place, rank in enumerate(ways.ranks)}
     parts = []
+    own_place = at.get(ways.rank, -edge)
     for place, rank in enumerate(ways.ranks):
-        if place % every == 0 or rank == ways.rank:
-            middle = at[rank] + side / 2
+        middle = at[rank] + side / 2
+        if place % every == 0:
+            parts.append(f'<text x="{middle}" y="{edge - 6}" class="mid">{rank}</text>')
+        # The own rank is always named, and others that would overlap its name are not.
+        if rank == ways.rank or (place % every == 0 and abs(at[rank] - own_place) >= _LINE):
             own = ' class="own"' if rank == ways.rank else ""
-            if place % every == 0:
-                parts.append(f'<text x="{middle}" y="{edge - 6}" class="mid">{rank}</text>')
             parts.append(f'<text x="{edge - 6}" y="{middle + 4}" class="end"><tspan{own}>{rank}</tspan></text>')
     size = edge + count * side
     parts.append(f'<rect x="{edge}" y="{edge}" width="{count * side}" height="{count * side}" class="track"/>')
@@ -172,7 +174,8 @@ def strip(ways: Flows) -> str:
             f"<title>to {whom}: {bytes_text(amount)}</title></rect>"
         )
     own = ways.ranks.index(ways.rank) if ways.rank in ways.ranks else 0
-    parts.append(f'<rect x="{100 * own / len(ways.ranks):.2f}%" y="0" width="2" height="40" class="here"/>')
+    # Below the cells: the ring's next rank is mostly in the same one.
+    parts.append(f'<rect x="{100 * own / len(ways.ranks):.2f}%" y="40" width="3" height="6" class="here"/>')
     parts.append(f'<text x="0" y="56" class="soft">rank {ways.ranks[0]}</text>')
     parts.append(f'<text x="100%" y="56" class="end soft">rank {ways.ranks[-1]}</text>')
     return _svg("strip", "Bytes that this rank sends to each rank", 62, parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 import torch
 
-__all__ = ["Volume"]
+__all__ = ["Volume", "smaller"]
 
 
 @attrs.frozen
@@ -35,8 +35,13 @@ class Volume:
         return self.rank == self.root
 
 
-def _plain(v: Volume) -> bool:
-    return isinstance(v.inputs, (int, float)) and isinstance(v.outputs, (int, float))
+def _plain(*counts: float) -> bool:
+    return all(isinstance(count, (int, float)) for count in counts)
+
+
+def smaller(a: int, b: int) -> int:
+    """The smaller of two counts, of which a symbol is not asked how large it is."""
+    return min(a, b) if _plain(a, b) else torch.sym_min(a, b)
 
 
 def nothing(v: Volume) -> float:
@@ -56,7 +61,7 @@ def outputs(v: Volume) -> float:
 
 def larger(v: Volume) -> float:
     """The larger of what is read and written: the whole buffer, whichever side holds it."""
-    return max(v.inputs, v.outputs) if _plain(v) else torch.sym_max(v.inputs, v.outputs)
+    return max(v.inputs, v.outputs) if _plain(v.inputs, v.outputs) else torch.sym_max(v.inputs, v.outputs)
 
 
 def gathered(v: Volume) -> float:
