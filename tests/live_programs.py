@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from collective_rules import DisagreementError, RuleMode
-from collective_rules.live import meetings
+from collective_rules.live import meetings, wire
 from collective_rules.live.precheck import precheck
 from tests.leaks import held
 
@@ -247,10 +247,85 @@ def async_message_size(rank: int, size: int) -> None:
 
 def any_source(rank: int, size: int) -> None:
     if rank == 0:
-        for _ in range(size - 1):
+        assert {*range(1, size)} == {dist.recv(ones(3)) for _ in range(size - 1)}
+    else:
+        dist.send(ones(3), 0)
+
+
+def any_source_too_often(rank: int, size: int) -> None:
+    if rank == 0:
+        for _ in range(size):
             dist.recv(ones(3))
     else:
         dist.send(ones(3), 0)
+
+
+def windows(rank: int, size: int) -> float:
+    """The last to post clears away what one rank is about to read; how long the end takes."""
+    append = wire.Wire.append
+
+    def slowly(self: Any, key: str, value: bytes) -> None:
+        time.sleep(0.5 if "window" in key and rank == 0 else 0)
+        append(self, key, value)
+        time.sleep(1.5 if "window" in key and rank == 1 else 0)
+
+    wire.Wire.append = slowly
+    with RuleMode(agree=5, deadline=30):
+        for _ in range(5):
+            dist.all_reduce(ones(8))
+        time.sleep(2)
+        start = time.monotonic()
+    return time.monotonic() - start
+
+
+def enters_late(rank: int, size: int) -> None:
+    """One rank is there after the others have given up."""
+    if rank == 1:
+        time.sleep(4)
+    with RuleMode(agree="always", deadline=2):
+        dist.all_reduce(ones(3))
+
+
+def connects_slowly(rank: int, size: int) -> None:
+    """A name server that does not answer keeps one rank from its connection for longer than the deadline."""
+    connect = wire.Wire.connect
+    if rank == 1:
+        wire.Wire.connect = lambda self: (time.sleep(1.5), connect(self))[1]
+    with RuleMode(agree="always", deadline=2):
+        dist.all_reduce(ones(3))
+
+
+def stops_another_group(rank: int, size: int) -> None:
+    """What two ranks of a group disagree on keeps them from what all do next."""
+    group = dist.new_group([0, 1])
+    dist.all_reduce(ones(3))
+    if rank < 2:
+        dist.all_reduce(ones(3 + rank), group=group)
+    dist.all_reduce(ones(3))
+
+
+def aborts(rank: int, size: int) -> None:
+    """A rank that receives more bytes than it expects is aborted; the others are left waiting at different places."""
+    for step in range(6):
+        dist.broadcast(ones(4 if rank == 1 and step == 3 else 8), 0)
+
+
+def leaves_nothing_after_an_error(rank: int, size: int) -> list[Any]:
+    store = dist.distributed_c10d._get_default_store()
+    counts = []
+    for agree in (None, "always", "exit", 1, "precheck"):
+        mode: Any = contextlib.nullcontext()
+        if agree is not None:
+            mode = precheck(deadline=30) if agree == "precheck" else RuleMode(agree=agree, deadline=30)
+        with contextlib.suppress(DisagreementError), mode:
+            dist.all_reduce(ones(4))
+            if agree is not None:
+                dist.all_reduce(ones(3), op=dist.ReduceOp.MAX if rank == 1 else dist.ReduceOp.SUM)
+        dist.barrier()
+        time.sleep(0.2)
+        counts.append([list(held()), store.num_keys()])
+        dist.barrier()
+    return counts
 
 
 def quarrels(rank: int, size: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +34,23 @@ class TestOrder:
         ranks[2] = [reduced(2, size) for size in [4, 6] * 50]
         assert [("sizes", (2,), 1, 50)] == found(flat(ranks))
 
-    def test_two_tensors_of_one_call_are_two_findings(self) -> None:
+    def test_two_tensors_of_one_call_are_named_both(self) -> None:
         calls = [
             cr.call("c10d::allreduce_coalesced_", group=cr.Group(3, rank), tensors=[(4 + rank // 2,), (7 + rank // 2,)])
             for rank in range(3)
         ]
         assert ["s[i=0]", "s[i=1]"] == [name for each in cr.agree(calls) for name in each.names]
+
+    def test_what_many_tensors_of_one_call_have_in_common_is_one_finding(self) -> None:
+        def typed(rank: int) -> list[cr.Spec]:
+            return [cr.Spec((4,), torch.float64 if rank == 1 else torch.float32) for _ in range(9)]
+
+        calls = [
+            cr.call("c10d::allreduce_coalesced_", group=cr.Group(3, rank), tensors=typed(rank)) for rank in range(3)
+        ]
+        (each,) = cr.agree(calls)
+        assert ("AR2", (1,), 9) == (each.id, each.ranks, len(each.names))
+        assert "ranks disagree on dtype[i=0], dtype[i=1], dtype[i=2] and 6 more" in each.message
 
     def test_one_fault_with_another_size_in_every_step_is_one_finding(self) -> None:
         """As of data that differ: of the same constraint, ranks and lines; another line is another finding."""
@@ -110,6 +122,53 @@ class TestOrder:
         ranks = programs()
         ranks[1].append(reduced(1))
         assert [("ranks", (1,), 6, 1)] == found(flat(ranks))
+
+    @pytest.mark.parametrize("steps", [2, 3, 30])
+    def test_a_call_that_one_rank_adds_to_every_step_is_one_fault(self, steps: int) -> None:
+        """Such as a barrier of rank 0, when it logs: steps are shorter than what has to match after a single fault."""
+        ranks = programs([4, 5, 6] * steps)
+        ranks[0] = [call for place in range(0, 3 * steps, 3) for call in (*ranks[0][place : place + 3], barrier(0))]
+        inside, last = cr.agree(flat(ranks))
+        assert ("BA2", (0,), 3, steps - 1) == (inside.id, inside.ranks, inside.index, inside.count)
+        assert "rank 0 makes this call, which ranks 1-3 do not" in inside.message
+        assert ("BA2", (0,), 3 * steps, 1) == (last.id, last.ranks, last.index, last.count)
+
+    @pytest.mark.parametrize("steps", [2, 3, 30])
+    def test_a_call_that_one_rank_leaves_out_of_every_step_is_one_fault(self, steps: int) -> None:
+        ranks = programs([4, 5, 6] * steps)
+        del ranks[2][1::3]
+        (each,) = cr.agree(flat(ranks))
+        assert ("AR11", (2,), 1, steps) == (each.id, each.ranks, each.index, each.count)
+
+    def test_a_rank_that_makes_every_call_twice_makes_more(self) -> None:
+        ranks = programs([4] * 30)
+        ranks[1] = [call for first in ranks[1] for call in (first, barrier(1))]
+        first = cr.agree(flat(ranks))[0]
+        assert ("BA2", (1,), 1) == (first.id, first.ranks, first.index)
+        assert first.count > 20
+
+    def test_programs_that_have_nothing_in_common_are_not_told_to_their_end(self) -> None:
+        ranks = programs(range(4, 404), world=2)
+        ranks[1] = [reduced(1, 1000 + place, 2) for place in range(400)]
+        for program in ranks:
+            program[:] = [attrs.evolve(call, source=f"train.py:{place}") for place, call in enumerate(program)]
+        assert 100 == len(cr.agree(flat(ranks)))
+
+    def test_warnings_keep_no_error_from_being_told(self) -> None:
+        shapes = [[(2, 3 + place), (3 + place, 2)] for place in range(200)]
+        calls = [
+            attrs.evolve(cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=[each[rank]]), source=str(place))
+            for rank in range(2)
+            for place, each in enumerate(shapes)
+        ]
+        calls += [reduced(rank, 1 + rank, 2, "") for rank in range(2)]
+        assert "error" == cr.agree(calls)[0].severity
+
+    def test_where_one_rank_alone_takes_part_it_is_the_odd_one(self) -> None:
+        """As of a barrier that only rank 0 makes; of two ranks, either may be."""
+        (each,) = cr.agree([barrier(0)])
+        assert ((0,), {"missing": [1, 2, 3]}) == (each.ranks, each.names)
+        assert [(1,)] == [each.ranks for each in cr.agree([barrier(0, 2)])]
 
     def test_a_rank_that_does_nothing_misses_all(self) -> None:
         assert [("ranks", (3,), 0, 6)] == found(flat(programs()[:3]))

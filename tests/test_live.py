@@ -180,6 +180,48 @@ def test_a_block_leaves_nothing_behind(ranks: Ranks) -> None:
         assert (1800.0, [30.0] * 4) == (before[3], [counts[3] for counts in after])
 
 
+def test_a_block_that_ended_in_an_error_leaves_nothing_behind(ranks: Ranks) -> None:
+    for each in ranks.run("leaves_nothing_after_an_error", 3, None):
+        before, *after = each.extra
+        assert [before] * 4 == after
+
+
+def test_what_another_rank_has_read_and_deleted_is_not_waited_for(ranks: Ranks) -> None:
+    ended = ranks.run("windows", 3, None, outlives=True)
+    assert ["passed"] * 3 == [each.outcome for each in ended]
+    assert max(each.extra for each in ended) < 4
+
+
+def test_a_rank_that_enters_too_late_learns_what_the_others_found(ranks: Ranks) -> None:
+    ended = ranks.run("enters_late", 3, None, outlives=True)
+    assert {("LIVE1", (1,))} == first_findings(ended)
+
+
+def test_a_rank_that_enters_after_the_store_is_gone_says_so(ranks: Ranks) -> None:
+    ended = ranks.run("enters_late", 3, None)
+    assert [("LIVE1", (1,)), ("LIVE2", ())] == [ended[rank].findings[0][::2] for rank in (0, 1)]
+
+
+def test_a_rank_that_is_about_to_connect_is_not_late(ranks: Ranks) -> None:
+    assert ["passed"] * 3 == [each.outcome for each in ranks.run("connects_slowly", 3, None)]
+
+
+def test_what_keeps_ranks_from_the_rest_is_told_first(ranks: Ranks) -> None:
+    ended = ranks.run("stops_another_group", 3, "exit", deadline=DEADLINE, outlives=True)
+    assert {("AR1", (0, 1))} == first_findings(ended)
+
+
+def test_a_rank_that_is_aborted_is_named_before_those_that_wait_for_it(ranks: Ranks) -> None:
+    ended = ranks.run("aborts", 3, "exit", deadline=DEADLINE, outlives=True)
+    assert {("LIVE1", (1,))} == first_findings(ended, but=(1,))
+
+
+@pytest.mark.parametrize("agree", ["always", "exit"])
+def test_a_receive_from_any_source_ends_at_the_deadline(agree: str, ranks: Ranks) -> None:
+    ended = ranks.run("any_source_too_often", 3, agree, deadline=DEADLINE, outlives=True)
+    assert {("RE10", (0,))} == first_findings(ended)
+
+
 def test_ranks_of_a_large_group_count_who_has_come(ranks: Ranks) -> None:
     assert ["passed"] * 3 == [each.outcome for each in ranks.run("in_a_large_group", 3, deadline=30)]
     ended = ranks.run("differing_in_a_large_group", 3, deadline=30)

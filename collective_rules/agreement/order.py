@@ -24,7 +24,7 @@ __all__ = ["compare_in_order"]
 
 _AHEAD, _FARTHEST = 16, 8
 """How many calls must match after a fault that is explained, and how many it may concern."""
-_LINES = 8
+_LINES, _MOST_ERRORS = 8, 100
 
 
 @attrs.define(eq=False)
@@ -89,6 +89,7 @@ class _Comparison:
         self.lanes = list(self.make_lanes())
         self.known: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
         self.notes: dict[Any, Finding] = {}
+        self.errors = 0
         self.lane_of = {rank: lane for lane in self.lanes for rank in lane.ranks}
 
     def make_lanes(self) -> Iterator[_Lane]:
@@ -116,7 +117,7 @@ class _Comparison:
             for each in found:
                 self.note(each, place)
             parted = parted + 1 if len({self.label(lane)[0] for lane in here}) > 1 else 0
-            if parted == 2:
+            if parted == 2 or self.errors >= _MOST_ERRORS:
                 break  # what follows is no longer the same calls
             for lane in self.lanes:
                 if lane.hold:
@@ -166,6 +167,7 @@ class _Comparison:
         if known is not None:
             self.notes[key] = attrs.evolve(known, count=known.count + 1)
             return
+        self.errors += found.severity == ERROR
         index = None if self.single else self.group.index_of(place)
         message = found.message if self.single else f"{found.message}\n{self.where(place)}"
         self.notes[key] = attrs.evolve(found, message=message, group=self.group.name, index=index)
@@ -190,7 +192,8 @@ class _Comparison:
             verdict = f"{ranks_text(missing)} {'does' if len(missing) == 1 else 'do'} not take part"
             rows = [("taking part", _where(calls), "")]
             names = {"missing": missing}
-            found = disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=tuple(missing))
+            few = sorted(self.streams) if len(self.streams) < len(missing) else missing
+            found = disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=tuple(few))
             self.note(attrs.evolve(found, count=max(len(lane.kinds) + lane.hold for lane in self.lanes)), place)
 
     def note_the_missing(self, here: list[_Lane], place: int) -> None:
@@ -290,7 +293,8 @@ def _explain(own: list[Any], others: list[Any], own_left: int, others_left: int)
     """What makes the calls that follow match again; None where one other call does, or nothing.
 
     Of several explanations, the one that makes the sequences equally long, then the one after which all matches, then
-    the simplest. The same calls in another order explain themselves, whatever follows.
+    the simplest. The same calls in another order explain themselves, whatever follows. Where the next fault is near,
+    as of one in every step, the one after which most calls match until then.
     """
     candidates: list[tuple[_Fault | None, int, int]] = [(None, 1, 1)]
     for span in range(2, _FARTHEST + 1):
@@ -299,15 +303,25 @@ def _explain(own: list[Any], others: list[Any], own_left: int, others_left: int)
             break
     for span in range(1, _FARTHEST + 1):
         candidates += [(_Fault("skipped", span), 0, span), (_Fault("extra", span), span, 0)]
-    fitting = []
+    fitting, nearly = [], []
     for order, (fault, mine, theirs) in enumerate(candidates):
-        seen = min(len(own) - mine, len(others) - theirs, _AHEAD)
-        matches = own[mine : mine + seen] == others[theirs : theirs + seen]
-        evens = own_left - mine == others_left - theirs
+        seen = max(0, min(len(own) - mine, len(others) - theirs, _AHEAD))
+        matching = _matching(own[mine : mine + seen], others[theirs : theirs + seen])
+        odds = abs(own_left - mine - others_left + theirs)
         is_order = fault is not None and fault.what == "order"
-        if is_order or (matches and (fault is None or seen == _AHEAD or (evens and seen))):
-            fitting.append((not evens, not matches, order, fault))
-    return min(fitting, key=lambda item: item[:3])[3] if fitting else None
+        if is_order or (matching == seen and (fault is None or seen == _AHEAD or (not odds and seen))):
+            fitting.append((odds > 0, matching < seen, order, fault))
+        evens = odds < abs(own_left - others_left)
+        if fault is None or matching > 1 or (matching and evens):
+            nearly.append((-matching, not evens, order, fault))
+    best = min(fitting or nearly, key=lambda item: item[:3])
+    return best[3]
+
+
+def _matching(own: list[Any], others: list[Any]) -> int:
+    """How many calls match before the first two that do not."""
+    pairs = zip(own, others, strict=True)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(own))
 
 
 def _same_items(own: list[Any], others: list[Any]) -> bool:

@@ -7,12 +7,12 @@ shape if there is one: in which order they arrive only the run tells.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
 
-from collective_rules.agreement.streams import GroupCalls, Kinds
+from collective_rules.agreement.streams import GroupCalls, Kinds, Stream
 from collective_rules.agreement.unify import Binding, disagreement, unify
 from collective_rules.bind import bind
 from collective_rules.call import UNKNOWN, Call
@@ -31,35 +31,50 @@ class _Sent:
     """The messages to one rank that nobody has received yet: by source and tag, in order."""
 
     def __init__(self) -> None:
-        self._by: dict[Any, dict[int, _Pending]] = {}
+        self._by: dict[Any, dict[Any, _Pending]] = {}
+        self._sources: dict[Any, dict[Any, None]] = {}
 
     def add(self, message: Message, tag: Any) -> None:
         """Add a message."""
-        self._by.setdefault(tag, {}).setdefault(message[0], deque()).append(message)
+        self._by.setdefault(message[0], {}).setdefault(tag, deque()).append(message)
+        self._sources.setdefault(tag, {})[message[0]] = None
 
-    def take(self, source: int, tag: Any) -> Message | None:
-        """Take the next message of a source with this tag, if there is one."""
-        pending = self._by.get(tag, {}).get(source)
-        if not pending:
-            return None
-        message = pending.popleft()
-        if not pending:
-            del self._by[tag][source]
+    def take(self, source: Any, tag: Any) -> Message:
+        """Take the next message of a source with this tag; the source is the last to be asked for another one."""
+        message = self._by[source][tag].popleft()
+        del self._sources[tag][source]
+        if self._by[source][tag]:
+            self._sources[tag][source] = None
+        else:
+            del self._by[source][tag]
         return message
 
-    def counts(self, tag: Any) -> dict[int, int]:
-        """Return how many messages with this tag each source has."""
-        return {source: len(pending) for source, pending in self._by.get(tag, {}).items()}
+    def take_all(self, source: Any, tag: Any) -> list[Message]:
+        """Take all messages of a source with this tag."""
+        pending = self._by.get(source, {}).pop(tag, None)
+        if not pending:
+            return []
+        del self._sources[tag][source]
+        return [*pending]
 
-    def next(self, source: int, tag: Any) -> Message:
+    def sources(self, tag: Any) -> Iterable[Any]:
+        """Return the sources that have messages with this tag, the one that has waited longest first."""
+        return self._sources.get(tag, ())
+
+    def next(self, source: Any, tag: Any) -> Message:
         """Return the next message of a source with this tag."""
-        return self._by[tag][source][0]
+        return self._by[source][tag][0]
+
+    def count(self, source: Any, tag: Any) -> int:
+        """Return how many messages of a source with this tag there are."""
+        return len(self._by.get(source, {}).get(tag, ()))
 
     def take_any(self, source: int | None) -> Message | None:
         """Take a message of a source (None: of any), whatever its tag."""
-        for tag, by in self._by.items():
-            for each in by if source is None else (source,) if source in by else ():
+        for each in [*self._by] if source is None else [source]:
+            for tag in self._by.get(each, ()):
                 return self.take(each, tag)
+            self._by.pop(each, None)
         return None
 
     def rest(self) -> list[Message]:
@@ -75,7 +90,8 @@ class Partners:
         self._group, self._kinds, self._expected = group, kinds, expected
         self._alone: list[Message] = []
         self._known_looks: dict[int, Any] = {}
-        self._known_sure: dict[tuple[int, int], bool] = {}
+        self._known_sure: dict[Any, bool] = {}
+        self._from_any: set[tuple[int, Any]] = set()
         if not group.malformed:
             self._match()
 
@@ -115,22 +131,7 @@ class Partners:
                     waiting.setdefault(call.attribute("peer"), _Sent()).add((rank, place), call.attribute("tag"))
         left: list[Message] = []
         for rank, stream in sorted(self._group.messages.items()):
-            sent = waiting.get(rank, _Sent())
-            named: Counter[Any] = Counter()
-            receives = []
-            for place, kind in enumerate(stream.kinds):
-                call = self._kinds.calls[kind]
-                if call.row.rule.name != "send":
-                    source, tag = call.attribute("peer"), call.attribute("tag")
-                    receives.append(((rank, place), source, tag))
-                    named[source, tag] += 1
-            for receive, source, tag in receives:
-                named[source, tag] -= 1
-                send = sent.take(source, tag) if source is not None else self._of_any(sent, receive, tag, named)
-                if send is None:
-                    left.append(receive)
-                else:
-                    self._pair(send, receive)
+            left += self._receive(rank, stream, waiting.get(rank, _Sent()))
         for receive in left:
             call = self._alike(receive)
             send = waiting.get(receive[0], _Sent()).take_any(call.attribute("peer"))
@@ -140,13 +141,67 @@ class Partners:
                 self._pair(send, receive)
         self._alone += sorted(send for sent in waiting.values() for send in sent.rest())
 
-    def _of_any(self, sent: _Sent, receive: Message, tag: Any, named: Counter[Any]) -> Message | None:
+    def _receive(self, rank: int, stream: Stream, sent: _Sent) -> Iterator[Message]:
+        """Pair the receives of one rank with what was sent to it; yield those that get nothing."""
+        receives: dict[Any, list[tuple[int, Any]]] = {}
+        for place, kind in enumerate(stream.kinds):
+            call = self._kinds.calls[kind]
+            if call.row.rule.name != "send":
+                receives.setdefault(call.attribute("tag"), []).append((place, call.attribute("peer")))
+        for tag, known in receives.items():
+            named: dict[Any, list[Message]] = {}
+            for place, source in known:
+                named.setdefault(source, []).append((rank, place))
+            if None in named:
+                self._from_any.add((rank, tag))
+                yield from self._receive_any(rank, known, tag, sent)
+                continue
+            for source, mine in named.items():
+                theirs = sent.take_all(source, tag)
+                sends, unheard = self._beside(theirs, mine)
+                received, alone = self._beside(mine, theirs)
+                for message in unheard:
+                    sent.add(message, tag)
+                for send, receive in zip(sends, received, strict=True):
+                    self._pair(send, receive)
+                yield from alone
+
+    def _beside(self, own: list[Message], others: list[Message]) -> tuple[list[Message], list[Message]]:
+        """Return as many of `own` as there are others, and those that are too many.
+
+        The latter are those without which all look alike; the last ones, if none are.
+        """
+        spare = len(own) - len(others)
+        if spare <= 0:
+            return own, []
+        looks, wanted = [*map(self._looks, own)], [*map(self._looks, others)]
+        at = next((place for place, look in enumerate(wanted) if looks[place] != look), len(wanted))
+        if looks[at + spare :] != wanted[at:]:
+            at = len(wanted)
+        return own[:at] + own[at + spare :], own[at : at + spare]
+
+    def _receive_any(self, rank: int, known: list[tuple[int, Any]], tag: Any, sent: _Sent) -> Iterator[Message]:
+        """Pair the receives with one tag, of which some are from any source; yield those that get nothing."""
+        named = Counter(source for _, source in known)
+        for place, source in known:
+            named[source] -= 1
+            chosen = source if source is not None else self._of_any(sent, (rank, place), tag, named)
+            if sent.count(chosen, tag):
+                self._pair(sent.take(chosen, tag), (rank, place))
+            else:
+                yield rank, place
+
+    def _of_any(self, sent: _Sent, receive: Message, tag: Any, named: Counter[Any]) -> Any:
         """Of the sources with a message to spare, the first whose next one fits, else the first."""
-        counts = sent.counts(tag)
-        spare = [source for source, count in counts.items() if count > named[source, tag]] or list(counts)
         wanted = self._looks(receive)
-        fits = [source for source in spare if self._looks(sent.next(source, tag)) == wanted] or spare
-        return sent.take(fits[0], tag) if fits else None
+        first = spare = None
+        for source in sent.sources(tag):
+            first = source if first is None else first
+            if sent.count(source, tag) > named[source]:
+                if self._looks(sent.next(source, tag)) == wanted:
+                    return source
+                spare = source if spare is None else spare
+        return first if spare is None else spare
 
     def _looks(self, message: Message) -> Any:
         kind = self._group.messages[message[0]].kinds[message[1]]
@@ -173,40 +228,58 @@ class Partners:
                 found = [attrs.evolve(each, severity=UNDECIDABLE) for each in found]  # another may be its partner
             if not found:
                 clean.add(kinds)
-            for place, each in enumerate(found):
-                yield (send[0], receive[0], *kinds, place), self._placed(each, send)
+            lines = (streams[send[0]].sources[send[1]], streams[receive[0]].sources[receive[1]])
+            for each in found:
+                what = (send[0], receive[0], each.id, each.severity, tuple(each.names), lines)
+                yield what, self._placed(each, send)
         unsure = any(self._peer_unknown(message) for message in self._alone)
         for message in self._alone if not unsure else ():
             call = self.call(message)
             peer = call.attribute("peer")
             partners = self._expected if peer is None else {peer}
             if partners <= self._expected and (peer is not None or len(self._expected) == self._group.size):
-                yield (message[0], call.row.rule.name, peer, call.attribute("tag")), self._placed(_alone(call), message)
+                yield (message[0], call.row.rule.name, peer, call.source), self._placed(_alone(call), message)
 
     def _is_sure(self, send: Message, receive: Message) -> bool:
-        """Whether the two belong together, or no other order of these ranks' messages makes them all fit.
+        """Whether the two belong together, or no other order of the messages makes them all fit.
 
-        A record may not tell tags, by which messages overtake each other.
+        A record may not tell tags, by which messages overtake each other; and whose message a receive from any source
+        takes, only the run tells.
         """
-        if UNKNOWN not in [call.arguments.get(call.row.tag) for call in map(self._alike, (send, receive))]:
+        tags = [call.arguments.get(call.row.tag) for call in map(self._alike, (send, receive))]
+        if UNKNOWN in tags:
+            return self._never_fit(send[0], receive[0], ...)
+        if tags[0] != tags[1] or (receive[0], tags[1]) not in self._from_any:
             return True
-        pair = (send[0], receive[0])
-        if pair not in self._known_sure:
-            self._known_sure[pair] = self._never_fit(*pair)
-        return self._known_sure[pair]
+        return self._never_fit(None, receive[0], tags[1])
 
-    def _never_fit(self, source: int, target: int) -> bool:
-        sent, received = self._between(source, target, "send"), self._between(target, source, "recv")
-        known = all(None not in look for looks in (*sent, *received) for look in looks)
-        return known and {source, target} <= self._expected and not (sent <= received or received <= sent)
+    def _never_fit(self, source: int | None, target: int, tag: Any) -> bool:
+        """Whether what is sent and what is received differ in any order; of any source for None, of any tag for `...`.
 
-    def _between(self, rank: int, peer: int, rule: str) -> Counter[Any]:
+        False where not all of it is known.
+        """
+        key = (source, target, tag)
+        if key not in self._known_sure:
+            sources = self._group.messages if source is None else (source,)
+            sent = sum((self._between(rank, target, "send", tag) for rank in sources), Counter[Any]())
+            received = self._between(target, source, "recv", tag)
+            known = all(None not in look for looks in (*sent, *received) for look in looks)
+            there = {target, *(range(self._group.size) if source is None else (source,))} <= self._expected
+            self._known_sure[key] = known and there and not (sent <= received or received <= sent)
+        return self._known_sure[key]
+
+    def _between(self, rank: int, peer: int | None, rule: str, tag: Any) -> Counter[Any]:
         """What the messages of one kind between two ranks look like; a receive from any source may be one of them."""
         looks: Counter[Any] = Counter()
         for place, kind in enumerate(self._group.messages[rank].kinds):
             call = self._kinds.calls[kind]
-            if call.row.rule.name == rule and call.attribute("peer") in (peer, None):
-                looks[self._looks((rank, place)) if call.attribute("peer") == peer else frozenset({(None, None)})] += 1
+            other = call.attribute("peer")
+            if call.row.rule.name != rule or tag not in (..., call.attribute("tag")):
+                continue
+            if peer in (other, None):
+                looks[self._looks((rank, place))] += 1
+            elif other is None:
+                looks[frozenset({(None, None)})] += 1
         return looks
 
     def _peer_unknown(self, message: Message) -> bool:

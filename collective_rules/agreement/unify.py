@@ -20,7 +20,7 @@ from collective_rules.symbols import hint
 
 __all__ = ["Binding", "disagreement", "odd_ones", "unify"]
 
-_MOST_IN_MATRIX = 8
+_MOST_IN_MATRIX, _MOST_OF_LIST = 8, 3
 
 
 @attrs.frozen
@@ -43,6 +43,7 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
     """
     by_key: dict[Key, list[Binding]] = {}
     pairs: dict[Key, dict[Key, list[list[Binding]]]] = {}
+    named: dict[Any, dict[Key, list[list[Binding]]]] = {}
     for binding in bindings:
         by_key.setdefault(binding.key, []).append(binding)
     for key, known in by_key.items():
@@ -56,11 +57,14 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
             if len(key) == 4:
                 pairs.setdefault(key[:2], {})[key] = different
             else:
-                yield _different(key, different)
+                different.sort(key=lambda group: (-len(group), group[0].rank))
+                who = tuple(tuple([binding.rank for binding in group]) for group in different)
+                named.setdefault((key[0], _severity(different), who), {})[key] = different
         elif values and silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
             yield _untold(key, known[0], silent)
+    yield from map(_different, named.values())
     for bad in pairs.values():
-        yield _several(bad) if len(bad) > 1 else _different(*next(iter(bad.items())))
+        yield _several(bad) if len(bad) > 1 else _different(bad)
 
 
 def _comparable(value: Any) -> Any:
@@ -80,19 +84,23 @@ def _is_open(value: Any) -> bool:
     return value is None or (isinstance(value, torch.SymInt) and hint(value) is None)
 
 
-def _different(key: Key, groups: list[list[Binding]]) -> Finding:
+def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
+    """The finding that the same ranks disagree on each of these: one name, in several tensors of a list."""
+    key, groups = next(iter(bad.items()))
     groups.sort(key=lambda group: (-len(group), group[0].rank))
     speaker = groups[-1][0]
-    name = key_text(key) if len(key) > 1 else str(key[0])
+    names = {key_text(each) if len(each) > 1 else str(each[0]): known for each, known in bad.items()}
+    shown = [*names][:_MOST_OF_LIST]
     severity = _severity(groups)
     who = f"ranks {key[-2]} and {key[-1]}" if len(key) == 4 else "ranks"
     verb = "may disagree" if severity == UNDECIDABLE else "disagree"
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return disagreement(
         speaker.bound,
         _kind(speaker.bound.call.row, key),
-        f"{who} {verb} on {name}",
-        rows=[(name, value_text(_shown(group[0].value)), _where(group)) for group in groups],
-        names={name: _by_rank(groups)},
+        f"{who} {verb} on {', '.join(shown)}{more}",
+        rows=[(name, value_text(_shown(group[0].value)), _where(group)) for name in shown for group in names[name]],
+        names={name: _by_rank(known) for name, known in names.items()},
         ranks=odd_ones([[binding.rank for binding in group] for group in groups]),
         place=_place(speaker),
         severity=severity,

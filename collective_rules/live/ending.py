@@ -119,10 +119,14 @@ def say_goodbye(session: Session, keys: Iterable[str], *, serves: bool) -> None:
     The rank that serves the store gives the others a moment to leave before it.
     """
     wire, size = session.wire, len(session.ranks)
+    if session.error is not None and session.posted:
+        wire.append("rest", "\n".join([*session.posted, ""]).encode())
     if wire.add("gone", 1) == size:
-        per_rank = [f"{kind}/{rank}" for kind in ("answer", "last", "tail", "wake") for rank in session.ranks]
-        fixed = ("calm", "error", "exit/p", "exit/v", "gone", "lead", "left", "tails/p", "tails/v")
-        for key in (*fixed, *per_rank, *keys):
+        rest = dict.fromkeys((wire.find("rest") or b"").decode().split())
+        meetings = [key + part for key in rest for part in "pnv"]
+        per_rank = [f"{kind}/{rank}" for kind in ("answer", "here", "last", "tail", "wake") for rank in session.ranks]
+        fixed = ("calm", "error", "exit/p", "exit/v", "gone", "lead", "left", "rest", "tails/p", "tails/v")
+        for key in (*fixed, *per_rank, *keys, *meetings):
             wire.delete(key)
         return
     until = time.monotonic() + session.patience / (1 if session.error is None else 4)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["ALWAYS", "EXIT", "Guard"]
 
 ALWAYS, EXIT = "always", "exit"
-ANY_SOURCE = "c10d::recv_any_source_"
 _MOST_LAST, _MOST_WORKS = 20_000, 4096
 
 _uses: Counter[str] = Counter()
@@ -120,7 +119,7 @@ class Guard:
         session, call = self._session, entry.known.call
         if session is None or backend != "gloo" or not isinstance(returned, torch.ScriptObject):
             return returned
-        if not call.row.rule.point_to_point or call.op == ANY_SOURCE:
+        if not call.row.rule.point_to_point:
             return returned
         work = TimedWork(_c10d.Work.unbox(returned), self._deadline, lambda: self._before_wait(entry))
         # C++ holds no reference to the Python half of a Work.
@@ -203,8 +202,12 @@ class Guard:
             self._session = session
         if self._how == ALWAYS:
             self._meetings = Meetings(session)
-        session.post_last()
-        self._watch = Watch(session)
+        try:
+            session.enter()
+            self._watch = Watch(session)
+            session.post_last()
+        except LostStoreError as error:
+            raise session.lose(error) from error
         self._watch.start()
         return session
 

@@ -23,12 +23,13 @@ from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live.session import MISSING, Session, Waiting
 from collective_rules.live.words import Post, pack_tail, unpack_tail
-from collective_rules.messages import ranks_text
+from collective_rules.messages import ranks_text, worst_first
 
 __all__ = [
     "Answer",
     "answer",
     "ask",
+    "by_cause",
     "departed",
     "in_order",
     "is_in_collective",
@@ -138,7 +139,7 @@ def not_come(session: Session, waiting: Waiting, answers: Mapping[int, Answer]) 
     if call is None:
         found = [one for one in in_order(answers.values()) if one.severity == ERROR]
         if found:
-            return (*found, *silent(session, answers))
+            return by_cause((*found, *silent(session, answers)))
     elif call.row.rule.point_to_point:
         both = [answers[rank] for rank in waiting.members.values() if rank in answers]
         found = [one for one in in_order(both) if one.severity == ERROR] if len(both) == 2 else []
@@ -210,7 +211,7 @@ def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mappin
     if known is None:
         last = session.wire.find(f"last/{rank}")
         if last is None:
-            return "has not entered the block"
+            return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
     if known.waits is not None:
         return f"waits in {known.waits[1]}"
@@ -220,6 +221,7 @@ def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mappin
 def in_order(answers: Iterable[Answer], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
     """Return what the last calls of ranks disagree on, from where all of them tell.
 
+    That a rank goes no further in one group may be the consequence of what it is stuck in, and comes last.
     `only` names the one group to be looked at, and `stop` the number of its collectives.
     """
     known = list(answers)
@@ -243,7 +245,7 @@ def in_order(answers: Iterable[Answer], only: str = "", stop: int | None = None)
             else firsts.get(_group(call), 0) <= (call.index or 0) and (stop is None or (call.index or 0) < stop)
         )
     ]
-    return agree(calls, ranks=[each.rank for each in known])
+    return worst_first(by_cause(agree(calls, ranks=[each.rank for each in known])))
 
 
 def _group(call: Call) -> tuple[str, tuple[int, ...]]:
@@ -263,6 +265,11 @@ def silent(session: Session, answers: Mapping[int, Answer]) -> tuple[Finding, ..
     lines += [f"  rank {rank} {_doing(session, rank, left, answers)}" for rank in session.ranks[:32]]
     lines.append("Look at what those ranks put out last.")
     return (Finding(MISSING, ERROR, "\n".join(lines), tuple(missing), {"missing": tuple(missing)}),)
+
+
+def by_cause(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings with the causes first: calls that differ, ranks that are gone, and then those left waiting."""
+    return tuple(sorted(findings, key=lambda found: "missing" in found.names and found.id != MISSING))
 
 
 def tails(answers: Mapping[int, Answer]) -> str:

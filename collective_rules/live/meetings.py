@@ -123,7 +123,7 @@ class Meetings:
     ) -> None:
         session, blocking = self._session, not entry.asynchronous
         wire = session.wire
-        wire.append(key + "p", Post(call.group.rank, blocking, entry.source, described.record).pack())
+        session.post(key, Post(call.group.rank, blocking, entry.source, described.record).pack())
         come = wire.add(key + "n", 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):
             posts = self._posts(key)
@@ -136,6 +136,7 @@ class Meetings:
             if len(posts) == len(everyone):
                 wire.set(key + "v", pack_findings(findings).encode() if findings else b"")
                 session.finished.append(key)
+                session.posted.pop(key, None)
                 return
         if blocking:
             self._wait(key, everyone, call, index, call_text(call, described.text, index, entry.source))
@@ -161,6 +162,7 @@ class Meetings:
         to_any = any_source(key.partition("/")[0], call.attribute("peer")) if call.row.rule.name == "send" else ""
         with self._session.waiting(key, everyone, call, index, text, to_any=to_any):
             verdict = self._session.await_verdict(key)
+        self._session.posted.pop(key, None)
         if verdict:
             self._session.mention(unpack_findings(verdict.decode()))
 

@@ -30,7 +30,7 @@ MISSING = "LIVE1"
 LOST = "LIVE2"
 """The id of the finding that the store is gone, over which ranks are compared."""
 
-_MOST_NOTED = 1000
+_MOST_NOTED, _MOST_POSTED = 1000, 4096
 
 
 @attrs.frozen(eq=False)
@@ -58,7 +58,8 @@ class Session:
     - `tail`: the last calls, each with its place among the collectives of its group. `stamp`, `thread`: when the last
       one was made (by time.monotonic), and by which thread.
     - `windows`: running numbers to be compared: a key, the group, the number, and how many collectives went into it.
-    - `finished`: keys of meetings that are over. `waits`: what this rank's threads wait in.
+    - `posted`: keys of meetings that this rank came to, as far as it does not know that they are over. `finished`: keys
+      of those that are, and that it clears away. `waits`: what this rank's threads wait in.
     - `failure`: what a collective failed with, once one did.
     - `error`: what every rank raises from now on. `lost`: whether the store is gone.
     """
@@ -78,6 +79,7 @@ class Session:
     stamp: float = 0.0
     waits: dict[int, Waiting] = attrs.field(factory=dict)
     windows: deque[tuple[str, Group, int, int]] = attrs.field(factory=deque)
+    posted: dict[str, None] = attrs.field(factory=dict)
     finished: deque[str] = attrs.field(factory=deque)
     _tickets: Iterator[int] = attrs.field(factory=itertools.count)
     _noted: set[tuple[str, str]] = attrs.field(factory=set)
@@ -106,6 +108,13 @@ class Session:
             self.error = error_of(unpack_findings(json.loads(text)["findings"]))
         self.release()
         return self.error
+
+    def post(self, key: str, text: bytes) -> None:
+        """Come to a meeting."""
+        self.posted[key] = None
+        if len(self.posted) > _MOST_POSTED:
+            self.posted.pop(next(iter(self.posted)), None)
+        self.wire.append(key + "p", text)
 
     def release(self) -> None:
         """End this rank's waits: it has to look for an error."""
@@ -171,6 +180,14 @@ class Session:
                 fresh.append(found)
         if fresh:
             self.note(tuple(fresh))
+
+    def enter(self) -> None:
+        """Let the others know that this rank enters the block, before it has a connection of its own."""
+        self.wire.announce(f"here/{self.rank}", "here")
+
+    def is_connecting(self, rank: int) -> bool:
+        """Whether a rank enters the block, and has no connection of its own yet."""
+        return self.wire.find(f"here/{rank}") is not None and self.wire.find(f"last/{rank}") is None
 
     def post_last(self) -> None:
         """Let the others know this rank's last call, should it not be able to answer."""

@@ -12,6 +12,7 @@ from collective_rules.finding import ERROR
 from collective_rules.live.inquest import (
     answer,
     ask,
+    by_cause,
     departed,
     in_order,
     is_in_collective,
@@ -27,6 +28,8 @@ from collective_rules.live.words import Post
 __all__ = ["TICK", "Watch", "hang"]
 
 TICK = 0.1
+_CONNECTING = 30.0
+"""Seconds beyond the deadline for a rank to connect to the store: one name server that does not answer takes 5."""
 _KEPT = 64
 """How many meetings that are over stay in the store: a rank may be about to read what came of one."""
 
@@ -104,11 +107,12 @@ class Watch:
         while session.windows:
             key, group, number, count = session.windows.popleft()
             ranks = group.ranks or tuple(range(group.size))
-            session.wire.append(key + "p", Post(group.rank, False, "", b"%x" % number).pack())
-            posts = list(Post.unpack(session.wire.get(key + "p")))
+            session.post(key, Post(group.rank, False, "", b"%x" % number).pack())
+            posts = list(Post.unpack(session.wire.find(key + "p") or b""))  # deleted, where another one was faster
             if len(posts) < len(ranks):
                 continue
             session.wire.delete(key + "p")
+            session.posted.pop(key, None)
             if len({post.record for post in posts}) > 1 and self._leads():
                 found = in_order([each for rank, each in ask(session).items() if rank in ranks], group.name, count)
                 if any(each.severity == ERROR for each in found):
@@ -134,6 +138,8 @@ class Watch:
             return
         gone = bool(left.keys() & {*missing})
         late = now - waiting.due
+        if late < _CONNECTING and any(session.is_connecting(rank) for rank in missing):
+            return
         if not gone and late < -session.patience:
             return
         if not self._leads() and late < session.patience + 1:
@@ -173,9 +179,10 @@ def hang(session: Session) -> DisagreementError | None:
     """
     answers = ask(session)
     findings = [found for found in in_order(answers.values()) if found.severity == ERROR]
-    findings += silent(session, answers)
+    findings = [*by_cause((*findings, *silent(session, answers)))]
     told = [found.message for found in findings] or ["no rank's calls differ from the others', as far as they answered"]
-    text = "\n".join([f"rank {session.rank} hangs in {session.last()}", *told, tails(answers)])
+    what = "failed in" if session.failure else "hangs in"
+    text = "\n".join([f"rank {session.rank} {what} {session.last()}", *told, tails(answers)])
     print(f"collective_rules: {text}", file=sys.stderr, flush=True)
     if findings:
         return session.publish(findings)

@@ -49,6 +49,15 @@ class Wire:
         store.set_timeout(self._patience)
         return store
 
+    def announce(self, key: str, value: str) -> None:
+        """Set a key over the connection that the process has: one of its own may take long to make."""
+        store = dist.distributed_c10d.PrefixStore(self._prefix, self._store)
+        try:
+            store.set(key, value)
+            store.check([key])  # a set does not notice that nobody is there
+        except dist.DistError as error:
+            raise LostStoreError(str(error).partition("\n")[0]) from error
+
     def adopt(self, connection: Any) -> None:
         """Let this thread use a connection that another one made for it."""
         self._local.store = connection

@@ -29,6 +29,10 @@ class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch'
         self._before()
         return bool(self._work.wait(timeout or self._limit))
 
+    def _source_rank(self) -> int:
+        """Return whose message it was."""
+        return int(self._work._source_rank())
+
     def is_completed(self) -> bool:
         """Return whether it is over."""
         return bool(self._work.is_completed())
