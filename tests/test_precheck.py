@@ -304,3 +304,29 @@ def test_ranks_are_written_as_numbers_ranges_and_every_nth(text, ranks):
 def test_what_names_no_ranks_is_refused_with_the_text(text):
     with pytest.raises(CommandError, match=re.escape(repr(text))):
         precheck.parse_ranks(text)
+
+
+def test_options_behind_the_script_count_where_they_are_zero(monkeypatch, capsys):
+    """A zero is no option that was left out."""
+    told = {}
+
+    def rehearsed(script, arguments, **options):
+        told.update(options, arguments=arguments)
+        raise CollectiveRulesError("enough")
+
+    monkeypatch.setattr("collective_rules.comparison.running.rehearse", rehearsed)
+    line = "precheck train.py --world-size 2 --item 0 --context 0 --deadline 0.5 --alike 0-1 --lr 0"
+    assert 2 == main(line.split())
+    assert (2, 0.0, 0, 0.5, [[0, 1]]) == tuple(
+        told[name] for name in ("world_size", "item", "context", "deadline", "alike")
+    )
+    assert ["--lr", "0"] == told["arguments"]
+    assert "enough" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--deadline 0", "--deadline nan", "--deadline inf", "--context -1", "--jobs 0"])
+@pytest.mark.parametrize("first", [True, False])
+def test_options_that_are_out_of_range_are_refused_wherever_they_stand(capsys, option, first):
+    ours = ["--world-size", "2", *option.split()]
+    assert 2 == main(["precheck", *(ours if first else []), "train.py", *([] if first else ours)])
+    assert option.split()[0] in capsys.readouterr().err

@@ -149,12 +149,13 @@ def test_flight_recorder_wrong_entries_are_found(tmp_path: Path, entries: list[d
 def test_what_flight_recorder_does_not_tell_is_unknown(tmp_path: Path) -> None:
     """Not guessed: the reduce op, the root, the tag, the splits."""
     names = ["nccl:all_reduce", "nccl:broadcast", "nccl:send 0->1", "nccl:all_to_all"]
-    entries = [entry(name, [[4]], [[4]], place) for place, name in enumerate(names, 1)]
+    entries = [entry(name, [[4]], [[4]], number) for name, number in zip(names, (1, 2, 2, 3), strict=True)]
+    entries[2]["record_id"], entries[3]["record_id"] = 2, 3
     reduce, broadcast, send, exchange = recorded(tmp_path, dump(entries)).calls
     assert (cr.UNKNOWN, cr.UNKNOWN) == (reduce.arguments["reduce_op"], broadcast.arguments["root_rank"])
     assert (1, cr.UNKNOWN) == (send.arguments["dst"], send.arguments["tag"])
     assert ((4,), cr.UNKNOWN) == (exchange.arguments["input"].shape, exchange.arguments["input_split_sizes"])
-    assert [0, 1, None, 3] == [call.index for call in (reduce, broadcast, send, exchange)]
+    assert [0, 1, None, 2] == [call.index for call in (reduce, broadcast, send, exchange)]
     assert {(2, (0, 1), "0")} == {(call.group.size, call.group.ranks, call.group.name) for call in (reduce, send)}
 
 
@@ -471,3 +472,15 @@ def test_every_note_is_in_the_documentation() -> None:
     text = (DOCS / "recordings.md").read_text()
     for id_, note in NOTES.items():
         assert f"| {id_} | {note.severity} |" in text
+
+
+def test_the_ranks_of_a_shortened_list_are_told_by_start_and_stride(tmp_path: Path) -> None:
+    """Where they are evenly spread; else torch writes a stride of 0."""
+    for start, stride, ranks in ((1, 2, tuple(range(1, 81, 2))), (0, 0, ()), (None, 1, ()), (-1, 1, ())):
+        event = param("allreduce", 1, **counts(4, 4))
+        event["args"] |= {
+            "Process Group Ranks": "[1, 3, ..., 79]", "Group size": 40,
+            "Global rank start": start, "Global rank stride": stride,
+        }  # fmt: skip
+        (call,) = recorded(tmp_path, {"traceEvents": [event], "distributedInfo": INFO}).calls
+        assert (40, ranks) == (call.group.size, call.group.ranks)

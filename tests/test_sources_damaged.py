@@ -308,7 +308,7 @@ def test_an_entry_that_cannot_be_read_makes_its_absence_undecidable(tmp_path: Pa
 def test_what_a_group_that_was_read_whole_lacks_is_an_error(tmp_path: Path) -> None:
     """Whatever another group lost; where the group is not known either, nothing is sure."""
     config = {name: {"name": name, "desc": name, "ranks": "[0, 1]"} for name in ("0", "other")}
-    other = entry("nccl:broadcast", [[4]], [[4]], 1, record_id=7, process_group=["other", "other"])
+    other = entry("nccl:broadcast", [[4]], [[4]], 1, record_id=2, process_group=["other", "other"])
     whole, holed = [*reduces(3, 3), other], [*reduces(3), {"process_group": ["other", "other"]}]
     found = severities(of_ranks(tmp_path, [whole, holed], pg_config=config))
     assert {("AR11", "error"), ("BC11", "undecidable")} == found

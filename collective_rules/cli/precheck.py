@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["parse_ranks", "precheck_script"]
 
 _MOST_RANKS = 1 << 20
+_LONGEST = 10**8
+"""Seconds that a rank may take: three years."""
 _PASSED_ON = ("local_world_size", "steps", "item", "backend", "jobs", "deadline", "context")
 
 
@@ -83,8 +85,10 @@ def precheck_script(
     }
     if world_size is None:
         after, given = _after_script(given)
-        options |= {name: value for name, value in vars(after).items() if value not in (None, [], False)}
+        options |= vars(after)
     size = options["world_size"]
+    if not options["deadline"] < _LONGEST:
+        raise CommandError(f"--deadline {options['deadline']} is no number of seconds below {_LONGEST:,}")
     limits_of(options["backend"], lookup("c10d::barrier"))  # refuses a backend that is not known
     for path in options["report"]:
         must_be_writable(path)
@@ -156,28 +160,31 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _after_script(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take this command's options out of what follows the script, and return the rest as it was."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--world-size", type=_at_least_one, required=True)
+    """Take this command's options, where they are given, out of what follows the script; return the rest as it was."""
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--world-size", type=_at_least(1), required=True)
     for name in ("--local-world-size", "--steps", "--jobs"):
-        parser.add_argument(name, type=_at_least_one)
-    parser.add_argument("--context", type=int)
-    for name in ("--item", "--deadline"):
-        parser.add_argument(name, type=float)
+        parser.add_argument(name, type=_at_least(1))
+    parser.add_argument("--context", type=_at_least(0))
+    parser.add_argument("--item", type=float)
+    parser.add_argument("--deadline", type=_at_least(0.1))
     for name in ("--ranks", "--backend"):
         parser.add_argument(name)
     for name in ("--alike", "--report"):
-        parser.add_argument(name, action="append", default=[])
+        parser.add_argument(name, action="append")
     parser.add_argument("--json", action="store_true", dest="as_json")
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, rest = parser.parse_known_args(arguments[:end])
     return own, [*rest, *arguments[end + 1 :]]
 
 
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not in the range x>=1.")
+def _at_least(least: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = type(least)(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{value} is not in the range x>={least}.")
+        return value
+
     return number
 
 

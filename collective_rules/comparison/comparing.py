@@ -208,43 +208,108 @@ def _agreed(
     """What the ranks disagree on, and whether it is a place where they part.
 
     That a recording which ends early lacks a call is undecidable. So is it in a group of which a recording could not be
-    read whole, and there nothing is sure of the calls that only their order tells apart. And so is what a Flight
-    Recorder tells otherwise than another format: gloo's names a reduce_scatter all_reduce.
+    read whole, and there nothing is sure of the calls that only their order tells apart. Of one that begins late, calls
+    that have an index are sure, and that it ends is: but not the messages of its groups, nor what a group lacks of
+    which it has no call at all. And undecidable is what a Flight Recorder tells otherwise than another format: gloo's
+    names a reduce_scatter all_reduce.
     """
     torn = {rank: frozenset(each.lost) for rank, each in chosen.items() if each.lost}
-
-    def calls(ranks: Iterable[int], *, sure: bool) -> Iterator[Call]:
-        for rank in ranks:
-            lost = torn.get(rank, frozenset()) if sure else ()
-            for call in chosen[rank].calls:
-                if call.index is not None or not (None in lost or call.group.name in lost):
-                    yield labels.call(call)
-
+    late = _Late(chosen, labels)
     sorts: dict[bool, list[int]] = {}
     for rank, recording in chosen.items():
         sorts.setdefault(recording.format == _BY_BACKEND, []).append(rank)
     told = set()
     for ranks in sorts.values():
-        for found in agree(calls(ranks, sure=True), backend, ranks=set(ranks) - incomplete - torn.keys()):
-            told.add(_key(found))
-            yield _placed(found, labels), found.severity != UNDECIDABLE
+        known = set(ranks) - incomplete - torn.keys()
+        for absent, calls in late.parts(_sure_calls(chosen, ranks, torn, late, labels)):
+            for found in agree(calls, backend, ranks=known - absent):
+                told.add(_key(found))
+                yield _placed(found, labels), found.severity != UNDECIDABLE
     doubts = []
     if incomplete:
         doubts.append(f"The record of {ranks_text(incomplete)} ends early: a call may be among what is lost.")
     if torn:
         doubts.append(f"The record of {ranks_text(torn)} could not be read whole: a call may be among what is lost.")
+    if late.ranks:
+        doubts.append(f"The record of {ranks_text(late.ranks)} begins late: a call may be among what is missing.")
     if len(sorts) > 1:
         doubts.append(f"The Flight Recorder of {ranks_text(sorts[True])} names ops as the backend does.")
     if doubts:
         lost = frozenset().union(*torn.values())
         anywhere = bool(incomplete) or len(sorts) > 1 or None in lost
-        for found in agree(calls(chosen, sure=False), backend, ranks=chosen):
+        for found in agree(map(labels.call, _calls(chosen, chosen)), backend, ranks=chosen):
             if _key(found) in told:
                 continue
             placed = _placed(found, labels)
-            if anywhere or found.id == CIRCLE or labels.names.get(found.group, found.group) in lost:
+            doubted = found.id == CIRCLE or late.concerns(found.group)
+            if anywhere or doubted or labels.names.get(found.group, found.group) in lost:
                 placed = attrs.evolve(placed, severity=UNDECIDABLE, message="\n".join([placed.message, *doubts]))
             yield placed, found.severity != UNDECIDABLE
+
+
+def _calls(chosen: Mapping[int, Recording], ranks: Iterable[int]) -> Iterator[Call]:
+    for rank in ranks:
+        yield from chosen[rank].calls
+
+
+def _sure_calls(
+    chosen: Mapping[int, Recording],
+    ranks: Iterable[int],
+    torn: Mapping[int, frozenset[str | None]],
+    late: _Late,
+    labels: Labels,
+) -> Iterator[Call]:
+    """The calls that are in their place whatever else is missing, in groups that have their label as their name."""
+    for rank in ranks:
+        lost = torn.get(rank, ())
+        for call in chosen[rank].calls:
+            labelled = labels.call(call)
+            by_order = call.index is None and (None in lost or call.group.name in lost)
+            if not by_order and late.is_sure(rank, labelled):
+                yield labelled
+
+
+class _Late:
+    """Recordings that lack their beginning, such as a ring buffer's, whose every entry overwrites the oldest.
+
+    `ranks`: of which there is such a one.
+    """
+
+    def __init__(self, chosen: Mapping[int, Recording], labels: Labels) -> None:
+        self.ranks = frozenset(rank for rank, each in chosen.items() if each.begins_late)
+        self._labels = labels
+        self._numbered: dict[str, set[int]] = {}
+        for rank in self.ranks:
+            for call in chosen[rank].calls:
+                if call.index is not None:
+                    self._numbered.setdefault(labels.group(call.group).name, set()).add(rank)
+
+    def concerns(self, label: str) -> bool:
+        """Whether such a rank is in the group."""
+        return bool(self.ranks.intersection(self._labels.members(label)) or label in self._numbered)
+
+    def is_sure(self, rank: int, call: Call) -> bool:
+        """Whether a rank's call can be compared wherever these recordings begin; its group is named by its label."""
+        if not self.ranks:
+            return True
+        if call.row.rule.point_to_point:
+            return not self.concerns(call.group.name)
+        return call.index is not None or rank not in self.ranks
+
+    def parts(self, calls: Iterable[Call]) -> Iterator[tuple[frozenset[int], Iterable[Call]]]:
+        """Yield calls with the ranks of which nothing is known in their groups, those of the same ranks at once."""
+        if not self.ranks:
+            yield frozenset(), calls
+            return
+        parts: dict[frozenset[int], list[Call]] = {}
+        known: dict[str, list[Call]] = {}
+        for call in calls:
+            name = call.group.name
+            if name not in known:
+                here = self.ranks.intersection(self._labels.members(name))
+                known[name] = parts.setdefault(here - self._numbered.get(name, set()), [])
+            known[name].append(call)
+        yield from parts.items()
 
 
 def _key(found: Finding) -> tuple[Any, ...]:

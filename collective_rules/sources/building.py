@@ -7,6 +7,7 @@ for each rank, the number of split sizes, how many times larger a gathered tenso
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ _AS_IT_IS = frozenset(
     for name in ("allreduce_", "broadcast_", "_allgather_base_", "_reduce_scatter_base_", "alltoall_base_")
 )
 """Ops whose tensors a backend's record shows as the op has them."""
+_OF_ONE = frozenset({"c10d::allreduce_", "c10d::broadcast_"})
+"""Ops that take a list, and of which programs give it one tensor."""
 _MOST_KNOWN = 100_000
 """Calls that are alike share their arguments, up to so many kinds of them."""
 
@@ -39,7 +42,7 @@ class _Known:
     size: int | None = None
     ranks: tuple[int, ...] = ()
     rank: int | None = None
-    shown: set[int] = attrs.field(factory=set)
+    shown: Counter[int] = attrs.field(factory=Counter)
 
 
 class Groups:
@@ -84,16 +87,19 @@ class Groups:
         for event in events:
             known = self.told.setdefault(event.group, _Known())
             if known.size is None:
-                known.shown |= set(_shown(event))
+                known.shown.update(set(_shown(event)))
         for name, known in self.told.items():
             if name and known.size is None:
-                if len(known.shown) == 1:
-                    known.size = known.shown.copy().pop()
-                elif known.shown:
-                    self.notes.add("READ10", f"the calls of the group {name!r} show sizes {sorted(known.shown)[:8]}")
-                elif name == self.default:
-                    known.size = self.world
+                known.size = self._settled(name, known.shown)
         self._settle_untold()
+
+    def _settled(self, name: str, shown: Counter[int]) -> int | None:
+        """The size that a group's calls show; of several, the one that most of them show."""
+        if len(shown) < 2:
+            return next(iter(shown), self.world if name == self.default else None)
+        self.notes.add("READ10", f"the calls of the group {name!r} show sizes {sorted(shown)[:8]}")
+        size, count = shown.most_common(1)[0]
+        return size if 2 * count > shown.total() else None
 
     def _settle_untold(self) -> None:
         """Find the group of the calls that name none."""
@@ -108,7 +114,7 @@ class Groups:
             if several:
                 self.notes.add("READ11", detail)
         elif not alike and len(untold.shown) == 1 and self.world in (None, *untold.shown):
-            untold.size = untold.shown.copy().pop()
+            (untold.size,) = untold.shown
             self.notes.add(
                 "READ11", f"some calls show that they are of {untold.size} ranks, and so all are taken to be"
             )
@@ -120,10 +126,10 @@ class Groups:
         """Return the group of `event` as global rank `rank` sees it; None where its size is not known."""
         known = self.told[event.group]
         size, name = known.size, event.group
-        if size is None:
+        if size is None and not name:
             shown = set(_shown(event))
             size = shown.pop() if len(shown) == 1 else None
-            name = f"{name} of {size}".strip()  # calls of several sizes are not of one group
+            name = f"of {size}"  # calls of several sizes are not of one group
         if size is None or not 0 < size <= _LARGEST_GROUP:
             return None
         ranks = known.ranks
@@ -150,7 +156,7 @@ def built(events: list[Event], groups: Groups, rank: int | None, notes: Notes) -
         group = groups.of(event, rank)
         if group is None:
             notes.add("READ4", op, event.where)
-            notes.lose(event.group if len(groups.told[event.group].shown) < 2 else None)
+            notes.lose(event.group)
             continue
         try:
             yield _call(event, op, group, notes, known)
@@ -166,7 +172,9 @@ def _op_of(event: Event) -> str:
     op, reads, writes = SPELLINGS[event.name].op, event.reads, event.writes
     if op == "c10d::allreduce_" and len(reads or writes or ()) > 1:
         return "c10d::allreduce_coalesced_"
-    alone = event.counted or (len(reads or ()) == len(writes or ()) == 1)
+    if op == "c10d::allgather_" and len(reads or ()) > 1 == len(writes or ()):
+        return "c10d::allgather_into_tensor_coalesced_"  # of which gloo writes one list, with the sizes of an input
+    alone = event.counted or {len(side) for side in (reads, writes) if side is not None} == {1}
     if op == "c10d::alltoall_" and (alone or event.read_splits or event.write_splits):
         return "c10d::alltoall_base_"
     return op
@@ -189,7 +197,7 @@ def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Ca
     for name in row.reads:
         on_root = given.get(row.root) == group.rank
         if name not in given and (name not in row.root_only or name in row.in_place or on_root):
-            given[name] = _unknown(row, name, group)
+            given[name] = _unknown(event, row, name, group)
     key = (op, group, *given.items())
     made = None if _has_memory(given.values()) else known.get(key)
     if made is None:
@@ -221,12 +229,19 @@ def _flat(event: Event, spelled: Spelled, group: Group) -> dict[str, Any]:
         reads = listed
         if writes is not None and len(writes) != 1 and len(reads or ()) == 1:
             reads, writes = writes, reads  # NCCL hands them to its recorder the other way round
+    if _is_stacked(event, spelled):
+        writes = None
     if event.counted and spelled.op == "c10d::gather_":
         writes = None  # the counts are the same on every rank, and do not tell who has the list
     if event.counted and spelled.op == "c10d::scatter_":
         reads = None
     given = _side(spelled.writes, writes, group, reads)
     return given | _side(spelled.reads, reads, group, writes)
+
+
+def _is_stacked(event: Event, spelled: Spelled) -> bool:
+    """Whether a list that goes with another one was written down as one tensor of as many, as gloo does."""
+    return spelled.reads == "inputs[i]" and len(event.reads or ()) != len(event.writes or ())
 
 
 def _list_or_none(
@@ -264,8 +279,10 @@ def _side(
 
 def _apart(specs: tuple[Spec, ...], size: int, others: tuple[Spec, ...] | None) -> tuple[Spec, ...] | None:
     """One tensor for each rank, of a list that a backend wrote down as one tensor; None where that cannot be told."""
-    if len(specs) != 1 or size == 1 or specs[0].shape is None:
+    if len(specs) != 1 or size == 1:
         return specs
+    if specs[0].shape is None:
+        return None
     whole, one = specs[0], others[0] if others and len(others) == 1 else None
     if whole.shape and whole.shape[0] == size:
         return tuple(Spec(whole.shape[1:], whole.dtype) for _ in range(size))
@@ -310,10 +327,10 @@ def _splits(event: Event, row: Row, given: dict[str, Any], notes: Notes) -> None
         spec = given.get(part)
         if event.counted and splits and isinstance(spec, Spec) and spec.shape is not None:
             given[part] = _rows(spec, sum(splits))
-    names = [name for name in row.splits if name in row.by_name]
-    if names and not any(name in given for name in names):
+    missing = [name for name in row.splits if name in row.by_name and name not in given]
+    if missing:
         notes.add("READ5", f"the split sizes of {row.op}", event.where)
-        given.update(dict.fromkeys(names, UNKNOWN))
+        given.update(dict.fromkeys(missing, UNKNOWN))
 
 
 def _alike(event: Event) -> bool:
@@ -330,6 +347,8 @@ def _contradict(event: Event, row: Row, notes: Notes) -> None:
             notes.add(
                 "READ12", f"{column.argument} of {row.op} is {short(list(own))}, and {short(list(its))}", event.where
             )
+    if row.in_place and not event.counted and event.reads and event.writes:
+        _contradict_in_place(event, row, notes)
     if row.op not in _AS_IT_IS:
         return
     for part, flat in zip((*row.reads[:1], *row.writes[:1]), (event.reads, event.writes), strict=False):
@@ -344,6 +363,18 @@ def _contradict(event: Event, row: Row, notes: Notes) -> None:
             notes.add("READ12", f"{part} of {row.op} is {one.dtype}, and {other.dtype}", event.where)
 
 
+def _contradict_in_place(event: Event, row: Row, notes: Notes) -> None:
+    """Note where an op that works in place was written down with other tensors behind it than before it."""
+    before, behind = ([(spec.shape, spec.dtype) for spec in side or ()] for side in (event.reads, event.writes))
+    told = all(None not in tensor for tensor in (*before, *behind))
+    if told and before != behind:
+        notes.add("READ12", f"{row.op} has {_listed(before)} before it, and {_listed(behind)} behind", event.where)
+
+
+def _listed(tensors: list[tuple[Any, Any]]) -> str:
+    return short([f"{dtype}{list(shape)}".removeprefix("torch.") for shape, dtype in tensors])
+
+
 def _rows(spec: Spec, rows: int) -> Spec:
     """A flat tensor as `rows` rows; of unknown shape where it is no multiple of them."""
     elements = spec.numel
@@ -352,9 +383,15 @@ def _rows(spec: Spec, rows: int) -> Spec:
     return Spec((rows,) if rows == elements else (rows, elements // rows), spec.dtype)
 
 
-def _unknown(row: Row, name: str, group: Group) -> Any:
-    """What stands for an argument that is read, and of which nothing is told."""
+def _unknown(event: Event, row: Row, name: str, group: Group) -> Any:
+    """What stands for an argument that is read, and of which nothing is told.
+
+    A list of any length is taken to have one tensor where a file tells of no tensors at all. Where it tells of others,
+    this one could not be read, and would be compared with longer ones: a `CallError` says so.
+    """
     part = next(part for part in row.spellings[0].statement.parts if part.path.name == name)
+    if "i" in part.path.index and row.op not in _OF_ONE and not event.bare:
+        raise CallError(f"{name} cannot be read, nor how many tensors it has")
     value: Any = Spec(None, None)
     for index in reversed(part.path.index):
         value = tuple(Spec(None, None) for _ in range(group.size)) if index == "p" else (value,)
@@ -388,7 +425,7 @@ def _times_larger(event: Event, row: Row) -> Iterator[int]:
     """Yield how many times larger the whole is than a rank's share, of what is gathered or scattered."""
     spelled = _spelled(row.op)
     gathers = row.rule.name in ("all_gather_into_tensor", "all_gather", "gather")
-    if spelled is None or not (gathers or row.rule.name.startswith("reduce_scatter")):
+    if spelled is None or not (gathers or row.rule.name.startswith("reduce_scatter")) or _is_stacked(event, spelled):
         return
     read, written = (
         _first(event.arguments.get(place.partition("[")[0]), flat)

@@ -34,7 +34,7 @@ class Event:
     - `name`: the op, "c10d::send", or the backend's name for it, in lower case.
     - `arguments`: those of the op that the file tells, by schema name.
     - `reads`, `writes`: the tensors as a flat list, where the file tells no more. `counted`: only how many elements
-      they have is known, and their shapes are made up from it.
+      they have is known, and their shapes are made up from it. `bare`: the file tells no tensors of any call.
     - `read_splits`, `write_splits`: of an all_to_all; None where they are not told.
     - `group`, `size`, `ranks`: the group's name ("" where it is not told), size and global ranks; `rank` is this
       process's rank in it. `peer`: of a send or receive, in the group.
@@ -49,6 +49,7 @@ class Event:
     reads: tuple[Spec, ...] | None = None
     writes: tuple[Spec, ...] | None = None
     counted: bool = False
+    bare: bool = False
     read_splits: tuple[int, ...] | None = None
     write_splits: tuple[int, ...] | None = None
     group: str = ""
@@ -156,10 +157,10 @@ class Reader:
     def specs(
         self, shapes: Any, dtypes: Iterable[torch.dtype | None], what: str, where: str
     ) -> tuple[Spec, ...] | None:
-        """Return one tensor for each of `shapes`; None where they are left out, or are no list."""
+        """Return one tensor for each of `shapes`; None where they are left out, or are no list of lists."""
         if shapes is None:
             return None
-        if not isinstance(shapes, (list, tuple)):
+        if not isinstance(shapes, (list, tuple)) or not all(isinstance(shape, (list, tuple)) for shape in shapes):
             self.notes.add("READ2", f"{what}={short(shapes)}, which should be a list of shapes", where)
             return None
         known: list[torch.dtype | None] = list(dtypes)

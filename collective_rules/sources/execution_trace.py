@@ -185,9 +185,9 @@ class ExecutionTrace:
         for node in nodes:
             for side in (node.inputs, node.outputs):
                 for value, shape, dtype in _leaves(side):
-                    if dtype is not None and value[4] != dtype.itemsize:
+                    if dtype is not None and is_number(value[4]) and value[4] != dtype.itemsize:
                         self.notes.add("READ12", f"a {dtype} has {short(value[4])} bytes", event.where)
-                    if shape is not None and value[3] != math.prod(shape):
+                    if shape is not None and is_number(value[3]) and value[3] != math.prod(shape):
                         self.notes.add(
                             "READ12", f"a tensor of shape {short(shape)} has {short(value[3])} elements", event.where
                         )
@@ -212,7 +212,7 @@ class ExecutionTrace:
         if depth == 0:
             spec = self.reader.spec(shape, next(dtypes, None), "a shape", where, stride)
             return _placed(spec, value, has_strides=isinstance(stride, list))
-        if not isinstance(shape, list):
+        if not isinstance(shape, list) or (isinstance(value, list) and len(value) != len(shape)):
             return None
         listed = [
             self._nested(_at(value, i), one, _at(stride, i), dtypes, depth - 1, where) for i, one in enumerate(shape)

@@ -3,6 +3,9 @@
 Recorded are names, shapes, dtypes, sequence numbers, the lines of the program and, of NCCL, the groups' ranks. Not
 recorded are reduce ops, roots, tags, split sizes, strides, and the rank, which stands in the file's name alone.
 gloo writes down a reduce_scatter as the all_reduce that it carries out, and no sends and receives.
+
+The buffer is a ring: once it is full, each entry overwrites the oldest. A dump then begins in the middle of the run, at
+another place on each rank, and only the numbers tell which collectives belong together.
 """
 
 from __future__ import annotations
@@ -13,16 +16,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from collective_rules.sources.building import Groups
-from collective_rules.sources.events import Event, Reader, name_known
-from collective_rules.sources.names import SPELLINGS, dtype_of, spelled
+from collective_rules.sources.events import Event, Reader, is_number, name_known
+from collective_rules.sources.names import SPELLINGS, SUMMARIES, dtype_of, spelled
 from collective_rules.sources.recording import Notes, short
 
 __all__ = ["FlightRecorder"]
 
+_MESSAGE_OPS = ("c10d::send", "c10d::recv_", "c10d::recv_any_source_")
 _KNOWN = re.compile(r"2\.\d+")
 _PAIR = re.compile(r"(\d+)(->|<-)(\d+)$")
 _OWN = re.compile(r"/torch/|/collective_rules/mode/|^<|/(runpy|threading|contextlib|typing_extensions)\.py$")
 _DEFAULT = "default_pg"
+_MESSAGES = frozenset(name for name, known in SPELLINGS.items() if known.op in _MESSAGE_OPS)
 
 
 class FlightRecorder:
@@ -39,6 +44,14 @@ class FlightRecorder:
         self._events: list[Event] = []
         self._number = 0
         self._records: dict[int, tuple[Any, ...]] = {}
+        self._next: int | None = None
+        self._overwritten = self._left_out = 0
+        self._latest: dict[str, tuple[Any, ...]] = {}
+        self._begins: dict[str, int] = {}
+        self._reached: dict[str, int] = {}
+        self._unnumbered: set[str] = set()
+        self._launches: set[tuple[str, int]] = set()
+        self._enqueued = False
 
     def value(self, key: str, value: Any) -> None:
         """Take in a value of the top level."""
@@ -48,6 +61,9 @@ class FlightRecorder:
             self.rank = self.reader.number(value, "rank", "the top level")
         elif key == "world_size":
             self.world_size = self.reader.number(value, "world_size", "the top level", least=1)
+        elif key == "pg_status" and isinstance(value, dict):
+            counts = [told.get("last_enqueued_collective") for told in value.values() if isinstance(told, dict)]
+            self._enqueued = any(str(count).isdecimal() and str(count).strip("0") for count in counts)
         elif key == "pg_config" and isinstance(value, dict):
             for name, told in value.items():
                 if isinstance(name, str) and name and isinstance(told, dict):
@@ -63,32 +79,85 @@ class FlightRecorder:
         """Take in one entry."""
         self._number += 1
         where = f"entry {self._number}"
-        text = entry.get("profiling_name") if isinstance(entry, dict) else None
+        told = entry if isinstance(entry, dict) else {}
+        self._count(told.get("record_id"))
+        text, group = told.get("profiling_name"), _group_of(told)
         if not isinstance(text, str):
             self.notes.add("READ2", f"the entry {short(entry)}", where)
-            self.notes.lose(_group_of(entry) if isinstance(entry, dict) else None)
+            self.notes.lose(group)
             return
         _, name = spelled(text)
+        numbers = tuple(told.get(key) for key in ("collective_seq_id", "seq_id", "p2p_seq_id"))
+        is_message = told.get("is_p2p") is True or name in _MESSAGES
+        self._reach(group or "", numbers, is_message)
+        if name in SUMMARIES:
+            self._sum_up(name, group or "", numbers, is_message, where)
+            return
         if not name_known(name, self.notes, where):
             return
-        record = entry.get("record_id")
-        if type(record) is int:
-            told = (text, *(entry.get(key) for key in ("collective_seq_id", "p2p_seq_id", "op_id")))
-            if self._records.get(record) == told:
-                self.notes.add("READ8", f"record {record}", where)
-                return
-            if self._records.setdefault(record, told) != told:
-                self.notes.add("READ2", f"record_id={record}, of another record", where)
-        event = Event(name, where, self._number)
-        self._group(event, entry)
-        self._tensors(event, entry)
-        if SPELLINGS[name].even:
+        if self._is_double(told, (text, *numbers, told.get("op_id")), where):
+            return
+        event = Event("recv_any_source" if name == "recv" and text.endswith("<-?") else name, where, self._number)
+        if not self._group(event, told):
+            return
+        self._latest[event.group] = numbers
+        self._tensors(event, told)
+        event.bare = "input_sizes" not in told
+        if event.name == "all_gather" and _is_unread(told, event):
+            self.notes.lose(event.group)  # whether it is one gather, or several coalesced, only its tensors tell
+            return
+        if SPELLINGS[event.name].even:
             event.read_splits = event.write_splits = ()
-        self._order(event, entry, text)
-        event.source = _source(entry.get("frames"))
+        self._order(event, told, text)
+        event.source = _source(told.get("frames"))
         self._events.append(event)
 
-    def _group(self, event: Event, entry: dict[Any, Any]) -> None:
+    def _count(self, record: Any) -> None:
+        """Count the records that are not there, by the numbers of those that are."""
+        if not is_number(record):
+            self._next = None if self._next is None else self._next + 1
+            return
+        if self._next is None:
+            self._overwritten = max(0, record - self._number + 1)
+        elif record > self._next:
+            self._left_out += record - self._next
+        self._next = max(self._next or 0, record + 1)
+
+    def _is_double(self, entry: dict[Any, Any], told: tuple[Any, ...], where: str) -> bool:
+        record = entry.get("record_id")
+        if type(record) is not int:
+            return False
+        if self._records.get(record) == told:
+            self.notes.add("READ8", f"record {record}", where)
+            return True
+        if self._records.setdefault(record, told) != told:
+            self.notes.add("READ2", f"record_id={record}, of another record", where)
+        return False
+
+    def _reach(self, group: str, numbers: tuple[Any, ...], is_message: bool) -> None:
+        """Note how far a group's number has come, and whether messages advance it, too."""
+        index = _index(numbers)
+        self._begins.setdefault(group, index or 0)
+        if index is not None:
+            reached = self._reached.get(group, index if self._overwritten else -1)
+            if (is_message and index > reached) or (self._overwritten and numbers[0] is None):
+                self._unnumbered.add(group)  # of what was overwritten nobody knows whether it was a message
+            self._reached[group] = max(index, reached)
+
+    def _sum_up(self, name: str, group: str, numbers: tuple[Any, ...], is_message: bool, where: str) -> None:
+        """Take in the row behind the members of a coalesced launch, which have its numbers; before 2.7, only sends did.
+
+        Sources: torch, FlightRecorder.hpp and ProcessGroupNCCL.cpp (endCoalescing), pull request 151238.
+        """
+        index = _index(numbers)
+        if self._latest.get(group) == numbers:
+            if index is not None and not is_message:
+                self._launches.add((group, index))
+        elif group in self._latest or not self._overwritten:  # else its members may have been overwritten
+            name_known(name, self.notes, where)
+
+    def _group(self, event: Event, entry: dict[Any, Any]) -> bool:
+        """Read which group the event is of; a call of one that is not known is none that could be compared."""
         group = entry.get("process_group", entry.get("pg_name"))
         event.group = _group_of(entry) or ""
         if isinstance(group, (list, tuple)) and len(group) > 1:
@@ -96,6 +165,7 @@ class FlightRecorder:
         if not event.group:
             self.notes.add("READ2", f"process_group={short(group)}", event.where)
             self.notes.lose()
+        return bool(event.group)
 
     def _tensors(self, event: Event, entry: dict[Any, Any]) -> None:
         sides = []
@@ -117,8 +187,8 @@ class FlightRecorder:
 
     def _order(self, event: Event, entry: dict[Any, Any], text: str) -> None:
         """Read the number among the group's collectives, or the pair of a send or receive."""
-        pair = _PAIR.search(text)
-        if SPELLINGS[event.name].op in ("c10d::send", "c10d::recv_"):
+        if event.name in _MESSAGES:
+            pair = _PAIR.search(text)
             if pair is not None and max(len(pair[1]), len(pair[3])) <= 9:
                 event.rank, event.peer = int(pair[1]), int(pair[3])
             return
@@ -127,8 +197,51 @@ class FlightRecorder:
         event.index = None if index is None else max(index - 1, 0)
 
     def events(self) -> Iterator[Event]:
-        """Yield the collectives in the order of their entries."""
-        yield from self._events
+        """Yield the collectives in the order of their entries.
+
+        Where sends and receives advance a group's number, too, it is another one on each rank, and is left out: so does
+        the older `seq_id`, and so did `collective_seq_id` with each batch, before torch's pull request 135132. Of a
+        coalesced launch whose first members were overwritten, the others are left out, too: they share its number.
+        """
+        self._note_missing()
+        first: dict[str, Event] = {}
+        for event in self._events:
+            first.setdefault(event.group, event)
+        torn = {(event.group, event.index) for event in first.values()} & self._launches if self._overwritten else ()
+        for event in self._events:
+            if (event.group, event.index) in torn:
+                continue
+            if event.group in self._unnumbered:
+                event.index = None
+            yield event
+
+    def _note_missing(self) -> None:
+        """Say which records are not there, as far as the numbers of others show."""
+        lost = self.notes.lost
+        late = [name for name, index in self._begins.items() if index and not {None, name} & {*lost}]
+        if self._overwritten:
+            self.notes.add("READ13", "later ones overwrote the first ones", count=self._overwritten)
+        elif late:
+            missing = f"the first ones of the group {late[0]!r} are not there"
+            self.notes.add("READ13", missing, count=self._begins[late[0]])
+        if self._left_out:
+            self.notes.add("READ13", "some in the middle are not there", count=self._left_out)
+            self.notes.lose()
+        if self._enqueued and not self._number:
+            self.notes.add("READ13", "calls were made, and none is there")
+            self.notes.lose()
+
+
+def _index(numbers: tuple[Any, ...]) -> int | None:
+    """The index that an entry's `collective_seq_id`, or its `seq_id`, tells."""
+    number = numbers[0] if numbers[0] is not None else numbers[1]
+    return max(number - 1, 0) if is_number(number) else None
+
+
+def _is_unread(entry: dict[Any, Any], event: Event) -> bool:
+    """Whether an entry has tensors that could not be read."""
+    sides = (("input_sizes", event.reads), ("output_sizes", event.writes))
+    return any(tensors is None and entry.get(key) is not None for key, tensors in sides)
 
 
 def _group_of(entry: dict[Any, Any]) -> str | None:

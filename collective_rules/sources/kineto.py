@@ -18,7 +18,7 @@ import attrs
 
 from collective_rules.ops import Row
 from collective_rules.sources.building import Groups
-from collective_rules.sources.events import Event, Reader, literal, name_known, row_of
+from collective_rules.sources.events import Event, Reader, is_number, literal, name_known, row_of
 from collective_rules.sources.names import dtype_of, spelled
 from collective_rules.sources.recording import Notes, short
 from collective_rules.spec import Spec
@@ -39,8 +39,11 @@ _KEPT = (
         "dtype",
     ),
     *("In split size", "Out split size", "Process Group Name", "Process Group Ranks", "Group size", "Rank"),
-    "Is asynchronized op",
+    *("Global rank start", "Global rank stride", "Is asynchronized op"),
 )
+_SAME = ("Input Dims", "Input type", "Concrete Inputs")
+"""What a call's rows of one name say alike."""
+_LARGEST_SPREAD = 1 << 20
 _MOST_KNOWN = 20_000
 """Events that are alike share what they say, up to so many kinds of them."""
 
@@ -91,19 +94,20 @@ class Kineto:
         """Take in one element of traceEvents."""
         self._number += 1
         if type(event) is not dict:
-            self.notes.add("READ2", f"the event {short(event)}", f"event {self._number}")
-            self.notes.lose()
+            self._lose(f"the event {short(event)}")
             return
         name, args = event.get("name"), event.get("args")
         if event.get("ph") != "X":
             return
         if type(name) is not str:
-            self.notes.add("READ2", f"name={short(name)}", self._where())
-            self.notes.lose()
+            self._lose(f"name={short(name)}")
             return
         if ":" not in name and name != _PARAM and (type(args) is not dict or _NAME not in args):
             return
-        args = args if type(args) is dict else {}
+        if type(args) is not dict:
+            if args is not None:
+                self._lose(f"args={short(args)}")
+            args = {}
         kernel = event.get("cat") in ("kernel", "gpu_memcpy", "gpu_user_annotation")
         if kernel:
             if _NAME in args:
@@ -129,14 +133,28 @@ class Kineto:
 
     def _seen(self, name: str, args: dict[str, Any], event: Any) -> _Seen:
         start, length = event.get("ts"), event.get("dur", 0)
+        thread = (event.get("pid"), event.get("tid"))
         if not all(type(n) in (int, float) and -1e18 < n < 1e18 for n in (start, length)):  # not NaN, not text
-            self.notes.add("READ2", f"ts={short(start)}, dur={short(length)}", self._where())
+            what = f"ts={short(start)}, dur={short(length)}"
             start, length = self._cpu[-1].end if self._cpu else 0.0, 0.0
+            thread = self._apart(what)
+        elif not all(one is None or isinstance(one, str) or is_number(one) for one in thread):
+            thread = self._apart(f"pid={short(thread[0])}, tid={short(thread[1])}")
         args = {key: args[key] for key in _KEPT if key in args}
         text = repr(args)
         if len(self._args) < _MOST_KNOWN:
             args = self._args.setdefault(text, args)
-        return _Seen(name, args, (str(event.get("pid")), str(event.get("tid"))), start, start + length, self._number)
+        return _Seen(name, args, tuple(map(str, thread)), start, start + length, self._number)
+
+    def _apart(self, what: str) -> tuple[str, int]:
+        """Note that an event's place cannot be read, and give it a thread of its own: whose call it is nobody knows."""
+        self._lose(what)
+        return "", self._number
+
+    def _lose(self, what: str, where: str = "") -> None:
+        """Note what cannot be read, by which a call may be another than it seems, or none."""
+        self.notes.add("READ2", what, where or self._where())
+        self.notes.lose()
 
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order in which they were begun."""
@@ -168,7 +186,8 @@ class Kineto:
             name = spelled(text)[1]
             if not name_known(name, self.notes, where):
                 return None
-        event = Event(name, where, seen.start)
+        event = Event(name, where, seen.start, bare="Input type" not in seen.args)
+        self._compare_rows(seen, where)
         if row is not None:
             self._arguments(event, row, seen.args)
         if note is not None:
@@ -177,6 +196,15 @@ class Kineto:
             self._told(event, told.args)
         _complete(event, row)
         return event
+
+    def _compare_rows(self, seen: _Seen, where: str) -> None:
+        """Note where the op as the backend carries it out has other arguments than as the program calls it."""
+        for one in seen.inner:
+            if one.name == seen.name and one.args is not seen.args:
+                for key in _SAME:
+                    ours, its = seen.args.get(key), one.args.get(key)
+                    if ours != its and _is_sound(ours) and _is_sound(its):
+                        self.notes.add("READ12", f"{key} of {one.name} is {short(ours)}, and {short(its)}", where)
 
     def _arguments(self, event: Event, row: Row, args: dict[str, Any]) -> None:
         """Read the op's own arguments, which stand in the schema's order."""
@@ -194,12 +222,14 @@ class Kineto:
                 value = _plain(literal(_at(texts, place)), argument.kind, argument.depth)
             if value is not None:
                 event.arguments[argument.name] = value
+            elif argument.kind == "Tensor" and not _is_sound([shape or [], kind]):
+                self._lose(f"{argument.name} of {row.op}, of {short(shape)}", event.where)
 
     def _tensor(self, depth: int, shape: Any, kind: Any, stride: Any, where: str) -> Any:
         if depth == 0:
             dtype = dtype_of(kind)
             return None if dtype is None else self.reader.spec(shape, dtype, "Input Dims", where, stride)
-        if depth == 1 and kind == "TensorList" and isinstance(shape, list) and shape:
+        if depth == 1 and kind == "TensorList" and isinstance(shape, list) and shape and _is_sound(shape):
             steps = stride if isinstance(stride, list) and len(stride) == len(shape) else [None] * len(shape)
             return tuple(
                 self.reader.spec(one, None, "Input Dims", where, step) for one, step in zip(shape, steps, strict=True)
@@ -221,7 +251,8 @@ class Kineto:
         group = args.get("Process Group Name")
         event.group = group if isinstance(group, str) else ""
         event.size = read.number(args.get("Group size"), "Group size", where, least=1)
-        event.ranks = read.numbers(args.get("Process Group Ranks"), "Process Group Ranks", where) or ()
+        ranks = read.numbers(args.get("Process Group Ranks"), "Process Group Ranks", where)
+        event.ranks = ranks or _spread(event.size, args.get("Global rank start"), args.get("Global rank stride"))
         rank = read.number(args.get("Rank"), "Rank", where)
         event.take_rank(rank)
         event.read_splits = read.numbers(args.get("In split size"), "In split size", where)
@@ -232,6 +263,20 @@ class Kineto:
             event.counted = True
             event.reads, event.writes = (None if one is None else (one,) for one in counts)
         _give_dtype(event, dtype)
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether it is text, a number, or a list of such: what torch writes."""
+    if isinstance(value, list):
+        return all(map(_is_sound, value))
+    return isinstance(value, str) or is_number(value)
+
+
+def _spread(size: int | None, start: Any, stride: Any) -> tuple[int, ...]:
+    """A group's ranks where they are evenly spread; its list is shortened, and what is not so has a stride of 0."""
+    if size is None or size > _LARGEST_SPREAD or not (is_number(start) and is_number(stride, 1)):
+        return ()
+    return tuple(range(start, start + stride * size, stride))
 
 
 def _has_tensors(args: dict[str, Any]) -> bool:

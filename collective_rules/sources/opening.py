@@ -6,18 +6,20 @@ Nothing here knows what the bytes mean. Memory does not grow with the file.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from collective_rules.sources.recording import SourceError
+from collective_rules.sources.recording import SourceError, named
 
 __all__ = ["ByteStream", "TextStream", "opened"]
 
 CHUNK = 1 << 20
+_PIECE = 1 << 15
+"""Bytes of packed data that are unpacked at once."""
 
 
 class _Unpacked:
@@ -27,22 +29,37 @@ class _Unpacked:
         self._file = file
         self._packed = b""
         self._member = zlib.decompressobj(31)
+        self._fault: zlib.error | None = None
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, none at the end; raises `EOFError` or `zlib.error` where it cannot go on."""
-        while True:
+        while self._fault is None:
             if self._member.eof:
-                self._packed = self._member.unused_data or self._file.read(CHUNK)
+                self._packed = self._member.unused_data or self._file.read(_PIECE)
                 if not self._packed.startswith(b"\x1f\x8b"):
                     return b""  # the end, or the padding behind it
                 self._member = zlib.decompressobj(31)
-            packed = self._member.unconsumed_tail or self._packed or self._file.read(CHUNK)
+            packed = self._member.unconsumed_tail or self._packed or self._file.read(_PIECE)
             self._packed = b""
-            data = self._member.decompress(packed, size)
+            data = self._unpack(packed, size)
             if data:
                 return data
             if not packed and not self._member.eof:
                 raise EOFError
+        raise self._fault
+
+    def _unpack(self, packed: bytes, size: int) -> bytes:
+        """Return what `packed` holds; where it is damaged, what stands before that, and nothing later."""
+        before = self._member.copy()
+        try:
+            return self._member.decompress(packed, size)
+        except zlib.error as error:
+            self._fault = error
+        parts: list[bytes] = []
+        with contextlib.suppress(zlib.error):
+            for place in range(len(packed)):
+                parts.append(before.decompress(packed[place : place + 1]))
+        return b"".join(parts)
 
 
 class ByteStream:
@@ -103,7 +120,7 @@ class TextStream:
         return ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[ByteStream]:
     """Open `path`, unpacking gzip, which is recognised by its content.
 
@@ -115,14 +132,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[ByteStream]:
     try:
         if not Path(shown).is_file():
             what = "is a directory; name the files in it" if Path(shown).is_dir() else "is no file"
-            raise SourceError(f"{shown} {what if Path(shown).exists() else 'does not exist'}")
+            raise SourceError(f"{named(shown)} {what if Path(shown).exists() else 'does not exist'}")
         with open(shown, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream = ByteStream(_Unpacked(file) if packed else file)
             if not stream.peek(1):
                 why = f"cannot be read: {stream.cut}" if stream.cut else "is empty"
-                raise SourceError(f"{shown} {why}")
+                raise SourceError(f"{named(shown)} {why}")
             yield stream
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise SourceError(f"{shown!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None

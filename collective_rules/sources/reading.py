@@ -20,7 +20,7 @@ from collective_rules.sources.kineto import Kineto
 from collective_rules.sources.ledger_lines import FORMAT, LedgerLines
 from collective_rules.sources.opening import ByteStream, TextStream, opened
 from collective_rules.sources.plain_pickle import load_plain
-from collective_rules.sources.recording import Notes, Recording, SourceError, short
+from collective_rules.sources.recording import Notes, Recording, SourceError, named, short
 
 __all__ = ["read", "same_ranks"]
 
@@ -77,7 +77,7 @@ def same_ranks(recordings: Iterable[Recording]) -> tuple[Finding, ...]:
 def _is_ledger(head: bytes) -> bool:
     line = head.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf")
     try:
-        first = json.loads(line)
+        first = json.loads(line.decode())  # else json takes UTF-16 for text, too
     except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and (first.get("format") == FORMAT or {"op", "group", "arguments"} <= first.keys())
@@ -101,12 +101,12 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
 def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
     data = b"".join(iter(stream.read, b""))[: _LARGEST_PICKLE + 1]
     if len(data) > _LARGEST_PICKLE:
-        raise SourceError(f"{path} is a pickle of more than {_LARGEST_PICKLE} bytes")
+        raise SourceError(f"{named(path)} is a pickle of more than {_LARGEST_PICKLE} bytes")
     if stream.cut:
-        raise SourceError(f"{path} cannot be read: {stream.cut}")
-    dump = load_plain(data, path)
+        raise SourceError(f"{named(path)} cannot be read: {stream.cut}")
+    dump = load_plain(data, named(path))
     if not isinstance(dump, dict) or not isinstance(dump.get("entries"), list):
-        raise SourceError(f"{path} is a pickle, but no Flight Recorder dump: it has no entries")
+        raise SourceError(f"{named(path)} is a pickle, but no Flight Recorder dump: it has no entries")
     source = FlightRecorder(notes)
     for key, value in dump.items():
         if key != "entries":
@@ -144,7 +144,7 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
     if source is None:
         what = f" ({document.cut})" if document.cut else ""
         raise SourceError(
-            f"{path} is no recording that is known{what}: ledgers, Flight Recorder dumps, Kineto traces and "
+            f"{named(path)} is no recording that is known{what}: ledgers, Flight Recorder dumps, Kineto traces and "
             "execution traces are"
         )
     for key, value in before:

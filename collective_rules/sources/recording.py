@@ -15,7 +15,7 @@ from collective_rules.call import Call
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 
-__all__ = ["NOTES", "Note", "Notes", "Recording", "SourceError", "short"]
+__all__ = ["NOTES", "Note", "Notes", "Recording", "SourceError", "named", "short"]
 
 _MOST = 40
 """How many different details of one kind are told apart; a damaged file may have any number."""
@@ -27,11 +27,12 @@ class SourceError(CollectiveRulesError):
 
 @attrs.frozen
 class Note:
-    """A kind of thing that a file does not tell: `says` takes the detail, `advice` says what to do."""
+    """A kind of thing that a file does not tell: `says` takes the detail, `advice` says what to do, `of` is counted."""
 
     severity: str
     says: str
     advice: str
+    of: str = "times"
 
 
 NOTES: Mapping[str, Note] = {
@@ -83,7 +84,7 @@ NOTES: Mapping[str, Note] = {
     "READ10": Note(
         WARNING,
         "the file contradicts itself: {}",
-        "The first one is believed.",
+        "The first one is believed, or what most calls show.",
     ),
     "READ11": Note(
         UNDECIDABLE,
@@ -94,6 +95,13 @@ NOTES: Mapping[str, Note] = {
         ERROR,
         "an op and the backend's record of it differ: {}",
         "The op is believed. A backend sends what its record says: the file, or the run, is damaged.",
+    ),
+    "READ13": Note(
+        UNDECIDABLE,
+        "records are missing: {}",
+        "What has a number is compared, what only the order tells apart cannot be. A larger TORCH_FR_BUFFER_SIZE keeps "
+        "more.",
+        "records",
     ),
 }
 
@@ -127,9 +135,14 @@ class Recording:
         return any(found.id == "READ1" for found in self.findings)
 
     @property
+    def begins_late(self) -> bool:
+        """Whether the file lacks the beginning: what follows it is all there, in groups that have calls at all."""
+        return any(found.id == "READ13" for found in self.findings)
+
+    @property
     def is_whole(self) -> bool:
         """Whether `calls` are all that the file was to tell; else a call that others make may be among what is lost."""
-        return not self.lost and not self.is_cut
+        return not (self.lost or self.is_cut or self.begins_late)
 
     def __repr__(self) -> str:
         return f"<{self.format} {self.path}: {len(self.calls)} calls of rank {self.rank} of {self.world_size}>"
@@ -139,7 +152,7 @@ class Notes:
     """Collects what a file does not tell; each thing once, with how often and where first."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = named(path)
         self._seen: dict[tuple[str, str], tuple[int, str]] = {}
         self._kinds: dict[str, int] = {}
         self._lost: set[str | None] = set()
@@ -171,11 +184,16 @@ class Notes:
 
     def _finding(self, id_: str, detail: str, count: int, where: str, rank: int | None) -> Finding:
         note = NOTES[id_]
-        times = f" ({count} times)" if count > 1 else ""
+        times = f" ({count:,} {note.of})" if count > 1 else ""
         place = f", first at {where}" if where and count > 1 else f", at {where}" if where else ""
         message = f"{self.path}: {note.says.format(detail)}{times}{place}   [{id_}]\n{note.advice}"
         names: dict[str, Any] = {"what": detail, "count": count, "rank": rank}
         return Finding(id_, note.severity, message, (), names, count=count)
+
+
+def named(path: str) -> str:
+    """Return a path as it stands in a message, which is one line and cannot steer a terminal."""
+    return path if path.isprintable() else repr(path)
 
 
 def short(value: Any) -> str:
