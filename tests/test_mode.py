@@ -327,6 +327,17 @@ def test_lines_of_python_and_of_torch_are_no_places(group: dist.ProcessGroup) ->
     assert [f"{Path(__file__).name}:{line}", ""] == [Path(entry.source).name for entry in ledger.entries]
 
 
+def test_a_line_is_told_where_there_is_no_current_directory(
+    group: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, then: there is nothing that it could be told from."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with cr.RuleMode() as ledger:
+        dist.all_reduce(torch.ones(2), group=group)
+    assert ledger.entries[0].source.startswith(f"{__file__}:")
+
+
 def test_a_thread_that_outlives_the_block_is_seen_no_more(group: dist.ProcessGroup) -> None:
     begin = threading.Event()
 

@@ -22,6 +22,13 @@ def train(model: torch.nn.Module) -> None:
         optimizer.step()
 
 
+def test_a_sparse_tensor_is_summed_up(silent: dist.ProcessGroup) -> None:
+    tensor = torch.eye(3).to_sparse()
+    with cr.RuleMode(check=True, execute=False):
+        dist.all_reduce(tensor)
+    assert torch.equal(dist.get_world_size() * torch.eye(3), tensor.to_dense())
+
+
 @pytest.mark.parametrize("wrap", ["DDP", "FSDP2"])
 def test_training_runs_without_sending(silent: dist.ProcessGroup, wrap: str) -> None:
     """The Works have the futures that DDP reads."""

@@ -3,7 +3,8 @@
 What comes back is what a real run gives in which all ranks pass the same: a gather is W copies of the input, a sum is
 W times it, a broadcast leaves it as it is. A receive gets what was last sent in that group with as many elements of
 that dtype (a ring passes its own blocks on), zeros where nothing was. Uneven pieces are repeated, or cut, to fit.
-Contents of fake and meta tensors are not looked at; ops of symm_mem without a row in `_ECHOES` give zeros.
+Contents of fake and meta tensors are not looked at, and a real one that would receive them is marked as unknown. Ops of
+symm_mem without a row in `_ECHOES` give zeros.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from collective_rules.mode.ledger import Known
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
 
-__all__ = ["Echo", "EchoError"]
+__all__ = ["Echo", "EchoError", "is_unknown", "make_unknown"]
+
+_UNKNOWN = "_collective_rules_unknown"
 
 _WORKS = 4096
 _OBJECTS = {
@@ -36,6 +39,16 @@ _OBJECTS = {
     "broadcast_object_list": "the object of the source rank",
     "scatter_object_list": "the object that the source rank scatters",
 }
+
+
+def make_unknown(tensor: Tensor) -> None:
+    """Note that a real tensor was written what is not known: its values mean nothing."""
+    setattr(tensor, _UNKNOWN, True)
+
+
+def is_unknown(tensor: Tensor) -> bool:
+    """Whether `make_unknown` was told of this tensor."""
+    return hasattr(tensor, _UNKNOWN)
 
 
 class EchoError(CollectiveRulesError):
@@ -114,9 +127,12 @@ class Echo:
         fresh = {name: _make(known.expected[name], named) for name in call.row.fresh}
         held = {**named, **fresh}
         tensors = [*_tensors(list(held.values()))]
-        if tensors and not any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in tensors):
+        if tensors and not any(isinstance(one, FakeTensor) or one.is_meta or is_unknown(one) for one in tensors):
             with torch.no_grad():
                 self._fill(call, held, source)
+        else:
+            for tensor in _tensors([held.get(name) for name in call.row.writes]):
+                make_unknown(tensor)
         return _returned(known, held, self._done)
 
     def _done(self, values: list[Tensor]) -> _Done:
@@ -191,6 +207,9 @@ def _length(call: Call, held: Mapping[str, Any]) -> int:
 def _fit(target: Tensor, values: Tensor) -> None:
     """Copy `values` to `target`, element by element: cut, or repeated, where they are not as many."""
     if target.numel() == 0:
+        return
+    if target.layout is not torch.strided:  # of an all_reduce, which has one shape
+        target.copy_(values)
         return
     flat = values.reshape(-1)
     if flat.numel() == 0:

@@ -30,10 +30,10 @@ class Seen:
 
 
 class Groups:
-    """The groups that were met: by name, size and rank, and as long as the object lives by its identity."""
+    """The groups that were met: by what they are, and as long as the object lives by its identity."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, int, int], Seen] = {}
+        self._seen: dict[Group, Seen] = {}
         self._living: dict[int, Seen] = {}
         self._ends: dict[int, weakref.ref[dist.ProcessGroup]] = {}
 
@@ -72,23 +72,17 @@ class Groups:
         self._ends.pop(identity, None)
 
     def _describe(self, group: dist.ProcessGroup) -> Seen:
-        key = (group.group_name, group.size(), group.rank())
-        seen = self._seen.get(key)
-        if seen is None:
-            ranks = dist.distributed_c10d._world.pg_group_ranks.get(group, {})
-            described = Group(key[1], key[2], key[0], tuple(sorted(ranks, key=ranks.__getitem__)))
-            seen = self._seen[key] = Seen(described, _backend(group))
-        return seen
+        ranks = dist.distributed_c10d._world.pg_group_ranks.get(group, {})
+        described = Group(group.size(), group.rank(), group.group_name, tuple(sorted(ranks, key=ranks.__getitem__)))
+        return self._seen.setdefault(described, Seen(described, _backend(group)))
 
     def _legacy(self, ranks: list[int], size: int) -> Seen:
         mine = dist.get_rank() if dist.is_initialized() else 0
         start = ranks.index(mine) // size * size if mine in ranks else 0
         own = tuple(ranks[start : start + size])
-        key = (f"ranks {own}" if len(own) <= 8 else f"ranks {own[0]}…{own[-1]}", size, mine)
-        if key not in self._seen:
-            rank = own.index(mine) if mine in own else 0
-            self._seen[key] = Seen(Group(size, rank, key[0], own if len(own) == size else ()), None)
-        return self._seen[key]
+        name = f"ranks {own}" if len(own) <= 8 else f"ranks {own[0]}…{own[-1]}"
+        described = Group(size, own.index(mine) if mine in own else 0, name, own if len(own) == size else ())
+        return self._seen.setdefault(described, Seen(described, None))
 
 
 _ALONE = Seen(Group(1), None)

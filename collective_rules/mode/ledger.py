@@ -236,6 +236,16 @@ class Ledger:
             total.count(known, calls)
         self._uncounted.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: all but the lock, and those who follow this ledger."""
+        with self._lock:
+            return {**vars(self), "followers": [], "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be the ledger that was copied."""
+        vars(self).update(state)
+        self._lock = threading.RLock()
+
     def __len__(self) -> int:
         return self.count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,12 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
 from collective_rules.backends import BACKENDS
 from collective_rules.check import check as check_call
@@ -93,7 +99,7 @@ class RuleMode(TorchDispatchMode):
         if backend not in (None, "auto", *BACKENDS):
             known = ", ".join(map(repr, BACKENDS))
             raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {known}")
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+        if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= sys.maxsize:
             raise CallError(f"keep={keep!r}, but should be the number of calls to keep, 0 or more")
         if agree is not False and not execute:
             raise CallError(f"agree={agree!r}, but nothing is sent with execute=False: there are no ranks to agree")
@@ -118,27 +124,32 @@ class RuleMode(TorchDispatchMode):
         return True
 
     def __enter__(self) -> Ledger:
-        if self._depth == 0 and self._guard is not None:
-            self._guard.start()
-        self._depth += 1
-        if self._depth > 1:
+        if self._depth:
+            self._depth += 1
             return self.ledger
+        if self._guard is not None:
+            self._guard.start()
         self._start = time.perf_counter()
         self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
-        self._places.start()
-        follow(self)
-        super().__enter__()  # type: ignore[no-untyped-call]  # torch's
+        try:
+            self._places.start()
+            follow(self)
+            super().__enter__()  # type: ignore[no-untyped-call]  # torch's
+        except BaseException:  # an interrupt: what was not entered is not left by the with statement
+            self._leave()
+            raise
+        self._depth = 1
         return self.ledger
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._depth:
+            return
         self._depth -= 1
         if self._depth:
             return
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # torch's
-        unfollow(self)
-        self._places.stop()
+        self._leave()
         if error is not None:
             # torch leaves this behind where a coalescing manager is left by an exception, and then sends nothing.
             dist.distributed_c10d._world.pg_coalesce_state.clear()
@@ -152,6 +163,29 @@ class RuleMode(TorchDispatchMode):
         finally:
             if self._guard is not None:
                 self._guard.leave(error)
+
+    def _leave(self) -> None:
+        """Take the mode away, its hooks and what follows threads, whichever of them are there; an interrupt waits."""
+        try:
+            self._take_away()
+        except BaseException:
+            self._take_away()
+            raise
+
+    def _take_away(self) -> None:
+        try:
+            if any(mode is self for mode in _get_current_dispatch_mode_stack()):
+                above = []  # torch pops the top, whichever it is: where modes are left out of order, not this one
+                while _get_current_dispatch_mode_stack()[-1] is not self:
+                    above.append(_pop_mode())
+                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
+                for mode in reversed(above):
+                    _push_mode(mode)
+        finally:
+            try:
+                unfollow(self)
+            finally:
+                self._places.stop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for kind in types:

@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["Places", "is_program", "is_waited_for", "source_line"]
+__all__ = ["Places", "is_program", "is_waited_for", "place_text", "source_line"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
@@ -82,8 +82,17 @@ def source_line(above: int = 1) -> str:
 
 
 def _line(lines: dict[int, str], file: str, number: int) -> str:
-    text = lines[number] = f"{file.removeprefix(os.getcwd() + os.sep)}:{number}"
+    text = lines[number] = place_text(file, number)
     return text
+
+
+def place_text(file: str, number: int) -> str:
+    """Return "train.py:88"; the file is told as seen from the current directory, where there is one."""
+    try:
+        here = os.getcwd() + os.sep
+    except FileNotFoundError:
+        here = ""
+    return f"{file.removeprefix(here)}:{number}"
 
 
 def is_waited_for() -> bool:
@@ -122,12 +131,12 @@ class Places:
     def start(self) -> None:
         """Install the hooks."""
         self._thread = threading.get_ident()
-        self._handles = [
-            register_module_forward_pre_hook(self._enter_module),
-            register_module_forward_hook(self._leave_module, always_call=True),
-            register_optimizer_step_pre_hook(self._enter_step),
-            register_optimizer_step_post_hook(self._leave_step),
-        ]
+        # One by one: an interrupt in between must not hide those that are there.
+        add = self._handles.append
+        add(register_module_forward_pre_hook(self._enter_module))
+        add(register_module_forward_hook(self._leave_module, always_call=True))
+        add(register_optimizer_step_pre_hook(self._enter_step))
+        add(register_optimizer_step_post_hook(self._leave_step))
 
     def stop(self) -> None:
         """Remove the hooks."""

@@ -34,7 +34,7 @@ def unfollow(mode: TorchDispatchMode) -> None:
     """Undo `follow`; what somebody else put in place meanwhile stays, and still finds what was there before."""
     with _lock:
         _followed[:] = [known for known in _followed if known is not mode]
-        if not _followed and threading.Thread.start is _replaced[0][0]:
+        if not _followed and _replaced and threading.Thread.start is _replaced[0][0]:
             threading.Thread.start = _replaced[0][1]  # type: ignore[method-assign]  # as it was
 
 
@@ -46,6 +46,12 @@ def _under_modes(start: Callable[[threading.Thread], None]) -> Callable[[threadi
         modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is known for known in _followed)]
         if modes and start_under_modes is _replaced[0][0]:  # else one of an earlier block, which another tool kept
             self.run = _running_under(self, modes)  # type: ignore[method-assign]  # for this one run
+            try:
+                start(self)
+            except BaseException:  # of a thread that was started before
+                vars(self).pop("run", None)
+                raise
+            return
         start(self)
 
     return start_under_modes

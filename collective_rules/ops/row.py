@@ -137,6 +137,10 @@ class Row:
     spellings: tuple[Spelling, ...]
     returns: tuple[Output, ...]
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles are this row again, in whatever process."""
+        return lookup, (self.op,)
+
     @property
     def op(self) -> str:
         """The qualified name, `c10d::allreduce_`."""
