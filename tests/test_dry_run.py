@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -107,6 +109,14 @@ def _state() -> dict[str, Any]:
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "function modes": torch._C._len_torch_function_stack(),
         "hooks": len(sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks),
+        "settings": (
+            torch.backends.cudnn.benchmark,
+            torch.get_num_threads(),
+            torch.is_anomaly_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.multiprocessing.get_sharing_strategy(),
+            signal.getsignal(signal.SIGTERM),
+        ),
     }
 
 
@@ -139,7 +149,15 @@ def test_whatever_ends_the_block_everything_is_put_back(end: Callable[[], None])
             torch.set_default_device("cuda")
             distributed_c10d._world.pg_coalesce_state[dist.group.WORLD] = []
             sys.excepthook = print
-            assert _state() != before
+            torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+            torch.set_num_threads(torch.get_num_threads() + 1)
+            torch.autograd.set_detect_anomaly(not torch.is_anomaly_enabled())
+            torch.backends.cuda.enable_flash_sdp(not torch.backends.cuda.flash_sdp_enabled())
+            torch.multiprocessing.set_sharing_strategy("file_system")
+            signal.signal(signal.SIGTERM, print)
+            now = _state()
+            assert not [one for one, other in zip(now["settings"], before["settings"], strict=True) if one == other]
+            assert now != before
             end()
     except (RuntimeError, KeyboardInterrupt, SystemExit):
         pass
@@ -192,6 +210,102 @@ def test_unknown_numbers_read_as_asked_for() -> None:
         assert (2.5, 2, True, "2.50") == (x.item(), int(x), bool(x), f"{x:.2f}")
 
 
+@pytest.mark.parametrize("item", [0.0, 1.0, -3.0])
+def test_what_is_true_of_unknown_numbers_is_what_is_true_of_the_one_asked_for(item: float) -> None:
+    """Checks of a loss pass, whatever it reads as: it is finite, no nan, and as large as it says."""
+    with dry_run(2, item=item):
+        loss, bound = torch.randn(4).mean(), torch.randn(3, 4)
+        assert torch.isfinite(loss)
+        assert not torch.isnan(bound).any()
+        assert 0 == torch.isinf(bound).sum()
+        assert (item > 0.5) == bool(loss > 0.5)
+        assert torch.logical_or(loss > 0.5, loss <= 0.5).view(1).all()
+        assert torch.equal(bound, bound + 1)
+        assert torch.allclose(bound, bound.clone())
+        assert [[item] * 4] * 3 == bound.numpy().tolist()
+
+
+def test_an_unknown_value_stays_one_where_torch_makes_another_error_of_it(tmp_path: Path) -> None:
+    """The reason is told, not what became of it."""
+    path = _script(tmp_path, "import torch\nx = torch.ones(3)\ntorch.testing.assert_close(x, x.clone())\n")
+    result = run_script(path, world_size=2)
+    assert isinstance(result.error, UnknownValueError)
+    assert result.where.endswith("train.py:3")
+
+
+def test_an_illegal_call_stays_one_where_the_script_makes_another_error_of_it(tmp_path: Path) -> None:
+    """Its line is the one of the call."""
+    text = """
+    import torch, torch.distributed as dist
+    dist.init_process_group("nccl")
+    try:
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(3))
+    except Exception as error:
+        raise RuntimeError("step 3 failed") from error
+    """
+    result = run_script(_script(tmp_path, text), world_size=4)
+    assert ("illegal", True) == (result.reason, result.where.endswith("train.py:5"))
+
+
+def test_lists_of_ranks_are_real_at_any_world_size() -> None:
+    """Groups and meshes are made from them, and FSDP reshards by them."""
+    with dry_run(65536, rank=9):
+        dist.init_process_group("nccl")
+        ranks = torch.arange(dist.get_world_size(), device="cuda").view(-1, 8)
+        assert [[1, 1]] == (ranks == 9).nonzero().tolist()
+        mesh = dist.device_mesh.DeviceMesh("cuda", ranks, mesh_dim_names=("dp", "tp"))
+        layer = torch.nn.Linear(4, 4)
+        dist.fsdp.fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=64)
+        assert mesh.get_group("dp").size() == 8192
+
+
+def test_a_functional_collective_keeps_small_integers() -> None:
+    """What it returns is made by this library."""
+    with dry_run(4):
+        dist.init_process_group("gloo")
+        counts = dist._functional_collectives.all_to_all_single(
+            torch.tensor([1, 2, 3, 4]), None, None, dist.group.WORLD
+        )
+        assert [1, 1, 1, 1] == counts.tolist()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.long(),
+        lambda x: torch.nn.functional.one_hot(x.long(), 3),
+        lambda x: torch.empty(3, dtype=torch.long).copy_(x),
+        lambda x: torch.zeros(3, dtype=torch.long).masked_fill_(x > 0, 1),
+        lambda x: torch.zeros(3, dtype=torch.long).masked_fill_(x > 0, 1)[1:] + 1,
+        lambda x: _gathered(x.long()),
+    ],
+    ids=["converted", "one_hot", "copied", "filled", "used", "gathered"],
+)
+@pytest.mark.parametrize(
+    "read", [lambda x: x.tolist(), lambda x: x.numpy(), lambda x: x.flatten()[0].item()], ids=["list", "array", "item"]
+)
+def test_integers_made_of_unknown_values_are_unknown(make: Callable[..., Any], read: Callable[..., Any]) -> None:
+    """Also where they are written into a small tensor that was real."""
+    with dry_run(3):
+        dist.init_process_group("gloo")
+        made = make(torch.randn(3))
+        with pytest.raises(UnknownValueError):
+            read(made)
+
+
+def _gathered(x: torch.Tensor) -> torch.Tensor:
+    gathered = torch.empty(9, dtype=torch.long)
+    dist.all_gather_into_tensor(gathered, x)
+    return gathered
+
+
+def test_a_copied_tensor_is_of_the_same_mode() -> None:
+    """Else each op would make another fake tensor of it."""
+    with dry_run(2):
+        layer = torch.nn.Linear(2, 2)
+        assert copy.deepcopy(layer).weight.fake_mode is layer.weight.fake_mode
+
+
 def test_small_integers_keep_their_values() -> None:
     """Counts go through a collective and are read, each rank taken to hold the same."""
     with dry_run(4) as ledger:
@@ -224,7 +338,32 @@ def test_torch_cuda_answers_the_program() -> None:
         x = torch.randn(3, generator=generator, device=torch.device("cuda", 1)).to("cuda:2").cuda().pin_memory()
         assert x.device == torch.nn.Linear(2, 2).to(0).cuda().half().weight.device == torch.device("cpu")
         assert torch.cuda.max_memory_allocated() == 0
+        assert torch.cuda.memory_snapshot() == []
+        torch.cuda.memory._record_memory_history(max_entries=10)
+        with torch.cuda.profiler.profile():
+            torch.cuda.cudart().cudaProfilerStart()
+        assert int(torch.version.cuda.split(".")[0]) >= 12
+        assert not torch.cuda.is_current_stream_capturing()
     assert {"cpu": "cuda"} == ledger.devices
+
+
+def test_a_number_is_a_device_wherever_the_program_runs() -> None:
+    """In a backward pass too, and in what a backward pass within it recomputes."""
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.ones(3, device=torch.cuda.current_device())
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return gradients[0] + torch.ones(3, device=torch.cuda.current_device())
+
+    with dry_run(16, rank=11):
+        x = torch.ones(3, device="cuda", requires_grad=True)
+        torch.utils.checkpoint.checkpoint(Double.apply, x, use_reentrant=True).sum().backward()
+        assert x.grad is not None
+        torch.autograd.grad(Double.apply(x).sum(), x)
 
 
 def test_a_program_that_names_no_accelerator_has_none_recorded() -> None:
@@ -272,7 +411,7 @@ def test_a_script_ends_as_it_says(tmp_path: Path) -> None:
 
 @attrs.frozen
 class _Bad:
-    options: dict[str, int]
+    options: dict[str, Any]
     words: str
 
 
@@ -283,6 +422,12 @@ class _Bad:
         _Bad({"world_size": 4, "rank": 4}, "rank=4"),
         _Bad({"world_size": 4, "local_world_size": 5}, "local_world_size=5"),
         _Bad({"world_size": 4, "steps": 0}, "steps=0"),
+        _Bad({"world_size": "4"}, "world_size='4'"),
+        _Bad({"world_size": True}, "world_size=True"),
+        _Bad({"world_size": 2**31}, "world_size=2147483648"),
+        _Bad({"world_size": 4, "rank": None}, "rank=None"),
+        _Bad({"world_size": 4, "item": "4"}, "item='4'"),
+        _Bad({"world_size": 4, "fake": 1}, "fake=1"),
     ],
     ids=lambda bad: bad.words,
 )
@@ -333,7 +478,43 @@ def test_what_a_script_raises_is_told_in_one_line(tmp_path: Path, text: str, wor
         dry_run_script(_script(tmp_path, text), world_size=2)
 
 
+def test_no_traceback_is_logged_of_what_a_script_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Torch's own log would have one for sizes that do not fit."""
+    result = run_script(_script(tmp_path, "import torch\ntorch.ones(3) + torch.ones(4)\n"), world_size=2)
+    assert result.where.endswith("train.py:2")
+    assert "" == caplog.text
+
+
+def test_a_module_is_found_where_the_command_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `python -m`; and it is forgotten after the run."""
+    package = tmp_path / "trainer_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "sizes.py").write_text("width = 3")
+    (package / "main.py").write_text("from .sizes import width\nraise SystemExit(width)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    result = run_script("trainer_of_mine.main", world_size=2)
+    assert ("exited", 3) == (result.reason, result.status)
+    assert not any(name.startswith("trainer_of_mine") for name in sys.modules)
+
+
 def test_a_script_that_is_not_there_is_named() -> None:
     """Neither a file nor a module."""
-    with pytest.raises(CollectiveRulesError, match=r"nowhere\.py"):
-        run_script("nowhere.py", world_size=2)
+    for name, words in (("nowhere.py", r"nowhere\.py"), (None, "None is no path"), (b"x.py", r"b'x\.py' is no path")):
+        with pytest.raises(CollectiveRulesError, match=words):
+            run_script(name, world_size=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", ["--lr 1", None, [1]])
+def test_arguments_that_are_no_list_of_strings_are_refused(tmp_path: Path, arguments: Any) -> None:
+    (tmp_path / "script.py").touch()
+    with pytest.raises(CollectiveRulesError, match=r"arguments=.*, but should be a list of strings"):
+        run_script(tmp_path / "script.py", arguments, world_size=2)
+
+
+def test_a_script_may_raise_what_is_no_exception(tmp_path: Path) -> None:
+    """As a library may that ends a program in its own way."""
+    (tmp_path / "script.py").write_text("class Enough(BaseException): ...\nraise Enough('of that')")
+    result = run_script(tmp_path / "script.py", world_size=2)
+    assert ("raised", "of that", "2") == (result.reason, str(result.error), result.where.rpartition(":")[2])

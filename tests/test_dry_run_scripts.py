@@ -89,12 +89,12 @@ def _without_lengths(value: Any) -> Any:
     return [_without_lengths(item) for item in value] if isinstance(value, list) else value
 
 
-def test_a_checkpoint_exchanges_what_it_does_in_real_processes(tmp_path: Path) -> None:
-    """Saved, loaded, gathered whole and sent from rank 0; and a dry run leaves no file."""
-    script, real, dry = _script(tmp_path, _CHECKPOINTS), tmp_path / "real", tmp_path / "dry"
+def _compare_with_real(folder: Path, text: str, *arguments: str) -> None:
+    """Run the script on two ranks of gloo, and dry, and compare what each rank sends."""
+    script = _script(folder, text)
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "tests.ledger_of", str(tmp_path), script, str(real)],
+        [*command, "-m", "tests.ledger_of", str(folder), script, *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         capture_output=True,
@@ -103,14 +103,22 @@ def test_a_checkpoint_exchanges_what_it_does_in_real_processes(tmp_path: Path) -
         check=False,
     )
     assert 0 == done.returncode, done.stderr[-3000:]
-    assert real.exists()
     for rank in range(2):
-        result = run_script(script, [str(dry)], world_size=2, rank=rank)
+        result = run_script(script, arguments, world_size=2, rank=rank)
         assert ("finished", None) == (result.reason, result.error)
-        told = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        told = json.loads((folder / f"rank{rank}.json").read_text())
         calls = json.loads(json.dumps(described(result.ledger)))
         assert _without_lengths(told["calls"]) == _without_lengths(calls)
         assert [] == told["findings"] == result.ledger.findings
+
+
+def test_a_checkpoint_exchanges_what_it_does_in_real_processes(tmp_path: Path) -> None:
+    """Saved, loaded, gathered whole and sent from rank 0; and a dry run leaves no file."""
+    real = tmp_path / "real"
+    _compare_with_real(tmp_path, _CHECKPOINTS, str(real))
+    assert real.exists()
+    dry = tmp_path / "dry"
+    _finished(tmp_path, _CHECKPOINTS, str(dry), world_size=2)
     assert not dry.exists()
 
 
@@ -190,6 +198,98 @@ def test_fsdp1_on_an_accelerator_runs(tmp_path: Path) -> None:
     assert ["_allgather_base_", "_allgather_base_", "_reduce_scatter_base_", "allreduce_"] == ops
 
 
+def test_fsdp1_sends_its_first_weights_and_gathers_the_last(tmp_path: Path) -> None:
+    """With the parameters of the module, which are sharded in part only, and kept between forward and backward."""
+    text = """
+    import torch, torch.nn as nn, torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, StateDictType, FullStateDictConfig
+    dist.init_process_group("nccl")
+    model = FullyShardedDataParallel(
+        nn.Linear(16, 16), device_id=0, use_orig_params=True, sync_module_states=True,
+        sharding_strategy=ShardingStrategy.SHARD_GRAD_OP
+    )
+    model(torch.ones(2, 16, device="cuda")).sum().backward()
+    config = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
+        assert model.state_dict()["weight"].shape == (16, 16)
+    """
+    ops = _ops(_finished(tmp_path, text))
+    assert {"broadcast_", "_allgather_base_", "_reduce_scatter_base_"} == set(ops)
+    assert 2 == ops.count("_allgather_base_")
+
+
+_CONSOLIDATE = """
+import torch, torch.nn as nn, torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+dist.init_process_group("gloo")
+model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2)))
+optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.Adam)
+model(torch.ones(2, 4)).sum().backward()
+optimizer.step()
+optimizer.consolidate_state_dict(1)
+if dist.get_rank() == 1:
+    held = optimizer.state_dict()["state"]
+    assert [held[i]["exp_avg"].shape for i in range(4)] == [p.shape for p in model.parameters()]
+name = ["run", 7]
+dist.broadcast_object_list(name, src=0)
+assert name == ["run", 7]
+"""
+
+
+def test_a_state_in_parts_and_an_object_are_sent_as_in_real_processes(tmp_path: Path) -> None:
+    """ZeroRedundancyOptimizer's parts, and an object that every rank has."""
+    _compare_with_real(tmp_path, _CONSOLIDATE)
+
+
+def test_context_parallel_attention_is_a_ring(tmp_path: Path) -> None:
+    """Torch makes it one by the kernels of accelerators, and by them it shards the output as the heads are."""
+    text = """
+    import sys, torch, torch.nn.functional as F, torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor.experimental import context_parallel
+    mesh = init_device_mesh("cuda", (4,))
+    dtype = getattr(torch, sys.argv[1])
+    x = torch.randn(2, 8, 256, 16, device="cuda", dtype=dtype)
+    project = torch.nn.Linear(16, 16, device="cuda", dtype=dtype)
+    with context_parallel(mesh, buffers=[x], buffer_seq_dims=[2]):
+        y = F.scaled_dot_product_attention(project(x), project(x), project(x), is_causal=True)
+        assert y.shape == (2, 8, 64, 16)
+        y.sum().backward()
+    dist.barrier()
+    q, k, v = (DTensor.from_local(torch.ones(2, h, 64, 16, dtype=dtype), mesh, [Shard(1)]) for h in (4, 2, 2))
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert (y.shape, y.placements) == ((2, 16, 64, 16), (Shard(1),))
+    for mask in (torch.ones(64, 64, dtype=torch.bool), torch.ones(2, 1, 64, 64, dtype=dtype)):
+        mask = distribute_tensor(mask, mesh, [Replicate()], src_data_rank=None)
+        y = F.scaled_dot_product_attention(q, q, q, attn_mask=mask)
+        assert (y.shape, y.placements) == ((2, 16, 64, 16), (Shard(1),))
+    """
+    for dtype in ("bfloat16", "float32"):
+        result = _finished(tmp_path, text, dtype, world_size=4, rank=3)
+        calls = [(entry.call.op.partition("::")[2], entry.phase) for entry in result.ledger.entries]
+        gathered, turned = "all_gather_into_tensor", "all_to_all_single"  # keys and values, and their gradients
+        backward = [(gathered, "backward"), *[(turned, "backward")] * 4]
+        assert [(gathered, ""), *backward, ("barrier", "")] == calls
+
+
+def test_flexible_attention_has_a_backward(tmp_path: Path) -> None:
+    """Compiled or not; torch has none on the cpu."""
+    text = """
+    import torch
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+    attend = torch.compile(flex_attention)
+    mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 256, 256, device="cuda")
+    q = torch.randn(2, 4, 256, 16, device="cuda", requires_grad=True)
+    k, v = (torch.randn(2, 2, 256, width, device="cuda", requires_grad=True) for width in (16, 8))
+    y, more = attend(q, k, v, block_mask=mask, enable_gqa=True, return_aux=AuxRequest(lse=True))
+    assert (y.shape, more.lse.shape, more.max_scores) == ((2, 4, 256, 8), (2, 4, 256), None)
+    y.sum().backward()
+    assert v.grad.shape == v.shape
+    """
+    _finished(tmp_path, text)
+
+
 @pytest.mark.parametrize(("device", "op"), [("cuda", "shard_dim_alltoall"), ("cpu", "all_gather_into_tensor")])
 def test_a_moved_shard_is_sent_as_its_device_does(tmp_path: Path, device: str, op: str) -> None:
     """Torch gathers and cuts on the cpu only."""
@@ -221,17 +321,21 @@ def test_a_compressing_hook_halves_what_ddp_reduces(tmp_path: Path) -> None:
 def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
     """The program's own files are remembered, and not written; others are read, or are not there."""
     text = """
-    import torch, torch.nn as nn
+    import io, torch, torch.nn as nn
     model = nn.Linear(4, 4)
     torch.save({"model": model.state_dict(), "step": 7}, "own.pt")
     saved = torch.load("own.pt", map_location="cuda:0", weights_only=True)
     model.load_state_dict(saved["model"])
     assert saved["step"] == 7
+    buffer = io.BytesIO()
+    torch.save(3, buffer)
+    buffer.seek(0)
+    assert torch.load(buffer) == 3
     torch.load("other.pt")
     """
     result = run_script(_script(tmp_path, text), world_size=2)
     assert isinstance(result.error, FileNotFoundError)
-    assert result.where.endswith("train.py:8")
+    assert result.where.endswith("train.py:12")
     assert not Path("own.pt").exists()
 
 

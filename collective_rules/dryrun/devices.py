@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from collective_rules.dryrun.attention import attend, is_distributed_attention
 from collective_rules.dryrun.patches import Patches
 
 __all__ = ["DeclaredDevices", "on_cpu", "pretend_devices"]
@@ -66,11 +67,10 @@ class DeclaredDevices(TorchFunctionMode):
             return False
         if func is torch.Tensor.record_stream:
             return None
-        if func is torch.Tensor.backward:  # what runs in it, such as a recomputed block, may name devices too
-            with self:
-                return _backward(*args, **named)
         if func is torch.Tensor.to and len(args) > 1 and type(args[1]) is int:
             args = (args[0], "cuda", *args[2:])
+        if self.kinds and is_distributed_attention(func, args, named):
+            return attend(*args, **named)
         args = tuple(self.map(value) for value in args)
         if "device" in named:
             named["device"] = self.map("cuda" if type(named["device"]) is int else named["device"])
@@ -86,19 +86,13 @@ class DeclaredDevices(TorchFunctionMode):
         return device
 
 
-def _backward(
-    self: torch.Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
-) -> None:
-    torch.autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
-
-
 class _Stream:
     """A stream or an event of no device: all that is asked of it is done already."""
 
     device = torch.device("cpu")
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.cuda_stream = self.stream_id = 0
+        self.cuda_stream = self.stream_id = self.priority = 0
 
     def __enter__(self) -> _Stream:
         return self
@@ -143,6 +137,14 @@ def pretend_devices(patches: Patches, mode: DeclaredDevices, count: int, index: 
         patches.replace_function(cuda, name, _Stream)
     for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
         patches.replace(cuda.nvtx, name, _nothing)
+    for name in ("_record_memory_history", "_dump_snapshot"):
+        patches.replace_function(cuda.memory, name, _nothing)
+    patches.replace_function(cuda.memory, "_snapshot", lambda *_, **__: {"segments": [], "device_traces": []})
+    patches.replace_function(cuda.memory, "memory_snapshot", lambda *_, **__: [])
+    for name in ("start", "stop"):
+        patches.replace(cuda.profiler, name, _nothing)
+    patches.replace(cuda.profiler, "profile", _context)
+    patches.replace(torch.version, "cuda", "12.8")
     patches.replace_function(cuda.nccl, "version", lambda: (2, 27, 0))
     first = _for_programs(accelerator.current_accelerator, torch.device("cuda"))
     patches.replace_function(accelerator, "current_accelerator", first)
@@ -161,7 +163,21 @@ def _answers(count: int) -> dict[str, Callable[..., Any]]:
         "empty_host_cache reset_peak_host_memory_stats reset_accumulated_host_memory_stats"
     )
     properties = types.SimpleNamespace(
-        name="dry run", total_memory=_MEMORY, major=9, minor=0, multi_processor_count=132, warp_size=32
+        name="dry run",
+        total_memory=_MEMORY,
+        major=9,
+        minor=0,
+        multi_processor_count=132,
+        warp_size=32,
+        max_threads_per_multi_processor=2048,
+        regs_per_multiprocessor=65536,
+        shared_memory_per_block=48 << 10,
+        shared_memory_per_block_optin=227 << 10,
+        shared_memory_per_multiprocessor=228 << 10,
+        L2_cache_size=50 << 20,
+        gcnArchName="",
+        is_integrated=False,
+        is_multi_gpu_board=False,
     )
     answers: dict[str, Callable[..., Any]] = dict.fromkeys(zero.split(), lambda *_, **__: 0)
     answers |= dict.fromkeys(nothing.split(), _nothing)
@@ -177,9 +193,20 @@ def _answers(count: int) -> dict[str, Callable[..., Any]]:
         "is_initialized": _for_programs(torch.cuda.is_initialized, True),
         "can_device_access_peer": lambda *_, **__: True,
         "memory_summary": lambda *_, **__: "",
+        "is_current_stream_capturing": lambda: False,
+        "get_allocator_backend": lambda: "native",
+        "get_sync_debug_mode": lambda: 0,
+        "cudart": _Runtime,
         "get_rng_state": lambda *_, **__: torch.get_rng_state(),
         "get_rng_state_all": lambda *_, **__: [torch.get_rng_state()] * count,
     }
+
+
+class _Runtime:
+    """The CUDA runtime: whatever is called is done already, and without an error."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_, **__: 0
 
 
 class _Zeros(dict[str, int]):
@@ -238,3 +265,11 @@ def _map_entrances(patches: Patches, mode: DeclaredDevices) -> None:
         enter_autocast(self, mode.map(device_type), *args, **named)
 
     patches.replace(autocast, "__init__", init_autocast)
+    run_backward = torch.autograd.graph._engine_run_backward
+
+    def run_mapped(*args: Any, **named: Any) -> Any:
+        # A mode is off within the torch function that it handles, and what a backward pass recomputes names devices.
+        with mode:
+            return run_backward(*args, **named)
+
+    patches.replace_function(torch.autograd.graph, "_engine_run_backward", run_mapped)

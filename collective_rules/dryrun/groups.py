@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -112,9 +113,11 @@ def fake_groups(patches: Patches, mode: DeclaredDevices, world_size: int, rank: 
         patches.replace_function(distributed_c10d, name, replacement)
     for name in ("is_nccl_available", "is_gloo_available"):
         patches.replace(dist, name, lambda: True)
+    exchanges = {name: getattr(distributed_c10d, name, None) for name in _OBJECTS}
+    exchanges["broadcast_object_list"] = _broadcast_own(dist.broadcast_object_list)
     for name in _OBJECTS:
         if hasattr(dist, name):
-            patches.replace_function(distributed_c10d, name, _with_real_tensors(getattr(distributed_c10d, name)))
+            patches.replace_function(distributed_c10d, name, _with_real_tensors(exchanges[name]))
     _mesh_outside_modes(patches, mode)
 
 
@@ -138,7 +141,25 @@ def _main_name(backend: str | None) -> str:
     return pairs.get("cuda") or next(iter(pairs.values()), backend.lower())
 
 
-def _with_real_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+def _broadcast_own(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `broadcast_object_list` that leaves a receiver's objects as they are, where it has any."""
+
+    @functools.wraps(original)
+    def broadcast(
+        object_list: list[Any], src: int | None = None, group: Any = None, device: Any = None, group_src: Any = None
+    ) -> None:
+        if distributed_c10d._rank_not_in_group(group) or any(value is None for value in object_list):
+            original(object_list, src, group, device, group_src)
+            return
+        root = {"src": src or 0} if group_src is None else {"group_src": group_src}
+        lengths = torch.tensor([len(pickle.dumps(value)) for value in object_list])
+        for tensor in (lengths, torch.empty(int(lengths.sum()), dtype=torch.uint8)):
+            dist.broadcast(tensor, group=group, **root)
+
+    return broadcast
+
+
+def _with_real_tensors(function: Any) -> Callable[..., Any]:
     """Return `function` with the fake mode, but no other, off: what it sends are the values of control data."""
 
     @functools.wraps(function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from collective_rules.mode import Ledger, RuleMode
 
 __all__ = ["StepsDone", "dry_run"]
 
-_NODE = 8
+_NODE, _MOST = 8, 2**31 - 1
 
 
 class StepsDone(BaseException):
@@ -64,6 +65,10 @@ def dry_run(
     (1, {'cpu': 'cuda'})
     """
     local = _local_size(world_size, rank, local_world_size, steps)
+    if item is not None and (isinstance(item, bool) or not isinstance(item, (int, float))):
+        raise CollectiveRulesError(f"item={item!r}, but should be a number, or None")
+    if not isinstance(fake, bool):
+        raise CollectiveRulesError(f"fake={fake!r}, but should be True or False")
     if dist.is_initialized():
         raise CollectiveRulesError(
             "a process group is initialised already: call torch.distributed.destroy_process_group() before a dry run"
@@ -82,13 +87,25 @@ def dry_run(
         ease_training(patches, devices, rank % local)
         patches.spread()
         if fake:
-            stack.enter_context(FakeValues(item=item))
+            stack.enter_context(_quiet("torch._subclasses.fake_tensor"))  # logs a traceback, and raises it
+            stack.enter_context(FakeValues(item=item, world_size=world_size))
         stack.enter_context(devices)
         ledger = stack.enter_context(mode)
         if steps is not None:
             stack.callback(register_optimizer_step_post_hook(_Countdown(steps)).remove)
         with contextlib.suppress(StepsDone):
             yield ledger
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Turn a logger off."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class _Countdown:
@@ -102,16 +119,21 @@ class _Countdown:
 
 
 def _local_size(world_size: int, rank: int, local_world_size: int | None, steps: int | None) -> int:
-    if world_size < 1:
-        raise CollectiveRulesError(f"world_size={world_size}, but should be at least 1")
-    if not 0 <= rank < world_size:
-        raise CollectiveRulesError(f"rank={rank}, but should be 0 to {world_size - 1} for world_size={world_size}")
-    if steps is not None and steps < 1:
-        raise CollectiveRulesError(f"steps={steps}, but should be at least 1")
-    local = min(_NODE, world_size) if local_world_size is None else local_world_size
-    if not 1 <= local <= world_size:
-        raise CollectiveRulesError(f"local_world_size={local}, but should be 1 to {world_size}, the world size")
-    return local
+    """Return how many ranks a node has; refuse numbers that are none, or do not fit."""
+    _within("world_size", world_size, 1, _MOST)
+    _within("rank", rank, 0, world_size - 1, f" for world_size={world_size}")
+    if steps is not None:
+        _within("steps", steps, 1, None)
+    if local_world_size is None:
+        return min(_NODE, world_size)
+    _within("local_world_size", local_world_size, 1, world_size, ", the world size")
+    return local_world_size
+
+
+def _within(name: str, number: Any, least: int, most: int | None, why: str = "") -> None:
+    if type(number) is not int or number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"{least} to {most}{why}"
+        raise CollectiveRulesError(f"{name}={number!r}, but should be {wanted}")
 
 
 def _destroy_groups() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import attrs
 
-from collective_rules.dryrun.run import dry_run
+from collective_rules.dryrun.run import StepsDone, dry_run
 from collective_rules.dryrun.values import line_of
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.mode import Ledger
@@ -36,24 +36,30 @@ class Result:
     where: str = ""
 
 
-def run_script(path_or_module: str, arguments: Sequence[str] = (), *, world_size: int, **options: Any) -> Result:
+def run_script(
+    path_or_module: str | os.PathLike[str], arguments: Sequence[str] = (), *, world_size: int, **options: Any
+) -> Result:
     """Run a script, or a module named as after `python -m`, in a `dry_run` with `world_size` and `options`.
 
     Whatever the script raises is told by the result, an interrupt excepted. Raises `CollectiveRulesError` where there
     is no such script, or the dry run's sizes do not fit.
     """
-    is_file = Path(path_or_module).is_file()
-    if not is_file and not _is_module(path_or_module):
-        raise CollectiveRulesError(f"{path_or_module}: no such script, and no module of this name")
-    before = set(sys.modules)
+    if not isinstance(path_or_module, (str, os.PathLike)):
+        raise CollectiveRulesError(f"{path_or_module!r} is no path of a script, and no name of a module")
+    if not isinstance(arguments, (list, tuple)) or not all(isinstance(each, str) for each in arguments):
+        raise CollectiveRulesError(f"arguments={arguments!r}, but should be a list of strings")
+    before, name = set(sys.modules), os.fspath(path_or_module)
+    is_file = Path(name).is_file()
+    if not is_file and not _is_module(name, os.getcwd()):
+        raise CollectiveRulesError(f"{name}: no such script, and no module of this name")
     ledger: Ledger | None = None
-    folder = str(Path(path_or_module).resolve().parent) if is_file else os.getcwd()
+    folder = str(Path(name).resolve().parent) if is_file else os.getcwd()
     try:
         with dry_run(world_size, **options) as ledger:
-            sys.argv[:] = [path_or_module, *arguments]
+            sys.argv[:] = [name, *arguments]
             sys.path.insert(0, folder)
             ending: dict[str, Any] = {"reason": "stopped"}
-            ending = _run(path_or_module, is_file)
+            ending = _run(name, is_file)
     except CallError as error:
         if ledger is None:
             raise
@@ -75,18 +81,33 @@ def _run(path_or_module: str, is_file: bool) -> dict[str, Any]:
         if status == 0:
             return {"reason": "finished"}
         return {"reason": "exited", "status": status, "error": error, "where": line_of(error.__traceback__)}
-    except CallError as error:
-        return {"reason": "illegal", "status": 1, "error": error, "where": line_of(error.__traceback__)}
-    except Exception as error:
-        return {"reason": "raised", "status": 1, "error": error, "where": line_of(error.__traceback__)}
+    except (KeyboardInterrupt, StepsDone):
+        raise
+    except BaseException as raised:
+        cause = _reason_of(raised)
+        reason = "illegal" if isinstance(cause, CallError) else "raised"
+        where = line_of(cause.__traceback__) or line_of(raised.__traceback__)
+        return {"reason": reason, "status": 1, "error": cause, "where": where}
     return {"reason": "finished"}
 
 
-def _is_module(name: str) -> bool:
+def _reason_of(error: BaseException) -> BaseException:
+    """Return this library's error, where torch or the script made another one of it; else `error` itself."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, CollectiveRulesError):
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return found or error
+
+
+def _is_module(name: str, folder: str) -> bool:
+    """Whether `python -m name` finds something in `folder`, or where Python finds its modules."""
+    sys.path.insert(0, folder)
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
+    finally:
+        sys.path.remove(folder)
 
 
 def _forget_modules(before: set[str], folder: str) -> None:

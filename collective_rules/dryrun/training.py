@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -15,20 +16,26 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp import _flat_param as flat_parameters
+from torch.distributed.fsdp import _init_utils as fsdp1
 from torch.distributed.fsdp._fully_shard import _fsdp_common, _fsdp_param
 from torch.distributed.pipelining import _utils as pipeline_modes
 from torch.distributed.pipelining import stage as pipelining
 from torch.distributed.tensor import _collective_utils as tensor_collectives
+from torch.nn.attention import flex_attention as flex
 from torch.nn.parallel import distributed as ddp
 from torch.utils import data
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import distributed as distributed_data
 from torch.utils.data import sampler
 
+from collective_rules.dryrun.attention import attend_flexibly
 from collective_rules.dryrun.batchnorm import ease_batch_norm
 from collective_rules.dryrun.checkpoints import ease_checkpoints
 from collective_rules.dryrun.devices import DeclaredDevices
 from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.values import unknown
+from collective_rules.dryrun.zero import ease_consolidation
+from collective_rules.mode.echo import is_unknown
 
 __all__ = ["ease_training"]
 
@@ -36,10 +43,12 @@ __all__ = ["ease_training"]
 def ease_training(patches: Patches, devices: DeclaredDevices, local_rank: int) -> None:
     """Replace what would read values, write files or start processes."""
     patches.replace_function(torch, "compile", _compile)
+    patches.replace_function(flex, "flex_attention", attend_flexibly(flex.flex_attention))
     patches.replace(torch.nn.Module, "compile", lambda self, *_, **__: None)
     _ease_loading(patches)
     _ease_saving(patches)
     ease_checkpoints(patches)
+    ease_consolidation(patches)
     ease_batch_norm(patches, lambda: bool(devices.kinds))
     _communicate_as_accelerators(patches, devices)
     _ease_scaler(patches)
@@ -80,6 +89,7 @@ def ease_training(patches: Patches, devices: DeclaredDevices, local_rank: int) -
     patches.replace(FullyShardedDataParallel, "__init__", shard_on_cpu)
     for name in ("numpy", "__array__"):
         patches.replace(torch.Tensor, name, _known_only(name, getattr(torch.Tensor, name)))
+    patches.replace(torch.Tensor, "tolist", _list_known(torch.Tensor.tolist))
     patches.replace(FakeTensor, "__reduce_ex__", _refuse_pickling)
     write: Callable[..., Any] = torch.Tensor.__format__
 
@@ -117,6 +127,17 @@ def _communicate_as_accelerators(patches: Patches, devices: DeclaredDevices) -> 
         op: Callable[..., Any] = torch.ops._dtensor.shard_dim_alltoall
         return op(tensor, gather_dim, shard_dim, group)
 
+    must_be_on_accelerator = fsdp1._check_module_states_for_sync_module_states
+
+    @functools.wraps(must_be_on_accelerator)
+    def may_be_mapped(module_states: list[torch.Tensor]) -> None:
+        if not devices.kinds:
+            must_be_on_accelerator(module_states)
+
+    patches.replace(flat_parameters, "_data_ptr_allocated", lambda tensor: tensor.untyped_storage().size() > 0)
+    patches.replace(fsdp1, "_check_module_states_for_sync_module_states", may_be_mapped)
+    # What is moved to the cpu is there already; torch takes its memory for not yet freed.
+    patches.replace(handle, "to_cpu", lambda self: contextlib.nullcontext())
     patches.replace(handle, "_all_gather_flat_param", gather_in_one)
     patches.replace_function(tensor_collectives, "shard_dim_alltoall", swap_dims)
 
@@ -178,9 +199,26 @@ def _refuse_pickling(self: torch.Tensor, protocol: int) -> Any:
 def _known_only(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: torch.Tensor, *args: Any, **named: Any) -> Any:
-        if type(self) is not torch.Tensor:
+        if is_unknown(self):
+            self = self.clone()
+        if type(self) is torch.Tensor:
+            return method(self, *args, **named)
+        mode: Any = getattr(self, "fake_mode", None)
+        number = mode.read(self) if mode is not None else None
+        if number is None:
             raise unknown(f"Tensor.{name}")
-        return method(self, *args, **named)
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return method(number.to(self.dtype).expand(self.shape), *args, **named)
+
+    return call
+
+
+def _list_known(to_list: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `tolist`, which reads a tensor's memory, for tensors of which it means something."""
+
+    @functools.wraps(to_list)
+    def call(self: torch.Tensor) -> Any:
+        return self.clone().tolist() if is_unknown(self) else to_list(self)
 
     return call
 
@@ -222,22 +260,34 @@ def _ease_loading(patches: Patches) -> None:
 
 def _ease_saving(patches: Patches) -> None:
     """Write no file, and give back what the program takes for saved."""
-    saved: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
+    buffers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
     load = torch.load
 
     def keep(obj: Any, f: Any, *_: Any, **__: Any) -> None:
-        if isinstance(f, (str, os.PathLike)):
-            saved[os.path.abspath(os.fspath(f))] = obj
+        path = _path(f)
+        if path:
+            paths[path] = obj
+        else:
+            buffers[f] = obj
 
     @functools.wraps(load)
     def take(f: Any, *args: Any, **named: Any) -> Any:
-        path = os.path.abspath(os.fspath(f)) if isinstance(f, (str, os.PathLike)) else None
-        if path in saved:
-            return copy.copy(saved[path])
+        path = _path(f)
+        if path in paths:
+            return copy.copy(paths[path])
+        if not path and f in buffers:
+            return copy.copy(buffers[f])
         return load(f, *args, **named)
 
     patches.replace_function(torch, "save", keep)
     patches.replace_function(torch, "load", take)
+
+
+def _path(f: Any) -> str:
+    """Return where a file is; "" for what is none, such as a buffer."""
+    name = f if isinstance(f, (str, os.PathLike)) else getattr(f, "name", None)
+    return os.path.abspath(os.fspath(name)) if isinstance(name, (str, os.PathLike)) else ""
 
 
 def _ease_scaler(patches: Patches) -> None:
