@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import doctest
 import gzip
 import json
-import os
 import random
 import re
-import shutil
-import signal
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +17,7 @@ import collective_rules as cr
 from collective_rules.cli import main
 from collective_rules.comparison import as_json, blocks, compare, markdown, page, read_all
 from collective_rules.sources import LedgerWriter, Recording, read
+from tests.browser import BROWSER, NO_BROWSER, measured
 from tests.compare_programs import compared, recording, write_ledgers
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -206,37 +202,17 @@ def test_a_page_of_a_thousand_ranks_that_all_differ_has_a_bound():
     assert 100 > _Page(page(found)).tags.count("th")
 
 
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=600,900 --dump-dom"
-)
-_MEASURE = """<script>
+_MEASURE = """
 const shown = [...document.querySelectorAll("td.odd, pre.finding, h2")].map(e => e.getBoundingClientRect().width > 50);
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-document.title = "measured " + JSON.stringify({shown: shown.length, all: shown.every(x => x), wide});
-</script>"""
+const measured = {shown: shown.length, all: shown.every(x => x), wide};
+"""
 
 
-@pytest.mark.skipif(_BROWSER is None, reason="no chromium to draw the page in")
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 def test_a_browser_shows_the_page_within_its_width(tmp_path):
-    (tmp_path / "page.html").write_text(page(compared("skip")).replace("</body>", _MEASURE + "</body>"))
-    dom = _run([_BROWSER, *_FLAGS.split(), f"--user-data-dir={tmp_path / 'p'}", (tmp_path / "page.html").as_uri()])
-    measured = json.loads(dom.partition("<title>measured ")[2].partition("</title>")[0])
-    assert (True, 0) == (measured["shown"] > 3, measured["wide"])
-
-
-def _run(command):
-    """Return what the browser prints; it and its children are gone afterwards, whatever happens."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    try:
-        return process.communicate(timeout=60)[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    found = measured(page(compared("skip")), _MEASURE, tmp_path)
+    assert (True, True, 0) == (found["shown"] > 3, found["all"], found["wide"])
 
 
 def test_reports_are_written_in_every_kind(tmp_path, run):

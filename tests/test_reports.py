@@ -1,12 +1,8 @@
 """The report says what the ledger holds, in every format, and its page draws it in a real browser."""
 
-import contextlib
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +24,7 @@ from collective_rules.records import from_record
 from collective_rules.reports import as_json, blocks, markdown, must_be_writable, page, tree, write
 from collective_rules.reports.flows import flows
 from collective_rules.reports.words import bytes_text, ranks_text, share_text
+from tests.browser import BROWSER, NO_BROWSER, measured
 
 _HOSTILE = "a<script>alert(1)</script>|`b`"
 
@@ -468,7 +465,6 @@ def test_numbers_for_people_do_not_jump_at_the_edge_of_a_unit():
 
 
 _MEASURE = """
-<script>
 const plots = [...document.querySelectorAll("svg[role=img]")].map((svg) => {
   const drawn = [...svg.querySelectorAll("rect")].map((rect) => rect.getBBox())
     .filter((own) => own.width && own.height);
@@ -482,45 +478,20 @@ input.value = "ALLREDUCE";
 input.dispatchEvent(new Event("input"));
 const found = [...document.querySelectorAll("#calls tbody tr")].filter((row) => !row.hidden).length;
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-document.title = "measured " + JSON.stringify({
-  plots, found, wide, errors: window.errors, ran: document.documentElement.dataset.script,
-});
-</script>
+const measured = { plots, found, wide, errors: window.errors, ran: document.documentElement.dataset.script };
 """
 _CATCH = "<head><script>window.errors = []; addEventListener('error', (e) => errors.push(e.message));</script>"
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=600,900 --dump-dom"
-)
 
 
-@pytest.mark.skipif(_BROWSER is None, reason="no chromium to draw the page in")
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 def test_a_browser_draws_every_plot_and_runs_the_script(tmp_path):
     ledger = _trained()
-    text = page(ledger).replace("<head>", _CATCH).replace("</body>", _MEASURE + "</body>")
-    (tmp_path / "page.html").write_text(text)
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    dom = _run([_BROWSER, *_FLAGS.split(), profile, (tmp_path / "page.html").as_uri()])
-    measured = json.loads(dom.partition("<title>measured ")[2].partition("</title>")[0])
-    assert ([], "ran") == (measured["errors"], measured["ran"])
-    assert ["bars"] * 4 + ["timeline", "matrix"] == [plot["kind"] for plot in measured["plots"]]
-    drawn = {plot["kind"]: plot["drawn"] for plot in measured["plots"] if plot["kind"] != "bars"}
+    found = measured(page(ledger).replace("<head>", _CATCH), _MEASURE, tmp_path)
+    assert ([], "ran") == (found["errors"], found["ran"])
+    assert ["bars"] * 4 + ["timeline", "matrix"] == [plot["kind"] for plot in found["plots"]]
+    drawn = {plot["kind"]: plot["drawn"] for plot in found["plots"] if plot["kind"] != "bars"}
     # Ten calls and two phases; of the cells, all but those in a row whose sizes this rank cannot know, track and frame.
     assert {"timeline": 12, "matrix": len(_Page(page(ledger)).cells) + 2} == drawn
-    assert all(plot["width"] > 100 and plot["height"] > 60 and plot["drawn"] > 2 for plot in measured["plots"])
-    assert [0] * 6 == [plot["cut"] for plot in measured["plots"]]
-    assert (2, 0) == (measured["found"], measured["wide"])
-
-
-def _run(command):
-    """Return what the browser prints; it and its children are gone afterwards, whatever happens."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    try:
-        return process.communicate(timeout=60)[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    assert all(plot["width"] > 100 and plot["height"] > 60 and plot["drawn"] > 2 for plot in found["plots"])
+    assert [0] * 6 == [plot["cut"] for plot in found["plots"]]
+    assert (2, 0) == (found["found"], found["wide"])

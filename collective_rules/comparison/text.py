@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
 from collective_rules.comparison.comparing import Comparison, File
 from collective_rules.comparison.context import Context, Divergence, Line
 from collective_rules.comparison.labels import label_text
@@ -47,22 +45,8 @@ def headline(found: Comparison) -> str:
 
 
 def blocks(found: Comparison) -> tuple[str | Table, ...]:
-    """Return what a terminal shows: the findings, where each group first parts, what the ranks did then, the files.
-
-    What the files hold cannot steer the terminal.
-    """
-    return tuple(map(_without_controls, _blocks(found)))
-
-
-def _without_controls(block: str | Table) -> str | Table:
-    if isinstance(block, str):
-        return "\n".join(map(_printable, block.split("\n")))
-    rows = tuple(tuple(map(_printable, row)) for row in block.rows)
-    return attrs.evolve(block, columns=tuple(map(_printable, block.columns)), rows=rows, title=_printable(block.title))
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Return what a terminal shows: the findings, where each group first parts, what the ranks did then, the files."""
+    return tuple(_blocks(found))
 
 
 def _blocks(found: Comparison) -> Iterator[str | Table]:
