@@ -513,9 +513,9 @@ def script(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ([], ["--steps", "0"], "steps=0, but should be at least 1"),
-        ([], ["--local-world-size", "0"], "local_world_size=0, but should be 1 to 4"),
-        (["--rank", "3"], ["--rank", "-1"], "rank=-1, but should be 0 to 3"),
+        ([], ["--steps", "0"], "argument --steps: 0 is not in the range x>=1."),
+        ([], ["--local-world-size", "0"], "argument --local-world-size: 0 is not in the range x>=1."),
+        (["--rank", "3"], ["--rank", "-1"], "argument --rank: -1 is not in the range x>=0."),
     ],
 )
 def test_a_zero_after_the_script_is_not_passed_over(run, script, before, after, says):

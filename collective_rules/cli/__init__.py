@@ -17,9 +17,10 @@ import torch
 import typer
 
 import collective_rules
+from collective_rules.cli.after_script import SCRIPT_SETTINGS
 from collective_rules.cli.compare import compare_recordings
 from collective_rules.cli.conformance import measure_backend
-from collective_rules.cli.dry_run import SCRIPT_SETTINGS, dry_run_script
+from collective_rules.cli.dry_run import dry_run_script
 from collective_rules.cli.infer import infer_call
 from collective_rules.cli.listing import list_ops
 from collective_rules.cli.precheck import precheck_script

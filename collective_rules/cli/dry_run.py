@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collective_rules.cli.after_script import at_least, with_options_after
 from collective_rules.cli.report import CommandError, Report
 from collective_rules.finding import ERROR
 from collective_rules.tables import Table
@@ -22,10 +22,16 @@ from collective_rules.tables import Table
 if TYPE_CHECKING:
     from collective_rules.dryrun.script import Result
 
-__all__ = ["SCRIPT_SETTINGS", "dry_run_script"]
+__all__ = ["dry_run_script"]
 
-SCRIPT_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""The command's context settings: what follows the script's name is the script's, options too."""
+_BEHIND: Mapping[str, Callable[[str], Any]] = {
+    "world_size": at_least(1),
+    "rank": at_least(0),
+    "local_world_size": at_least(1),
+    "steps": at_least(1),
+    "item": float,
+}
+"""Options that may stand behind the script, too."""
 
 
 def dry_run_script(
@@ -54,68 +60,39 @@ def dry_run_script(
     from collective_rules.reports import as_json as ledger_as_json
     from collective_rules.reports import must_be_writable, write
 
-    given = list(arguments or ())
-    if world_size is None:
-        after, given = _after_script(given)
-        world_size, rank = after.world_size, _latter(rank, after.rank)
-        local_world_size, steps = _latter(local_world_size, after.local_world_size), _latter(steps, after.steps)
-        item = _latter(item, after.item)
-        report, as_json = [*(report or ()), *after.report], after.as_json or as_json
-    for path in report or ():
+    before = {
+        "world_size": world_size,
+        "rank": rank,
+        "local_world_size": local_world_size,
+        "steps": steps,
+        "item": item,
+        "report": report or [],
+        "as_json": as_json,
+    }
+    options, given = with_options_after("dry-run", before, list(arguments or ()), _BEHIND, ("report",))
+    for path in options["report"]:
         must_be_writable(path)
     with contextlib.redirect_stdout(sys.stderr):
-        result = run_script(
-            script,
-            given,
-            world_size=world_size,
-            rank=rank,
-            local_world_size=local_world_size,
-            steps=steps,
-            item=item,
-        )
+        result = run_script(script, given, **{name: options[name] for name in _BEHIND})
     if result.reason == "raised":
         raise CommandError(_complaint(script, result))
-    for path in report or ():
+    for path in options["report"]:
         write(result.ledger, path)
     wrong = result.reason == "illegal" or any(found.severity == ERROR for found in result.ledger.findings)
     status = 2 if result.reason == "exited" else int(wrong)
     data = {
         "script": script,
         "arguments": given,
-        "world_size": world_size,
-        "rank": rank,
+        "world_size": options["world_size"],
+        "rank": options["rank"],
         "ended": result.reason,
         "status": result.status,
         "where": result.where,
         "message": None if result.error is None else _said(result.error),
         "ledger": ledger_as_json(result.ledger),
     }
-    head = f"{script} as rank {rank} of {world_size}: {_ending(result)}"
-    return Report(data, (head, *_blocks(result)), as_json, status)
-
-
-def _latter(before: Any, after: Any) -> Any:
-    """Return what was given after the script, or else before it."""
-    return before if after is None else after
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (collective-rules dry-run --help says what there is)")
-
-
-def _after_script(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take this command's options out of what follows the script, and return the rest as it was."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--world-size", type=int, required=True)
-    for name in ("--rank", "--local-world-size", "--steps"):
-        parser.add_argument(name, type=int)
-    parser.add_argument("--item", type=float)
-    parser.add_argument("--report", action="append", default=[])
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own, rest = parser.parse_known_args(arguments[:end])
-    return own, [*rest, *arguments[end + 1 :]]
+    head = f"{script} as rank {options['rank']} of {options['world_size']}: {_ending(result)}"
+    return Report(data, (head, *_blocks(result)), options["as_json"], status)
 
 
 def _complaint(script: str, result: Result) -> str:

@@ -7,15 +7,15 @@ what `--report` writes into a file that ends in .json.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collective_rules.cli.after_script import at_least, with_options_after
 from collective_rules.cli.report import CommandError, Report
 
 if TYPE_CHECKING:
@@ -26,6 +26,18 @@ __all__ = ["parse_ranks", "precheck_script"]
 _MOST_RANKS = 1 << 20
 _LONGEST = 10**8
 """Seconds that a rank may take: three years."""
+_BEHIND: Mapping[str, Callable[[str], Any]] = {
+    "world_size": at_least(1),
+    "local_world_size": at_least(1),
+    "steps": at_least(1),
+    "jobs": at_least(1),
+    "context": at_least(0),
+    "item": float,
+    "deadline": at_least(0.1),
+    "ranks": str,
+    "backend": str,
+}
+"""Options that may stand behind the script, too."""
 _PASSED_ON = ("local_world_size", "steps", "item", "backend", "jobs", "deadline", "context")
 
 
@@ -68,8 +80,7 @@ def precheck_script(
     from collective_rules.comparison.running import rehearse
     from collective_rules.ops import lookup
 
-    given = list(arguments or ())
-    options: dict[str, Any] = {
+    before = {
         "world_size": world_size,
         "ranks": ranks,
         "alike": alike or [],
@@ -83,9 +94,7 @@ def precheck_script(
         "report": report or [],
         "as_json": as_json,
     }
-    if world_size is None:
-        after, given = _after_script(given)
-        options |= vars(after)
+    options, given = with_options_after("precheck", before, list(arguments or ()), _BEHIND, ("alike", "report"))
     size = options["world_size"]
     if not options["deadline"] < _LONGEST:
         raise CommandError(f"--deadline {options['deadline']} is no number of seconds below {_LONGEST:,}")
@@ -152,40 +161,6 @@ def _range(part: str, text: str) -> list[int]:
     if stop < int(first) or not every or (stop - int(first)) // every > _MOST_RANKS:
         raise CommandError(f"{part!r} in {text!r} is no range of ranks; write the smaller one first, as 0-31")
     return list(range(int(first), stop + 1, every))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (collective-rules precheck --help says what there is)")
-
-
-def _after_script(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take this command's options, where they are given, out of what follows the script; return the rest as it was."""
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--world-size", type=_at_least(1), required=True)
-    for name in ("--local-world-size", "--steps", "--jobs"):
-        parser.add_argument(name, type=_at_least(1))
-    parser.add_argument("--context", type=_at_least(0))
-    parser.add_argument("--item", type=float)
-    parser.add_argument("--deadline", type=_at_least(0.1))
-    for name in ("--ranks", "--backend"):
-        parser.add_argument(name)
-    for name in ("--alike", "--report"):
-        parser.add_argument(name, action="append")
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own, rest = parser.parse_known_args(arguments[:end])
-    return own, [*rest, *arguments[end + 1 :]]
-
-
-def _at_least(least: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = type(least)(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{value} is not in the range x>={least}.")
-        return value
-
-    return number
 
 
 @contextlib.contextmanager
