@@ -72,6 +72,7 @@ for step in range(4):
     if fault == "all raise" and step == 1:
         raise ValueError("no data")
     if fault == "all exit" and step == 1:
+        print("usage: script.py\\nscript.py: error: no --data", file=sys.stderr)
         sys.exit(3)
 print("done as", rank)
 """
@@ -181,7 +182,9 @@ def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run,
 def test_a_script_that_fails_on_every_rank_is_refused_with_its_line(run, script):
     with pytest.raises(CollectiveRulesError, match=r"script\.py:\d+: ValueError: no data"):
         run("all raise")
-    with pytest.raises(CollectiveRulesError, match=r"script\.py:\d+: it ends with status 3"):
+    with pytest.raises(
+        CollectiveRulesError, match=r"script\.py:\d+: it ends with status 3, and put out last: script\.py: error: no"
+    ):
         run("all exit")
 
 

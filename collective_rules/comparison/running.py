@@ -115,7 +115,7 @@ def rehearse(
             endings[chosen[place]] = _ending(chosen[place], verdict, deadline)
             watch(len(endings), len(chosen))
         ended = tuple(endings[rank] for rank in chosen)
-        _must_have_run(ended, script)
+        _must_have_run(ended, script, _tail(output))
         lost = [each.rank for each in ended if each.ended in _LOST]
         comparison = compare(
             _recordings(folder, chosen),
@@ -245,13 +245,14 @@ def _about(endings: Iterable[Ending]) -> Iterator[Finding]:
         yield Finding(id_, severity, f"{first}   [{id_}]{more}\n{_ADVICE[id_]}", tuple(ranks))
 
 
-def _must_have_run(endings: Sequence[Ending], script: str) -> None:
+def _must_have_run(endings: Sequence[Ending], script: str, output: str) -> None:
     """Refuse a script that fails on every rank: then it is the script that is to be mended."""
     if all(each.ended in _FAILS for each in endings):
         first = endings[0]
         if first.ended == "refused":
             raise CollectiveRulesError(first.message)
-        what = first.message or f"it ends with status {first.status}"
+        said = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+        what = first.message or f"it ends with status {first.status}" + (f", and put out last: {said}" if said else "")
         where = f"{first.where or script}: " if first.ended != "unknown value" else ""
         every = "on every rank that was run, the first: " if len(endings) > 1 else ""
         raise CollectiveRulesError(f"the script fails {every}{where}{what}")
