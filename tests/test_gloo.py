@@ -191,11 +191,13 @@ def test_a_backward_pass_is_the_opposite_collective(op: str) -> None:
 def plain(call: cr.Call) -> dict[str, Any]:
     """Floats, which have gradients, and a sum, whose gradient is everyone's.
 
-    Split sizes are written out: torch's backward takes the input's for the output's, where an empty list means no rows.
+    Split sizes are written out: torch's backward takes the input's for the output's, and an empty list means equal
+    shares of an input, but no rows of an output.
     """
     size, shape = call.group.size, call.arguments["input"].shape
     given_: dict[str, Any] = {call.row.reduce_op: "sum"} if call.row.reduce_op else {}
-    given_ |= {name: (shape[0] // size,) * size for name in call.row.splits if not call.arguments[name]}
+    shares = zip(call.row.splits, (shape[0] // size, 0), strict=False)
+    given_ |= {name: (share,) * size for name, share in shares if not call.arguments[name]}
     return {"input": cr.Spec(shape, torch.float32), **given_}
 
 
