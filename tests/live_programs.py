@@ -184,7 +184,7 @@ def raises(rank: int, size: int) -> None:
 def dawdles(rank: int, size: int) -> None:
     dist.all_reduce(ones(3))
     if rank == 1:
-        time.sleep(3)
+        time.sleep(6)
     dist.all_reduce(ones(3))
 
 

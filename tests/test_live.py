@@ -60,7 +60,7 @@ HANGS = {
 }
 """What hangs in gloo until its time-out, which is the deadline."""
 
-DEADLINE = 2.0
+DEADLINE = 3.0
 
 
 @pytest.fixture(scope="module")

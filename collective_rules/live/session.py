@@ -87,7 +87,7 @@ class Session:
     @property
     def patience(self) -> float:
         """How many seconds others have to answer when they are asked what they do."""
-        return min(2.0, self.deadline / 4)
+        return min(2.0, self.deadline / 2)
 
     def publish(self, findings: Iterable[Finding]) -> DisagreementError:
         """Let every rank raise an error of `findings`; return what it will be, that of another rank if that was first.
