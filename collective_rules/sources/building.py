@@ -29,8 +29,6 @@ _AS_IT_IS = frozenset(
     for name in ("allreduce_", "broadcast_", "_allgather_base_", "_reduce_scatter_base_", "alltoall_base_")
 )
 """Ops whose tensors a backend's record shows as the op has them."""
-_OF_ONE = frozenset({"c10d::allreduce_", "c10d::broadcast_"})
-"""Ops that take a list, and of which programs give it one tensor."""
 _MOST_KNOWN = 100_000
 """Calls that are alike share their arguments, up to so many kinds of them."""
 
@@ -387,10 +385,11 @@ def _unknown(event: Event, row: Row, name: str, group: Group) -> Any:
     """What stands for an argument that is read, and of which nothing is told.
 
     A list of any length is taken to have one tensor where a file tells of no tensors at all. Where it tells of others,
-    this one could not be read, and would be compared with longer ones: a `CallError` says so.
+    this one could not be read, and would be compared with longer ones: a `CallError` says so. Of one whose tensors are
+    alike, one travels, whatever its length.
     """
     part = next(part for part in row.spellings[0].statement.parts if part.path.name == name)
-    if "i" in part.path.index and row.op not in _OF_ONE and not event.bare:
+    if "i" in part.path.index and not row.entry.alike and not event.bare:
         raise CallError(f"{name} cannot be read, nor how many tensors it has")
     value: Any = Spec(None, None)
     for index in reversed(part.path.index):
