@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 import collective_rules as cr
+from collective_rules.sandbox.sandbox import Sandbox
 from collective_rules.testing import world
 from collective_rules.testing.drawing import Wish, draw_calls
-from collective_rules.testing.sandbox import Sandbox
+from collective_rules.testing.run_calls import TRY_CALLS, carry_out, payload_of
 from collective_rules.testing.strategies import broken_calls, sample, ways_to_break
 from collective_rules.testing.tensors import make
-from collective_rules.testing.trial import TRY_CALLS, carry_out, payload_of
 from collective_rules.testing.world import has_cpu_kernel
 
 try:

@@ -68,7 +68,7 @@ _LATER = {
     "dry_run": "collective_rules.dryrun",
     "run_script": "collective_rules.dryrun",
     "precheck": "collective_rules.live.precheck",
-    "LedgerWriter": "collective_rules.sources",
+    "LedgerWriter": "collective_rules.recordings",
 }
 """What is imported when it is first asked for: it needs much of torch that the rules do not."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from collective_rules.agreement.order import compare_in_order
-from collective_rules.agreement.partners import Partners
+from collective_rules.agreement.point_to_point import Partners
 from collective_rules.agreement.streams import Streams, arrange
-from collective_rules.agreement.waiting import find_circle
+from collective_rules.agreement.wait_cycle import find_circle
 from collective_rules.backends import limits_of
 from collective_rules.call import Call
 from collective_rules.errors import CallError

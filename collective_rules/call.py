@@ -13,7 +13,7 @@ import torch
 
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, lookup
-from collective_rules.ops.columns import NONE
+from collective_rules.ops.op import NONE
 from collective_rules.ops.row import Argument
 from collective_rules.spec import Group, Spec, is_size
 

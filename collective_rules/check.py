@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import attrs
 import torch
 
-from collective_rules.attributes import attribute_problems
 from collective_rules.backends import Limit, limits_of
-from collective_rules.batch import members
-from collective_rules.bind import bind
-from collective_rules.bound import Bound, Problem
+from collective_rules.binding.attributes import attribute_problems
+from collective_rules.binding.batch import members
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Bound, Problem
+from collective_rules.binding.compiled import plan_of
+from collective_rules.binding.memory import memory_problems
+from collective_rules.binding.overlaps import sharing
 from collective_rules.call import Call, must_be_call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.memory import memory_problems
 from collective_rules.messages import compose, finding_of, value_text, worst_first
-from collective_rules.overlaps import sharing
-from collective_rules.plans import plan_of
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint, known

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from collective_rules.batch import well_formed_members
-from collective_rules.bind import bind
-from collective_rules.bound import slots
+from collective_rules.binding.batch import well_formed_members
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import slots
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.traffic import traffic

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 
-from collective_rules.attributes import wrong_group_size
-from collective_rules.batch import well_formed_members
-from collective_rules.bind import bind
-from collective_rules.bound import Bound, Demand
+from collective_rules.binding.attributes import wrong_group_size
+from collective_rules.binding.batch import well_formed_members
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Bound, Demand
+from collective_rules.binding.compiled import plan_of
 from collective_rules.call import UNKNOWN, Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR
 from collective_rules.messages import finding_of
 from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
-from collective_rules.ops.columns import EVEN
+from collective_rules.ops.op import EVEN
 from collective_rules.ops.row import Output
-from collective_rules.plans import plan_of
 from collective_rules.spec import Spec
 from collective_rules.symbols import same
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collective_rules.bound import Problem
+from collective_rules.binding.bound import Problem
 from collective_rules.call import Call
 from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.notation import Part, Size, Statement

@@ -15,7 +15,7 @@ from typing import Any
 
 from collective_rules.backends import BACKENDS, Backend, Limit
 from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
-from collective_rules.ops.columns import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
+from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
 from collective_rules.rules import KINDS, RULES, Rule
 
 __all__ = ["notes", "reference", "returned", "summary"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import attrs
 import torch
 
-from collective_rules.batch import well_formed_members
-from collective_rules.bind import bind
-from collective_rules.bound import Bound, Slot, slots
+from collective_rules.binding.batch import well_formed_members
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Bound, Slot, slots
 from collective_rules.call import UNKNOWN, Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer

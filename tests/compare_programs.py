@@ -6,7 +6,7 @@ import attrs
 
 import collective_rules as cr
 from collective_rules.comparison import compare
-from collective_rules.sources import LedgerWriter, Recording
+from collective_rules.recordings import LedgerWriter, Recording
 
 
 def program(rank, size=4, fault=""):

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/posting.py says
-# why), of which torch warns when the process ends, once for each.
+# Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/dispatch.py
+# says why), of which torch warns when the process ends, once for each.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import pytest

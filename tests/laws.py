@@ -21,14 +21,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
-from collective_rules.attributes import REDUCE_OPS
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.ops import OPS
 from collective_rules.ops import row as row_module
 from collective_rules.rules import KINDS, Rule
 from collective_rules.spec import Memory
-from collective_rules.testing import posting
+from collective_rules.testing import dispatch
 from collective_rules.testing.drawing import DTYPES, Wish, draw_calls
-from collective_rules.testing.judge import differences
+from collective_rules.testing.expected import differences
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, TRANSPOSED, strides
 from collective_rules.testing.strategies import broken_calls, calls, ways_to_break
 from collective_rules.testing.tensors import Made, flat, make, mapped
@@ -165,11 +165,11 @@ def tried(what: str, group: Sequence[cr.Call]) -> Tried:
     return Tried(what, posts, raised | {each.rank for each in found})
 
 
-def alone(op: str, arguments: Mapping[str, Any]) -> posting.Outcome:
+def alone(op: str, arguments: Mapping[str, Any]) -> dispatch.Outcome:
     """Make a call in a group of one. What it raises does the world no harm: no other rank has lost step with it."""
     group = world(1).groups[0]
-    return posting.wait(
-        posting.post(posting.prepared(posting.Seat(group, group.group_name, 1), cr.lookup(op), arguments)), None
+    return dispatch.wait(
+        dispatch.post(dispatch.prepared(dispatch.Seat(group, group.group_name, 1), cr.lookup(op), arguments)), None
     )
 
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from collective_rules import DisagreementError, RuleMode
-from collective_rules.live import meetings, wire
+from collective_rules.live import rendezvous, store
 from collective_rules.live.precheck import precheck
 from tests.leaks import held
 
@@ -262,14 +262,14 @@ def any_source_too_often(rank: int, size: int) -> None:
 
 def windows(rank: int, size: int) -> float:
     """The last to post clears away what one rank is about to read; how long the end takes."""
-    append = wire.Wire.append
+    append = store.Wire.append
 
     def slowly(self: Any, key: str, value: bytes) -> None:
         time.sleep(0.5 if "window" in key and rank == 0 else 0)
         append(self, key, value)
         time.sleep(1.5 if "window" in key and rank == 1 else 0)
 
-    wire.Wire.append = slowly
+    store.Wire.append = slowly
     with RuleMode(agree=5, deadline=30):
         for _ in range(5):
             dist.all_reduce(ones(8))
@@ -288,9 +288,9 @@ def enters_late(rank: int, size: int) -> None:
 
 def connects_slowly(rank: int, size: int) -> None:
     """A name server that does not answer keeps one rank from its connection for longer than the deadline."""
-    connect = wire.Wire.connect
+    connect = store.Wire.connect
     if rank == 1:
-        wire.Wire.connect = lambda self: (time.sleep(1.5), connect(self))[1]
+        store.Wire.connect = lambda self: (time.sleep(1.5), connect(self))[1]
     with RuleMode(agree="always", deadline=2):
         dist.all_reduce(ones(3))
 
@@ -411,7 +411,7 @@ def differing_in_a_large_group(rank: int, size: int) -> None:
 
 def count_posts() -> tuple[Any, ...]:
     """Let ranks meet as those of groups do that are too large for each to read what all others post."""
-    meetings._SMALL = 1
+    rendezvous._SMALL = 1
     return ()
 
 

@@ -18,10 +18,11 @@ import attrs
 import torch
 
 import collective_rules as cr
-from collective_rules import backends, plans
-from collective_rules.attributes import REDUCE_OPS
+from collective_rules import backends
 from collective_rules.backends import Backend, Limit
 from collective_rules.backends.gloo import GLOO
+from collective_rules.binding import compiled
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.call import _door
 from collective_rules.errors import NotationError
 from collective_rules.finding import ERROR, WARNING
@@ -40,13 +41,14 @@ from collective_rules.notation import (
     parse_path,
 )
 from collective_rules.ops import OPS
-from collective_rules.ops import columns as op_columns
+from collective_rules.ops import op as op_columns
 from collective_rules.ops import row as row_module
-from collective_rules.ops.columns import Batch, Op, SplitSizes
-from collective_rules.rules import RULES, Rule, sizes, volumes
-from collective_rules.testing import judge
+from collective_rules.ops.op import Batch, Op, SplitSizes
+from collective_rules.rules import RULES, Rule, volumes
+from collective_rules.rules import size_functions as sizes
+from collective_rules.testing import expected
+from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import DTYPES, refuses
-from collective_rules.testing.posting import has_cpu_kernel
 
 __all__ = ["Mutant", "limit_mutants", "limited_otherwise", "op_mutants", "rule_mutants"]
 
@@ -69,13 +71,13 @@ class Mutant:
         """Put it in the tables' place; they are as they were afterwards, whatever happens."""
         rules = {**RULES, **self.rules}
         kept = {op: row for op, row in row_module._CACHE.items() if not self._concerns(row)}
-        before = set(plans._PLANS)
+        before = set(compiled._PLANS)
         with contextlib.ExitStack() as stack:
             stack.callback(_forget, before)
             for module, name, value in (
                 (row_module, "OPS", {**OPS, **self.ops}),
                 (row_module, "RULES", rules),
-                (judge, "RULES", rules),
+                (expected, "RULES", rules),
                 (row_module, "_CACHE", kept),
                 (backends, "BACKENDS", {**backends.BACKENDS, "gloo": self.gloo}),
             ):
@@ -92,8 +94,8 @@ def _forget(plans_before: set[Any]) -> None:
     """Clear what was kept of rows that are no more."""
     backends._limits.cache_clear()
     _door.cache_clear()
-    for row in set(plans._PLANS) - plans_before:
-        del plans._PLANS[row]
+    for row in set(compiled._PLANS) - plans_before:
+        del compiled._PLANS[row]
 
 
 # -- rows of the op table

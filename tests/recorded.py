@@ -16,7 +16,7 @@ from torch._C._distributed_c10d import _dump_fr_trace, _dump_fr_trace_json
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity, profile
 
 import collective_rules as cr
-from collective_rules.sources import write_ledger
+from collective_rules.recordings import write_ledger
 
 RANKS = 2
 

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 
 import collective_rules as cr
 from collective_rules.testing import World, WorldTimeout, close_worlds, world
-from collective_rules.testing.backends import resolve
-from collective_rules.testing.judge import differences
+from collective_rules.testing.expected import differences
 from collective_rules.testing.methods import METHODS, call_method, method_name, method_source
+from collective_rules.testing.process_groups import resolve
+from collective_rules.testing.run_calls import carry_out
 from collective_rules.testing.strategies import calls
 from collective_rules.testing.tensors import flat, make
-from collective_rules.testing.trial import carry_out
 from collective_rules.testing.world import has_cpu_kernel
 
 SHORT = 0.3

@@ -14,10 +14,10 @@ import torch
 import collective_rules as cr
 from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.cli import infer, listing, main, show
+from collective_rules.cli.argument_values import DTYPES, parse_value
+from collective_rules.cli.output import CommandError, Report
 from collective_rules.cli.render import render
-from collective_rules.cli.report import CommandError, Report
-from collective_rules.cli.values import DTYPES, parse_value
-from collective_rules.tables import Table
+from collective_rules.text_table import Table
 
 _GATHER = "_c10d_functional::all_gather_into_tensor"
 _REDUCE_SCATTER = "_c10d_functional::reduce_scatter_tensor"

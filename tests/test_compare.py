@@ -11,7 +11,7 @@ import torch
 
 import collective_rules as cr
 from collective_rules.comparison import compare, read_all
-from collective_rules.sources import LedgerWriter, Recording, read
+from collective_rules.recordings import LedgerWriter, Recording, read
 from tests.compare_programs import compared, program, recording, severities, write_ledgers
 
 # what is found

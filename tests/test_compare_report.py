@@ -16,7 +16,7 @@ import pytest
 import collective_rules as cr
 from collective_rules.cli import main
 from collective_rules.comparison import as_json, blocks, compare, markdown, page, read_all
-from collective_rules.sources import LedgerWriter, Recording, read
+from collective_rules.recordings import LedgerWriter, Recording, read
 from tests.browser import BROWSER, NO_BROWSER, measured
 from tests.compare_programs import compared, recording, write_ledgers
 

@@ -20,16 +20,16 @@ import pytest
 
 import collective_rules as cr
 from collective_rules.cli import main
+from collective_rules.conformance import Conformance, Failure, KindResult, OpResult, WayResult, measure
+from collective_rules.conformance.examples import Calls, Plan, key_of, smallest
+from collective_rules.conformance.measure import plan_of
+from collective_rules.conformance.report import WRITERS, kind_grids, matrix, must_be_writable
+from collective_rules.conformance.results import BROKEN_OUTCOMES
+from collective_rules.conformance.runner import Bench
+from collective_rules.conformance.suite import conformance_suite, place_of
+from collective_rules.conformance.summary import headline, left_out
 from collective_rules.errors import CallError
-from collective_rules.testing.conformance import Conformance, Failure, KindResult, OpResult, WayResult, measure
-from collective_rules.testing.conformance.bench import Bench
-from collective_rules.testing.conformance.examples import Calls, Plan, key_of, smallest
-from collective_rules.testing.conformance.measure import plan_of
-from collective_rules.testing.conformance.report import WRITERS, kind_grids, matrix, must_be_writable
-from collective_rules.testing.conformance.results import BROKEN_OUTCOMES
-from collective_rules.testing.conformance.suite import conformance_suite, place_of
-from collective_rules.testing.conformance.summary import headline, left_out
-from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, Sandbox
+from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, Sandbox
 
 ROOT = Path(__file__).parents[1]
 FAULTY = ROOT / "tests" / "faulty.py"
@@ -40,7 +40,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 # -- what takes some seconds in other processes, while the tests run
 
 AUTHORS_TESTS = """
-from collective_rules.testing.conformance import conformance_suite
+from collective_rules.conformance import conformance_suite
 
 TestGloo = conformance_suite("gloo", ops="c10d::barrier", examples=2, world_sizes=[2])
 TestWrong = conformance_suite(FAULTY, ops=["c10d::allgather_"], examples=4, world_sizes=[2], broken_may=["raises"])
@@ -241,7 +241,7 @@ class Exposed:
 @pytest.fixture(scope="module")
 def box() -> Iterator[Sandbox]:
     """Starting one takes longer than what most tests do in it."""
-    with Sandbox(workers=4, warm=["collective_rules.testing.conformance.trying"]) as made:
+    with Sandbox(workers=4, warm=["collective_rules.conformance.jobs"]) as made:
         yield made
 
 
@@ -382,7 +382,7 @@ def test_a_backend_may_borrow_a_table() -> None:
 DIGEST = """
 import hashlib
 from collective_rules.ops import lookup
-from collective_rules.testing.conformance.examples import Plan, key_of
+from collective_rules.conformance.examples import Plan, key_of
 def digest(seed):
     plan = Plan((1, 2, 3), 12, seed, "gloo")
     rows = [lookup(op) for op in ("c10d::allreduce_", "_c10d_functional::batch_p2p_ops", "c10d::alltoall_base_")]
@@ -608,7 +608,7 @@ def here(store: Any, rank: int, size: int, timeout: Any) -> Any:
 
 def test_a_function_is_found_by_its_place() -> None:
     """Its module where that can be imported, or else its file."""
-    assert "collective_rules.testing.conformance.measure:measure" == place_of(measure)
+    assert "collective_rules.conformance.measure:measure" == place_of(measure)
     assert place_of(here) in (f"tests.test_conformance:{here.__name__}", f"{__file__}:{here.__name__}")
     for wrong in (lambda *_: None, 5, print):
         with pytest.raises(CallError, match="should be a function that stands in a module by itself"):

@@ -15,7 +15,7 @@ import torch
 import collective_rules as cr
 from collective_rules.notation import parse_path
 from collective_rules.ops import EXCLUSIONS, OPS
-from collective_rules.ops.columns import Op
+from collective_rules.ops.op import Op
 from collective_rules.rules import RULES
 from tests.schemas import snapshot
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from collective_rules.cli.dry_run import dry_run_script
-from collective_rules.cli.report import CommandError
+from collective_rules.cli.output import CommandError
 from collective_rules.dryrun import UnknownValueError, dry_run, run_script
 from collective_rules.errors import CallError, CollectiveRulesError
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor.placement_types import _StridedShard, _StridedShardOffsetMode
 
 from collective_rules.dryrun import Result, UnknownValueError, dry_run, run_script
-from collective_rules.mode.echo import EchoError
+from collective_rules.mode.simulated import EchoError
 from tests.ledger_of import described
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 import collective_rules as cr
 from collective_rules.backends import BACKENDS
 from collective_rules.rules import RULES
+from collective_rules.sandbox.sandbox import Sandbox
 from collective_rules.testing import World, world
 from collective_rules.testing.drawing import drawable
-from collective_rules.testing.judge import expected_values
-from collective_rules.testing.sandbox import Sandbox
+from collective_rules.testing.expected import expected_values
+from collective_rules.testing.run_calls import TRY_CALLS, carry_out, payload_of
 from collective_rules.testing.strategies import Broken, broken_calls, calls, sample, ways_to_break
 from collective_rules.testing.tensors import flat, make
-from collective_rules.testing.trial import TRY_CALLS, carry_out, payload_of
 from collective_rules.testing.world import has_cpu_kernel
 from tests.gloo_outcomes import OUTCOMES
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules.attributes import REDUCE_OPS
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.notation import Part
 from collective_rules.ops import Row
 from collective_rules.testing import world

@@ -23,17 +23,17 @@ from torch.distributed import _meta_registrations
 
 import collective_rules as cr
 from collective_rules.ops import Row
-from collective_rules.ops.columns import ANY
+from collective_rules.ops.op import ANY
 from collective_rules.rules import RULES
 from collective_rules.spec import Spec
 from collective_rules.testing import Outcome, World, WorldTimeout, world
 from collective_rules.testing.broken import BREACHES
 from collective_rules.testing.drawing import drawable
-from collective_rules.testing.judge import _share, _steps
+from collective_rules.testing.expected import _share, _steps
 from collective_rules.testing.layouts import SLICED, TRANSPOSED, strides
+from collective_rules.testing.run_calls import OK, carry_out
 from collective_rules.testing.strategies import broken_calls, calls, ways_to_break
 from collective_rules.testing.tensors import flat, mapped
-from collective_rules.testing.trial import OK, carry_out
 from collective_rules.testing.world import has_cpu_kernel
 from tests.torch_defects import ALIAS, ALONE, BOTH, DEFECTS, FAKE, META, NO_KERNEL, RAISES, RETURNS, STRIDE, Defect
 

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import collective_rules as cr
-from collective_rules.mode.mode import UNWAITED
-from collective_rules.mode.returned import RETURNED
+from collective_rules.mode.dispatch_mode import UNWAITED
+from collective_rules.mode.postcheck import RETURNED
 from collective_rules.testing import calls, carry_out, sample, world
-from collective_rules.testing.posting import has_cpu_kernel
+from collective_rules.testing.dispatch import has_cpu_kernel
 
 # torch's functional collectives call some of themselves deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

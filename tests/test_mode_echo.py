@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import collective_rules as cr
 from collective_rules.testing import calls, sample, world
-from collective_rules.testing.posting import has_cpu_kernel
+from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.tensors import make
 
 

@@ -17,7 +17,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 import collective_rules as cr
-from collective_rules.mode import mode as mode_module
+from collective_rules.mode import dispatch_mode as mode_module
 
 
 def begin() -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 import collective_rules as cr
-from collective_rules.mode.places import _WAITING
+from collective_rules.mode.call_sites import _WAITING
 
 WAITS: dict[str, Callable[[torch.Tensor], Any]] = {
     "send": lambda tensor: dist.send(tensor, 0),

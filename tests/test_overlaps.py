@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import collective_rules as cr
-from collective_rules.overlaps import sharing
+from collective_rules.binding.overlaps import sharing
 
 BASE = torch.zeros(7, 6)
 

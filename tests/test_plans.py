@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.backends import limits_of
+from collective_rules.binding.compiled import _NO_PLAN, plan_of
 from collective_rules.check import _check
 from collective_rules.infer import _infer
-from collective_rules.ops.columns import NONE
-from collective_rules.plans import _NO_PLAN, plan_of
+from collective_rules.ops.op import NONE
 from tests.drawn import calls
 
 PLANNED = [op for op in cr.ops() if plan_of(cr.lookup(op)) is not _NO_PLAN]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from collective_rules.cli import main, precheck
-from collective_rules.cli.report import CommandError
+from collective_rules.cli.output import CommandError
 from collective_rules.comparison import blocks
-from collective_rules.comparison.running import rehearse
+from collective_rules.comparison.rehearsal import rehearse
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.testing.sandbox import Sandbox
+from collective_rules.sandbox.sandbox import Sandbox
 
 _EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 _SIZE = 4
@@ -93,7 +93,7 @@ def script(tmp_path_factory):
 @pytest.fixture(scope="module")
 def box():
     """One sandbox for all the module's runs: its process imports torch once."""
-    with Sandbox(workers=2, warm=["collective_rules.comparison.one_rank:run_rank"]) as opened:
+    with Sandbox(workers=2, warm=["collective_rules.comparison.worker:run_rank"]) as opened:
         yield opened
 
 
@@ -172,7 +172,7 @@ def test_a_rank_whose_end_is_not_known_is_named_and_what_it_did_not_do_is_undeci
 
 
 def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run, monkeypatch):
-    monkeypatch.setattr("collective_rules.comparison.running._PATIENCE", 0.5)
+    monkeypatch.setattr("collective_rules.comparison.rehearsal._PATIENCE", 0.5)
     for fault, id_, ended in (("stuck", "RUN3", "killed"), ("dies", "RUN4", "died")):
         found = run(fault, deadline=3.0)
         assert (id_, "error", (1,)) == _told(found)[0]
@@ -317,7 +317,7 @@ def test_options_behind_the_script_count_where_they_are_zero(monkeypatch, capsys
         told.update(options, arguments=arguments)
         raise CollectiveRulesError("enough")
 
-    monkeypatch.setattr("collective_rules.comparison.running.rehearse", rehearsed)
+    monkeypatch.setattr("collective_rules.comparison.rehearsal.rehearse", rehearsed)
     line = "precheck train.py --world-size 2 --item 0 --context 0 --deadline 0.5 --alike 0-1 --lr 0"
     assert 2 == main(line.split())
     assert (2, 0.0, 0, 0.5, [[0, 1]]) == tuple(

@@ -24,17 +24,17 @@ from torch._C._distributed_c10d import _create_work_from_future
 
 import collective_rules as cr
 from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
 from collective_rules.testing import world
 from collective_rules.testing.__main__ import main
+from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import drawable
-from collective_rules.testing.judge import differences
-from collective_rules.testing.posting import has_cpu_kernel
+from collective_rules.testing.expected import differences
 from collective_rules.testing.processes import ProcessWorld
 from collective_rules.testing.rank import Answer, Elsewhere, Rank, in_step, merged, silent
-from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.testing.run_calls import Trial
 from collective_rules.testing.strategies import calls
 from collective_rules.testing.tensors import make
-from collective_rules.testing.trial import Trial
 from tests.leaks import held
 
 ROOT = Path(__file__).parents[1]

@@ -17,17 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import collective_rules as cr
+from collective_rules.conformance.examples import Calls, Plan
+from collective_rules.conformance.launch import launch
+from collective_rules.conformance.literals import Writer, alike, literal
+from collective_rules.conformance.reproducer import reproducer
+from collective_rules.sandbox.sandbox import RAISES, SILENTLY_WRONG, Verdict
 from collective_rules.testing import Outcome, World, world
-from collective_rules.testing.backends import resolve
-from collective_rules.testing.conformance.examples import Calls, Plan
-from collective_rules.testing.conformance.launch import launch
-from collective_rules.testing.conformance.literals import Writer, alike, literal
-from collective_rules.testing.conformance.reproducer import reproducer
+from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import DTYPES, drawable
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 from collective_rules.testing.methods import METHODS, method_name
-from collective_rules.testing.posting import has_cpu_kernel
-from collective_rules.testing.sandbox import RAISES, SILENTLY_WRONG, Verdict
+from collective_rules.testing.process_groups import resolve
 from collective_rules.testing.tensors import flat
 
 OPS = [op for op in cr.ops() if has_cpu_kernel(cr.lookup(op)) and not drawable(cr.lookup(op))]

@@ -24,8 +24,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.testing import sandbox as sandbox_module
-from collective_rules.testing.sandbox import (
+from collective_rules.sandbox import sandbox as sandbox_module
+from collective_rules.sandbox.sandbox import (
     ANSWER_LIMIT,
     DIES,
     HANGS,
@@ -47,7 +47,7 @@ def job(function: Any) -> str:
 
 KILLED = """
 import os, sys
-from collective_rules.testing.sandbox import Sandbox
+from collective_rules.sandbox.sandbox import Sandbox
 with Sandbox(deadline=600) as box:
     if os.fork() == 0:  # what holds the sandbox's socket after its owner's death
         sys.stdin.read()

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import collective_rules as cr
-from collective_rules.sources import NOTES, LedgerWriter, Recording, read, same_ranks
-from collective_rules.sources.names import SPELLINGS, dtype_of
+from collective_rules.recordings import NOTES, LedgerWriter, Recording, read, same_ranks
+from collective_rules.recordings.spellings import SPELLINGS, dtype_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.comparison import compare
-from collective_rules.sources import Recording, SourceError, json_stream, plain_pickle, read
-from collective_rules.sources.plain_pickle import load_plain
+from collective_rules.recordings import Recording, SourceError, json_stream, plain_pickle, read
+from collective_rules.recordings.plain_pickle import load_plain
 from tests.test_sources import INFO, counts, dump, entry, ids, ledger, param, recorded
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import collective_rules as cr
-from collective_rules.sources import Recording, read
+from collective_rules.recordings import Recording, read
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = {"async_op", "timeout", "sparse_indices", "root_tensor", "device_ids", "tensor", "tag"}

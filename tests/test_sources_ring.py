@@ -10,7 +10,7 @@ import pytest
 
 import collective_rules as cr
 from collective_rules.comparison import compare
-from collective_rules.sources import Recording
+from collective_rules.recordings import Recording
 from tests.test_sources import dump, entry, ids, recorded
 
 Entries = list[dict[str, Any]]

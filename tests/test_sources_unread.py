@@ -9,7 +9,7 @@ import pytest
 
 import collective_rules as cr
 from collective_rules.comparison import blocks, compare
-from collective_rules.sources import Recording, SourceError, read
+from collective_rules.recordings import Recording, SourceError, read
 from tests.test_sources import INFO, counts, dump, entry, ids, ledger, param, recorded
 from tests.test_sources_damaged import kineto, of_ranks, reduces, samples, severities
 

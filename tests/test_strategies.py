@@ -11,7 +11,7 @@ import torch
 from hypothesis import find, settings
 
 import collective_rules as cr
-from collective_rules.attributes import REDUCE_OPS
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.testing.drawing import DTYPES, drawable
 from collective_rules.testing.strategies import broken_calls, calls, sample
 from collective_rules.testing.tensors import flat

@@ -21,7 +21,7 @@ import collective_rules as cr
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
 from collective_rules.ops import OPS
 from collective_rules.ops import row as row_module
-from collective_rules.ops.columns import CONTIGUOUS, DENSE, FORMAT, Op
+from collective_rules.ops.op import CONTIGUOUS, DENSE, FORMAT, Op
 from collective_rules.rules import RULES, Form, Rule
 from collective_rules.spec import Spec
 

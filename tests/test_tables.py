@@ -10,13 +10,12 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules.attributes import REDUCE_OPS
 from collective_rules.backends import BACKENDS, Backend
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.notation import ANY, GroupSize, Name, Number, Rest, Shares, Splits, parse_path
 from collective_rules.ops import OPS, lookup
-from collective_rules.ops import columns as op_columns
-from collective_rules.rules import KINDS, RULES, Rule
-from collective_rules.rules import sizes as size_functions
+from collective_rules.ops import op as op_columns
+from collective_rules.rules import KINDS, RULES, Rule, size_functions
 
 FOLLOWERS = {name: [lookup(op) for op, entry in OPS.items() if entry.rule == name] for name in RULES}
 LAYOUTS = (op_columns.ANY, op_columns.ORDER, op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from collective_rules import lookup, ops
-from collective_rules.testing.posting import has_cpu_kernel
+from collective_rules.testing.dispatch import has_cpu_kernel
 from tests.torch_own import DIED, FAILED, HUNG, PASSED, Launcher
 
 for needed in ("expecttest", "numpy"):

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
-from collective_rules.sources import Recording, SourceError, read
-from collective_rules.sources.building import Groups, built
-from collective_rules.sources.events import Event, Reader
-from collective_rules.sources.names import dtype_of, spelled
-from collective_rules.sources.recording import Notes
+from collective_rules.recordings import Recording, SourceError, read
+from collective_rules.recordings.call_builder import Groups, built
+from collective_rules.recordings.events import Event, Reader
+from collective_rules.recordings.recording import Notes
+from collective_rules.recordings.spellings import dtype_of, spelled
 
 TRACES = Path(__file__).parent.parent.parent / "shared" / "traces"
 pytestmark = pytest.mark.skipif(not TRACES.is_dir(), reason="../shared/traces is not here")

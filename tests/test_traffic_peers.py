@@ -19,7 +19,7 @@ from collective_rules import Spec
 from collective_rules.conventions import chakra_comm_size, collective_op_bytes
 from collective_rules.testing import calls, sample, world
 from collective_rules.testing.drawing import drawable
-from collective_rules.testing.judge import expected_values
+from collective_rules.testing.expected import expected_values
 from collective_rules.testing.tensors import flat
 
 F8, BF16, I32, I64 = torch.float8_e4m3fn, torch.bfloat16, torch.int32, torch.int64

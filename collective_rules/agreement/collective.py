@@ -10,14 +10,14 @@ import attrs
 
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
 from collective_rules.backends import limits_of
-from collective_rules.bind import bind
-from collective_rules.bound import Bound, Key, Slot
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Bound, Key, Slot
+from collective_rules.binding.compiled import plan_of
+from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.memory import memory_order, same_order
 from collective_rules.messages import ranks_text
 from collective_rules.ops import Row
-from collective_rules.plans import plan_of
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 

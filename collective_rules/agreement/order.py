@@ -15,7 +15,7 @@ import attrs
 from collective_rules.agreement.collective import compare
 from collective_rules.agreement.streams import GroupCalls, Kinds
 from collective_rules.agreement.unify import disagreement, odd_ones
-from collective_rules.bind import bind
+from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.messages import ranks_text, told

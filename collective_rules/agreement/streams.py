@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import torch
 
-from collective_rules.batch import members
+from collective_rules.binding.batch import members
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.notation import Name, Rest, Splits

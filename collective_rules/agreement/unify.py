@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 
-from collective_rules.bound import Bound, Key, Slot, key_text
+from collective_rules.binding.bound import Bound, Key, Slot, key_text
 from collective_rules.call import UNKNOWN
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import compose, ranks_text, value_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from collective_rules.backends.columns import Backend, Limit
 from collective_rules.backends.gloo import GLOO
+from collective_rules.backends.limit import Backend, Limit
 from collective_rules.errors import CallError
 from collective_rules.ops import Row
 

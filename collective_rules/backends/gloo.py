@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from collective_rules.backends.columns import Backend, Limit
+from collective_rules.backends.limit import Backend, Limit
 from collective_rules.finding import WARNING
 
 __all__ = ["GLOO"]

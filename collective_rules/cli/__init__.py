@@ -17,18 +17,18 @@ import torch
 import typer
 
 import collective_rules
-from collective_rules.cli.after_script import SCRIPT_SETTINGS
 from collective_rules.cli.compare import compare_recordings
 from collective_rules.cli.conformance import measure_backend
 from collective_rules.cli.dry_run import dry_run_script
 from collective_rules.cli.infer import infer_call
 from collective_rules.cli.listing import list_ops
+from collective_rules.cli.output import CommandError, Report
 from collective_rules.cli.precheck import precheck_script
 from collective_rules.cli.render import render
-from collective_rules.cli.report import CommandError, Report
+from collective_rules.cli.script_options import SCRIPT_SETTINGS
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
-from collective_rules.tables import visible
+from collective_rules.text_table import visible
 
 __all__ = ["CANNOT", "carry_out", "main"]
 

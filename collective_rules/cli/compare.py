@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from collective_rules.cli.report import Report
+from collective_rules.cli.output import Report
 
 __all__ = ["compare_recordings"]
 

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.report import Report
-from collective_rules.tables import Table
+from collective_rules.cli.output import Report
+from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
-    from collective_rules.testing.conformance.bench import Watch
-    from collective_rules.testing.conformance.results import Conformance
+    from collective_rules.conformance.results import Conformance
+    from collective_rules.conformance.runner import Watch
 
 __all__ = ["measure_backend"]
 
@@ -68,8 +68,8 @@ def measure_backend(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> Report:
     """Measure a backend: which ops, dtypes and reduce ops it takes, and what it makes of broken calls."""
-    from collective_rules.testing.conformance.measure import measure
-    from collective_rules.testing.conformance.report import must_be_writable
+    from collective_rules.conformance.measure import measure
+    from collective_rules.conformance.report import must_be_writable
 
     must_be_writable(report or ())
     patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
@@ -91,7 +91,7 @@ def measure_backend(
 
 def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:
     """Write each report; say which could not be: nothing of a finished run may be lost for that."""
-    from collective_rules.testing.conformance.report import write
+    from collective_rules.conformance.report import write
 
     for path in paths:
         try:
@@ -117,7 +117,7 @@ def _nothing_left_here() -> Iterator[None]:
 @contextlib.contextmanager
 def _progress() -> Iterator[Watch]:
     """A bar for each stage on standard error, if that is a terminal."""
-    from collective_rules.testing.conformance.bench import nobody
+    from collective_rules.conformance.runner import nobody
 
     if not sys.stderr.isatty():
         yield nobody
@@ -143,8 +143,8 @@ def _progress() -> Iterator[Watch]:
 
 
 def _blocks(found: Conformance) -> Iterator[str | Table]:
-    from collective_rules.testing.conformance.report import kind_grids, matrix
-    from collective_rules.testing.conformance.summary import headline, left_out, settings_line
+    from collective_rules.conformance.report import kind_grids, matrix
+    from collective_rules.conformance.summary import headline, left_out, settings_line
 
     yield f"{headline(found)}\n{settings_line(found)}"
     grid = matrix(found)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.after_script import at_least, with_options_after
-from collective_rules.cli.report import CommandError, Report
+from collective_rules.cli.output import CommandError, Report
+from collective_rules.cli.script_options import at_least, with_options_after
 from collective_rules.finding import ERROR
-from collective_rules.tables import Table
+from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
     from collective_rules.dryrun.script import Result
@@ -96,7 +96,7 @@ def dry_run_script(
 
 
 def _complaint(script: str, result: Result) -> str:
-    from collective_rules.dryrun.values import UnknownValueError
+    from collective_rules.dryrun.fake_values import UnknownValueError
 
     if isinstance(result.error, UnknownValueError):
         return str(result.error)

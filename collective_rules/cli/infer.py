@@ -21,14 +21,14 @@ import typer
 
 from collective_rules.call import Call, call
 from collective_rules.check import check
-from collective_rules.cli.report import CommandError, Report
-from collective_rules.cli.values import parse_arguments
+from collective_rules.cli.argument_values import parse_arguments
+from collective_rules.cli.output import CommandError, Report
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.infer import infer
 from collective_rules.ops import lookup
 from collective_rules.spec import Group, Spec
-from collective_rules.tables import Table
+from collective_rules.text_table import Table
 from collective_rules.traffic import Traffic, traffic
 
 __all__ = ["infer_call"]

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from collective_rules.cli.report import CommandError, Report, suggestion
+from collective_rules.cli.output import CommandError, Report, suggestion
 from collective_rules.errors import UnknownOpError
 from collective_rules.ops import OPS, lookup
 from collective_rules.rules import RULES
-from collective_rules.tables import Table
+from collective_rules.text_table import Table
 
 __all__ = ["list_ops"]
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.after_script import at_least, with_options_after
-from collective_rules.cli.report import CommandError, Report
+from collective_rules.cli.output import CommandError, Report
+from collective_rules.cli.script_options import at_least, with_options_after
 
 if TYPE_CHECKING:
-    from collective_rules.comparison.running import Rehearsal
+    from collective_rules.comparison.rehearsal import Rehearsal
 
 __all__ = ["parse_ranks", "precheck_script"]
 
@@ -77,7 +77,7 @@ def precheck_script(
     from collective_rules.backends import limits_of
     from collective_rules.comparison import as_json as as_data
     from collective_rules.comparison import must_be_writable, write
-    from collective_rules.comparison.running import rehearse
+    from collective_rules.comparison.rehearsal import rehearse
     from collective_rules.ops import lookup
 
     before = {
@@ -132,8 +132,8 @@ def precheck_script(
 
 def _blocks(script: str, size: int, found: Rehearsal) -> tuple[Any, ...]:
     from collective_rules.comparison import blocks
-    from collective_rules.comparison.running import endings_text
-    from collective_rules.tables import Table
+    from collective_rules.comparison.rehearsal import endings_text
+    from collective_rules.text_table import Table
 
     head, *rest = blocks(found.comparison)
     shown = [block for block in rest if not (isinstance(block, Table) and block.title.startswith("Files"))]

@@ -10,8 +10,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from collective_rules.cli.report import Report
-from collective_rules.tables import Table, visible
+from collective_rules.cli.output import Report
+from collective_rules.text_table import Table, visible
 
 __all__ = ["plain", "render"]
 

@@ -24,11 +24,11 @@ import torch
 import typer
 
 from collective_rules.backends import BACKENDS, limits_of
-from collective_rules.cli.report import Report
+from collective_rules.cli.output import Report
 from collective_rules.ops import Argument, Row, lookup
 from collective_rules.reference import notes, returned, summary
 from collective_rules.rules import KINDS
-from collective_rules.tables import Table
+from collective_rules.text_table import Table
 
 __all__ = ["show_op"]
 

@@ -4,12 +4,12 @@
 makes recordings by dry-running a script once for each rank.
 """
 
-from collective_rules.comparison.comparing import Comparison, File, compare
+from collective_rules.comparison.compare import Comparison, File, compare
 from collective_rules.comparison.context import Column, Context, Divergence, Line
-from collective_rules.comparison.opening import read_all
+from collective_rules.comparison.files import read_all
 from collective_rules.comparison.page import page
 from collective_rules.comparison.text import as_json, blocks, headline, markdown
-from collective_rules.comparison.writing import must_be_writable, write
+from collective_rules.comparison.writer import must_be_writable, write
 
 __all__ = [
     "Column",

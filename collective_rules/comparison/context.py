@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from collective_rules.agreement.partners import Partners
+from collective_rules.agreement.point_to_point import Partners
 from collective_rules.agreement.streams import arrange
-from collective_rules.agreement.waiting import CIRCLE
-from collective_rules.batch import members
+from collective_rules.agreement.wait_cycle import CIRCLE
+from collective_rules.binding.batch import members
 from collective_rules.call import Call
-from collective_rules.comparison.brief import brief, tensors_text
-from collective_rules.comparison.labels import Labels
+from collective_rules.comparison.names import Labels
+from collective_rules.comparison.summary import brief, tensors_text
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ops import lookup

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from collective_rules.comparison.comparing import Comparison
+from collective_rules.comparison.compare import Comparison
 from collective_rules.comparison.context import Column, Context, Divergence, Line
 from collective_rules.comparison.text import context_title, divergence_title, file_table, finding_text, headline
 from collective_rules.finding import Finding
 from collective_rules.messages import ranks_text
 from collective_rules.reports.style import STYLE
-from collective_rules.reports.words import cut, plural
-from collective_rules.tables import Table
+from collective_rules.reports.wording import cut, plural
+from collective_rules.text_table import Table
 
 __all__ = ["page"]
 

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from collective_rules.comparison.comparing import Comparison, File
+from collective_rules.comparison.compare import Comparison, File
 from collective_rules.comparison.context import Context, Divergence, Line
-from collective_rules.comparison.labels import label_text
+from collective_rules.comparison.names import label_text
 from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.reports.markdown import escaped, fenced, table_lines
-from collective_rules.reports.words import plural
-from collective_rules.tables import Table
+from collective_rules.reports.wording import plural
+from collective_rules.text_table import Table
 
 __all__ = [
     "as_json",

@@ -15,11 +15,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import _disable_current_modes
 
 from collective_rules.dryrun.devices import DeclaredDevices, pretend_devices
-from collective_rules.dryrun.groups import fake_groups, torchrun_environment
+from collective_rules.dryrun.fake_groups import fake_groups, torchrun_environment
+from collective_rules.dryrun.fake_values import FakeValues
+from collective_rules.dryrun.interpreter_state import kept_state
 from collective_rules.dryrun.patches import Patches
-from collective_rules.dryrun.state import kept_state
 from collective_rules.dryrun.training import ease_training
-from collective_rules.dryrun.values import FakeValues
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode import Ledger, RuleMode
 

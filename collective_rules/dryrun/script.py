@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import attrs
 
+from collective_rules.dryrun.fake_values import line_of
 from collective_rules.dryrun.run import StepsDone, dry_run
-from collective_rules.dryrun.values import line_of
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.mode import Ledger
 

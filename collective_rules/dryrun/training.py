@@ -32,10 +32,10 @@ from collective_rules.dryrun.attention import attend_flexibly
 from collective_rules.dryrun.batchnorm import ease_batch_norm
 from collective_rules.dryrun.checkpoints import ease_checkpoints
 from collective_rules.dryrun.devices import DeclaredDevices
+from collective_rules.dryrun.fake_values import unknown
 from collective_rules.dryrun.patches import Patches
-from collective_rules.dryrun.values import unknown
-from collective_rules.dryrun.zero import ease_consolidation
-from collective_rules.mode.echo import is_unknown
+from collective_rules.dryrun.zero_optimizer import ease_consolidation
+from collective_rules.mode.simulated import is_unknown
 
 __all__ = ["ease_training"]
 

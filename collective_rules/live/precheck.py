@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
-from collective_rules.live.guard import ALWAYS, Guard
+from collective_rules.live.comparer import ALWAYS, Guard
 from collective_rules.mode import RuleMode
 
 __all__ = ["Precheck", "precheck"]

@@ -16,12 +16,12 @@ import attrs
 from collective_rules.call import Call
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR, Finding
-from collective_rules.live.wire import LostStoreError, Wire
-from collective_rules.live.words import Describer, Reader, pack_findings, unpack_findings
+from collective_rules.live.protocol import Describer, Reader, pack_findings, unpack_findings
+from collective_rules.live.store import LostStoreError, Wire
 from collective_rules.spec import Group
 
 if TYPE_CHECKING:
-    from collective_rules.mode.ledger import Entry
+    from collective_rules.ledger import Entry
 
 __all__ = ["LOST", "MISSING", "Session", "Waiting", "call_text", "error_of"]
 

@@ -7,7 +7,7 @@ memory of the arguments named below to the transport as it is.
 
 from __future__ import annotations
 
-from collective_rules.ops.columns import (
+from collective_rules.ops.op import (
     CONTIGUOUS,
     DENSE,
     FORMAT,

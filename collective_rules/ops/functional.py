@@ -7,8 +7,8 @@ the argument that they write. Legacy ops name their group by (tag, ranks, group_
 
 from __future__ import annotations
 
-from collective_rules.ops.columns import CONTIGUOUS, DENSE, NONE, Batch, Op, SplitSizes
-from collective_rules.rules import sizes
+from collective_rules.ops.op import CONTIGUOUS, DENSE, NONE, Batch, Op, SplitSizes
+from collective_rules.rules import size_functions as sizes
 
 __all__ = ["FUNCTIONAL"]
 

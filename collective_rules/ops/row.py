@@ -17,9 +17,9 @@ import torch
 from collective_rules.errors import UnknownOpError
 from collective_rules.notation import Part, Path, Statement, names, parse_path
 from collective_rules.ops.c10d import C10D
-from collective_rules.ops.columns import Op
 from collective_rules.ops.exclusions import EXCLUSIONS
 from collective_rules.ops.functional import FUNCTIONAL
+from collective_rules.ops.op import Op
 from collective_rules.ops.symm_mem import SYMM_MEM
 from collective_rules.rules import RULES, Form, Rule
 

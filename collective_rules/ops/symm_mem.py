@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from collective_rules.ops.columns import CONTIGUOUS, Op, SplitSizes
-from collective_rules.rules import sizes
+from collective_rules.ops.op import CONTIGUOUS, Op, SplitSizes
+from collective_rules.rules import size_functions as sizes
 
 __all__ = ["SYMM_MEM"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.reports.data import as_json
-from collective_rules.reports.html import page
 from collective_rules.reports.markdown import markdown
 from collective_rules.reports.modules import tree
-from collective_rules.reports.tables import blocks
-from collective_rules.reports.words import bytes_text
+from collective_rules.reports.page import page
+from collective_rules.reports.sections import blocks
+from collective_rules.reports.wording import bytes_text
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger

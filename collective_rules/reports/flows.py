@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.batch import well_formed_members
-from collective_rules.bind import bind
+from collective_rules.binding.batch import well_formed_members
+from collective_rules.binding.binder import bind
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.spec import Group

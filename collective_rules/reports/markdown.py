@@ -8,8 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from collective_rules.reports.modules import tree
-from collective_rules.reports.tables import findings, group_table, headline, notes, op_table, phase_table
-from collective_rules.tables import Table
+from collective_rules.reports.sections import findings, group_table, headline, notes, op_table, phase_table
+from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.reports.words import bytes_text, cut, plural
-from collective_rules.tables import visible
+from collective_rules.reports.wording import bytes_text, cut, plural
+from collective_rules.text_table import visible
 
 if TYPE_CHECKING:
     from collective_rules.mode import Ledger

@@ -12,7 +12,7 @@ from html import escape
 import attrs
 
 from collective_rules.reports.flows import Flows
-from collective_rules.reports.words import bytes_text, cut, plural, share_text
+from collective_rules.reports.wording import bytes_text, cut, plural, share_text
 
 __all__ = ["COLOURS", "Bar", "Lane", "Mark", "Span", "bars", "lanes", "matrix", "strip"]
 

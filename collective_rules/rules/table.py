@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import torch
 
-from collective_rules.rules import oracles, sizes, volumes
-from collective_rules.rules.columns import Form, Rule
+from collective_rules.rules import oracles, volumes
+from collective_rules.rules import size_functions as sizes
+from collective_rules.rules.rule import Form, Rule
 
 __all__ = ["RULES"]
 

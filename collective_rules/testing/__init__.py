@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from collective_rules.testing.world import Outcome, World, WorldTimeout, close_worlds, world
 
 if TYPE_CHECKING:
-    from collective_rules.testing.sandbox import Sandbox, Verdict
+    from collective_rules.sandbox.sandbox import Sandbox, Verdict
+    from collective_rules.testing.run_calls import TRY_CALLS, Trial, carry_out, payload_of
     from collective_rules.testing.strategies import Broken, broken_calls, calls, sample, ways_to_break
-    from collective_rules.testing.trial import TRY_CALLS, Trial, carry_out, payload_of
 
 __all__ = [
     "TRY_CALLS",
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "sandbox": ("Sandbox", "Verdict"),
-    "strategies": ("Broken", "broken_calls", "calls", "sample", "ways_to_break"),
-    "trial": ("TRY_CALLS", "Trial", "carry_out", "payload_of"),
+    "collective_rules.sandbox.sandbox": ("Sandbox", "Verdict"),
+    "collective_rules.testing.strategies": ("Broken", "broken_calls", "calls", "sample", "ways_to_break"),
+    "collective_rules.testing.run_calls": ("TRY_CALLS", "Trial", "carry_out", "payload_of"),
 }
 
 
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,19 +35,19 @@ from torch.distributed.rendezvous import rendezvous
 from collective_rules.backends import BACKENDS, limits_of
 from collective_rules.call import Call
 from collective_rules.cli import CANNOT, carry_out
+from collective_rules.cli.output import CommandError, Report, suggestion
 from collective_rules.cli.render import plain
-from collective_rules.cli.report import CommandError, Report, suggestion
 from collective_rules.errors import CollectiveRulesError, UnknownOpError
 from collective_rules.ops import OPS, Row, lookup
 from collective_rules.records import from_record, to_record
-from collective_rules.tables import Table
+from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import Wish, draw_calls, drawable
-from collective_rules.testing.posting import has_cpu_kernel
 from collective_rules.testing.processes import ProcessWorld
 from collective_rules.testing.rank import Answer, Rank, checked_backend, in_step, merged, silent
-from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.testing.run_calls import Trial
 from collective_rules.testing.strategies import sample
-from collective_rules.testing.trial import Trial
+from collective_rules.text_table import Table
 
 _COLUMNS = {OK: "passed", RAISES: "raised", SILENTLY_WRONG: "wrong", HANGS: "hung", DIES: "died"}
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

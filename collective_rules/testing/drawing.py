@@ -14,13 +14,13 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from collective_rules.attributes import REDUCE_OPS
 from collective_rules.backends import Limit, limits_of
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.call import Call, call
 from collective_rules.errors import CallError
 from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
 from collective_rules.ops import OPS, Row, Spelling, lookup
-from collective_rules.ops.columns import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, NONE, ORDER, OWN
+from collective_rules.ops.op import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, NONE, ORDER, OWN
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch._C import _distributed_c10d as _c10d
 
-from collective_rules.attributes import REDUCE_OPS
+from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.errors import CallError
 from collective_rules.ops import Argument, Row, lookup
 

@@ -29,6 +29,7 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.records import from_record, to_record
+from collective_rules.sandbox.sandbox import DIES, OK, RAISES, Channel
 from collective_rules.spec import is_size
 from collective_rules.testing.rank import (
     Answer,
@@ -39,8 +40,7 @@ from collective_rules.testing.rank import (
     merged,
     silent,
 )
-from collective_rules.testing.sandbox import DIES, OK, RAISES, Channel
-from collective_rules.testing.trial import Trial
+from collective_rules.testing.run_calls import Trial
 
 __all__ = ["ProcessWorld"]
 

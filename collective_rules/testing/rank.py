@@ -20,12 +20,12 @@ from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.call import Call
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.testing.backends import resolve
-from collective_rules.testing.judge import differences
-from collective_rules.testing.posting import Outcome, Seat, boxed_reduce_op, post, prepared, wait
-from collective_rules.testing.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.testing.dispatch import Outcome, Seat, boxed_reduce_op, post, prepared, wait
+from collective_rules.testing.expected import differences
+from collective_rules.testing.process_groups import resolve
+from collective_rules.testing.run_calls import Trial, raised_lines
 from collective_rules.testing.tensors import Made, make, mapped
-from collective_rules.testing.trial import Trial, raised_lines
 
 __all__ = [
     "FAILS",

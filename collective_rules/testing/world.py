@@ -31,8 +31,7 @@ from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.messages import ranks_text
 from collective_rules.ops import Row, lookup
 from collective_rules.spec import is_size
-from collective_rules.testing.backends import Factory, Provider, resolve
-from collective_rules.testing.posting import (
+from collective_rules.testing.dispatch import (
     SLICE,
     Outcome,
     Posted,
@@ -46,6 +45,7 @@ from collective_rules.testing.posting import (
     wait,
     wait_until,
 )
+from collective_rules.testing.process_groups import Factory, Provider, resolve
 
 __all__ = ["Outcome", "World", "WorldTimeout", "boxed_reduce_op", "close_worlds", "has_cpu_kernel", "world"]
 

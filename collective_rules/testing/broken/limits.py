@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 import torch
 
-from collective_rules.attributes import REDUCE_OPS
 from collective_rules.backends import Limit, limits_of
-from collective_rules.bound import Slot
+from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.binding.bound import Slot
 from collective_rules.call import Call
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row

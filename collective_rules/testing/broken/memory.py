@@ -7,12 +7,12 @@ import itertools
 import torch
 from hypothesis import strategies as st
 
-from collective_rules.bind import bind
-from collective_rules.bound import Slot
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Slot
+from collective_rules.binding.memory import memory_order
 from collective_rules.call import Call
-from collective_rules.memory import memory_order
 from collective_rules.ops import Row
-from collective_rules.ops.columns import ANY, CONTIGUOUS, DENSE, FORMAT, FREE, NEVER, ORDER, OWN
+from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Memory
 from collective_rules.testing.broken.scene import (
     Breach,

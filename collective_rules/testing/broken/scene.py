@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-from collective_rules.bind import bind
-from collective_rules.bound import Slot
+from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Slot
 from collective_rules.call import Call, call
 from collective_rules.ops import Row
 from collective_rules.spec import Spec

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from collective_rules.bound import Slot
+from collective_rules.binding.bound import Slot
 from collective_rules.notation import Name, Rest, Shares, Splits
 from collective_rules.ops import Row
 from collective_rules.testing.broken.scene import (

@@ -1,0 +1,389 @@
+"""From a `Call` to the names that it binds: the one place where a rule's text meets a call's sizes.
+
+`bind` tries the forms that the op admits and keeps the nearest one. `infer`, `check` and `agree` only consume what it
+bound. It knows sizes, lists, splits, dtypes and size functions; it does not know layouts, backends or other ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from collective_rules.binding.bound import Bound, Demand, Key, Problem, Slot, key_text, walk
+from collective_rules.call import UNKNOWN, Call
+from collective_rules.finding import ERROR, WARNING
+from collective_rules.notation import ANY, GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.ops import Spelling
+from collective_rules.ops.op import EVEN
+from collective_rules.rules import Unsolvable
+from collective_rules.rules.size_functions import Sizing
+from collective_rules.spec import Spec
+from collective_rules.symbols import known, same
+
+__all__ = ["bind"]
+
+
+def bind(call: Call, forms: tuple[str, ...] | None = None) -> Bound:
+    """Bind the names of `call` under the form that fits, or is nearest; `forms` narrows those that are tried."""
+    best: Bound | None = None
+    for spelling in call.row.spellings:
+        if forms is not None and spelling.form.name not in forms:
+            continue
+        bound = _Binder(call, spelling).run()
+        if not bound.problems:
+            return bound
+        if best is None or bound.badness < best.badness:
+            best = bound
+    return best if best is not None else bind(call)
+
+
+class _Stop(Exception):  # noqa: N818 - control flow inside the binder
+    """The rest of this part cannot be matched."""
+
+
+class _Binder:
+    def __init__(self, call: Call, spelling: Spelling) -> None:
+        self.call = call
+        self.bound = Bound(call, spelling)
+        self.group_size = call.group.size
+        self.entry = call.row.entry
+
+    def run(self) -> Bound:
+        statement = self.bound.spelling.statement
+        for part in statement.reads:
+            self.part(part)
+        self.derive()
+        read = {part.path.name for part in statement.reads}
+        for part in statement.writes:
+            if part.path.name not in read:
+                self.part(part)
+        for demand in self.entry.demands:
+            self.solve(demand, None, None)
+        return self.bound
+
+    # -- lists
+
+    def part(self, part: Part) -> None:
+        if part.root_only and not self.call.is_root and not self.entry.everywhere:
+            if part.path.name in self.call.row.in_place:
+                return
+            value = self.call.arguments.get(part.path.name)
+            if part.path.index and value:
+                root, rank = self.call.attribute("root"), self.call.group.rank
+                verdict = f"{part.path.name} is given on rank {rank}, which is not the root ({root})"
+                self.problem("presence", verdict, part)
+            return
+        value = self.call.arguments.get(part.path.name)
+        if value is None:
+            self.promised(part)
+            return
+        if part.root_only and part.path.index and not value:
+            self.problem("presence", f"{part.path.name} is empty on the root", part)
+            return
+        try:
+            self.lengths(part, value, part.path.index, part.path.name)
+        except _Stop:
+            return
+        for slot in walk(value, part, part.path.index, None, None):
+            self.bound.slots.append(slot)
+            self.bound.fitting += not self.bound.problems
+            try:
+                self.dtype(slot)
+                self.match(slot)
+            except _Stop:
+                continue
+
+    def lengths(self, part: Part, value: Any, index: tuple[str, ...], label: str) -> None:
+        if not index:
+            if not isinstance(value, Spec):
+                self.fail("lists", f"{label} is {value!r}, not a tensor", part)
+            return
+        length, kind = len(value), index[0]
+        if kind == "1" and length != 1:
+            self.fail(
+                "lists",
+                f"{label} has {length} elements, but takes exactly one",
+                part,
+                advice="Pass a list of one.",
+            )
+        if kind == "p" and length != self.group_size:
+            self.fail("lists", f"{label} has {length} elements, but the group has {self.group_size} ranks", part)
+        if kind == "i":
+            if self.bound.count is None:
+                self.bound.count = length
+                self.bound.names["length", None] = length
+            if length == 0:
+                self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
+            if length != self.bound.count:
+                self.fail(
+                    "lists",
+                    f"{label} has {length} elements, another list {self.bound.count}",
+                    part,
+                    advice="Pass lists of one length.",
+                )
+        for place, item in enumerate(value):
+            self.lengths(part, item, index[1:], f"{label}[{place}]")
+
+    # -- sizes
+
+    def dtype(self, slot: Slot) -> None:
+        rule, dtype = self.call.row.rule, slot.spec.dtype
+        behind = self.bound.spelling.behind_of(slot.part)
+        fixed = rule.fixed_dtypes.get(behind)
+        if dtype is None or "dtype" not in rule.agreed or behind in self.entry.dtypes:
+            return
+        if fixed is not None:
+            if dtype is not fixed:
+                self.problem(
+                    "dtype",
+                    f"{slot.label} has dtype {_dtype(dtype)}, but must have {_dtype(fixed)}",
+                    slot.part,
+                    {slot.label: slot.spec},
+                )
+            return
+        if self.entry.kernel_dtypes and dtype not in self.entry.kernel_dtypes:
+            taken = ", ".join(map(_dtype, self.entry.kernel_dtypes))
+            verdict = f"{slot.label} has dtype {_dtype(dtype)}, but its kernels take only {taken}"
+            self.problem("dtype", verdict, slot.part, {slot.label: slot.spec})
+        key = ("dtype", None if self.bound.spelling.one_dtype else slot.element)
+        first = self.bound.names.setdefault(key, dtype)
+        origin = self.bound.origins.setdefault(key, slot)
+        if first is not dtype:
+            self.problem(
+                "dtype",
+                f"{slot.label} has dtype {_dtype(dtype)}, but {origin.label} has {_dtype(first)}",
+                slot.part,
+                {origin.label: origin.spec, slot.label: slot.spec},
+            )
+
+    def match(self, slot: Slot) -> None:
+        part, shape = slot.part, slot.spec.shape
+        if shape is None:
+            return
+        if self.bound.spelling.form.flat:
+            shape = (math.prod(shape),)
+        rest = next((place for place, size in enumerate(part.sizes) if isinstance(size, Rest)), None)
+        wanted = len(part.sizes) - (rest is not None)
+        if len(shape) < wanted or (rest is None and len(shape) != wanted):
+            least = "at least " if rest is not None else ""
+            kind = "sizes" if "dims" not in self.call.row.rule.constraints.values() else "dims"
+            self.fail(
+                kind,
+                f"{slot.label} has {_count(len(shape), 'dim')}, but needs {least}{wanted}",
+                part,
+                {slot.label + ".shape": shape},
+            )
+        before = len(part.sizes) if rest is None else rest
+        after = wanted - before if rest is not None else 0
+        for place in range(before):
+            self.one(part.sizes[place], shape[place], place, slot)
+        for place in range(after):
+            self.one(part.sizes[-1 - place], shape[-1 - place], len(shape) - 1 - place, slot)
+        if rest is not None:
+            size = part.sizes[rest]
+            assert isinstance(size, Rest)
+            self.unify(self.bound.key(size, slot.element, slot.rank), shape[before : len(shape) - after], slot, size)
+
+    def one(self, size: Size, value: Any, dim: int, slot: Slot) -> None:
+        if isinstance(size, Name):
+            self.unify(self.bound.key(size, slot.element, slot.rank), value, slot, size)
+        elif isinstance(size, (GroupSize, Number)):
+            wanted = self.group_size if isinstance(size, GroupSize) else size.value
+            if known(value == wanted) is False:
+                meant = f"W={wanted}" if isinstance(size, GroupSize) else str(wanted)
+                verdict = f"dim {dim} of {slot.label} has size {value}, but should have {meant}"
+                self.fail("sizes", verdict, slot.part, self.sizes(slot), size=size)
+        elif isinstance(size, Shares):
+            verdict = f"dim {dim} of {slot.label} has {value} elements, which is no multiple of W={self.group_size}"
+            self.demand(
+                value % self.group_size == 0, Problem("divides", verdict, slot.part, self.sizes(slot), size=size)
+            )
+            self.unify(self.bound.key(size, slot.element, slot.rank), value // self.group_size, slot, size)
+        elif isinstance(size, Splits):
+            self.split(size, value, slot)
+
+    def split(self, size: Splits, value: Any, slot: Slot) -> None:
+        shares = self.shares(size, slot.part, value, slot)
+        for rank, share in enumerate(shares):
+            self.unify(self.split_key(size, rank), share, slot, size)
+
+    def shares(self, size: Splits, part: Part, value: Any, slot: Slot | None) -> tuple[Any, ...]:
+        """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
+        column = self.entry.splits[self.bound.spelling.behind_of(part)]
+        given = self.call.arguments.get(column.argument) if column.argument else ()
+        if given is UNKNOWN:
+            return ()
+        label = slot.label if slot else part.path.name
+        if not given:
+            if given is not None and column.empty != EVEN:
+                return (0,) * self.group_size
+            if value is None:
+                own = self.bound.names.get((size.name, None, self.call.group.rank, self.call.group.rank))
+                return (own,) * self.group_size if own is not None else ()
+            verdict = f"{label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes"
+            problem = Problem("divides", verdict, part, self.sizes(slot) if slot else {}, size=size)
+            self.demand(value % self.group_size == 0, problem)
+            return (value // self.group_size,) * self.group_size
+        values: dict[str, Any] = {str(column.argument): given}
+        if len(given) != self.group_size:
+            count = _count(len(given), "split size")
+            verdict = f"{column.argument} names {count}, but the group has {self.group_size} ranks"
+            self.fail("splits", verdict, part, values, size=size)
+        for number in given:
+            if known(number < 0):
+                verdict = f"{column.argument} holds a negative number, {number}"
+                self.fail("splits", verdict, part, values, size=size)
+        if value is not None:
+            total = sum(given)
+            verdict = f"{column.argument} sums to {total}, but {label} has {value} rows"
+            self.demand(total == value, Problem("splits", verdict, part, values, size=size))
+        return tuple(given)
+
+    def promised(self, part: Part) -> None:
+        """Bind the split sizes of a tensor that is not given."""
+        for size in part.sizes:
+            if isinstance(size, Splits):
+                try:
+                    for rank, share in enumerate(self.shares(size, part, None, None)):
+                        self.unify(self.split_key(size, rank), share, Slot(part, None, None, Spec(None, None)), size)
+                except _Stop:
+                    return
+
+    def sizes(self, slot: Slot) -> dict[str, Any]:
+        return {"W": self.group_size, slot.label + ".shape": slot.spec.shape}
+
+    def split_key(self, size: Splits, rank: int) -> Key:
+        row, column = (rank if i == ANY else self.call.group.rank for i in (size.row, size.column))
+        return (size.name, None, row, column)
+
+    def unify(self, key: Key, value: Any, slot: Slot, size: Size) -> None:
+        names, origins = self.bound.names, self.bound.origins
+        if key not in names:
+            names[key], origins[key] = value, slot
+            return
+        first, origin = names[key], origins.get(key, slot)
+        answer = same(first, value)
+        if answer:
+            return
+        problem = self.clash(key, first, value, origin, slot, size)
+        if answer is None:
+            pairs = zip(first, value, strict=True) if isinstance(first, tuple) else ((first, value),)
+            self.bound.demands += [Demand(a == b, problem) for a, b in pairs]
+            return
+        self.bound.problems.append(problem)
+        if problem.severity == ERROR:
+            raise _Stop
+
+    def clash(self, key: Key, first: Any, value: Any, origin: Slot, slot: Slot, size: Size) -> Problem:
+        """One name, bound to two values."""
+        indexed = len(key) > 2 and "pairs" in self.call.row.rule.constraints.values()
+        text = key_text(key)
+        verdict = f"{slot.label} has {text} = {value}, but {origin.label} has {text} = {first}"
+        if origin.label == slot.label:
+            verdict = f"{slot.label} has both {text} = {first} and {text} = {value}"
+        shapes = {origin.label + ".shape": origin.spec.shape, slot.label + ".shape": slot.spec.shape}
+        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
+        problem = Problem(
+            "pairs" if indexed else "sizes", verdict, slot.part, shapes, size=size, names={text: (first, value)}
+        )
+        if self.entry.exact or not _same_elements(slot, first, value):
+            return problem
+        advice = "The memory is read as the other shape; reshape one side if that is not meant."
+        return attrs.evolve(problem, severity=WARNING, advice=advice)
+
+    # -- size functions
+
+    def derive(self) -> None:
+        derived = self.call.row.rule.derived
+        statement = self.bound.spelling.statement
+        listed = ("length", None) not in self.bound.names
+        if "length" in derived and listed and self.solve(derived["length"], ("length", None), None):
+            self.bound.count = self.bound.names["length", None]
+        for part in statement.writes:
+            for size in part.sizes:
+                if isinstance(size, Rest) and size.name in derived:
+                    elements = range(self.bound.count or 0) if "i" in part.path.index else (None,)
+                    for element in elements:
+                        key = self.bound.key(size, element, None)
+                        if not self.solve(derived[size.name], key, element):
+                            return
+
+    def solve(self, function: Any, key: Key | None, element: int | None) -> bool:
+        def require(condition: Any, kind: str, verdict: str) -> None:
+            self.demand(condition, Problem(kind, verdict, self.bound.spelling.statement.parts[0]))
+
+        view = _NameView(self.bound.names, element)
+        sizing = Sizing(view, self.group_size, self.call.group.rank, element or 0, self.call.arguments, require)
+        try:
+            value = function(sizing)
+        except Unsolvable as error:
+            self.problem(error.kind, str(error), self.bound.spelling.statement.parts[0])
+            return False
+        except (_Stop, _Unbound):
+            return False
+        if key is not None:
+            self.bound.names[key] = value
+            self.bound.origins[key] = self.bound.slots[0]
+        return True
+
+    # -- problems
+
+    def demand(self, condition: Any, problem: Problem) -> None:
+        holds = known(condition)
+        if holds is False:
+            self.bound.problems.append(problem)
+            raise _Stop
+        if not isinstance(condition, bool):
+            self.bound.demands.append(Demand(condition, problem))
+
+    def problem(
+        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
+    ) -> None:
+        self.bound.problems.append(Problem(kind, verdict, part, values or {}, **more))
+
+    def fail(
+        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
+    ) -> None:
+        self.problem(kind, verdict, part, values, **more)
+        raise _Stop
+
+
+class _Unbound(Exception):  # noqa: N818 - control flow inside the binder
+    """A size function asked for a name that this call does not bind."""
+
+
+class _NameView(Mapping[str, Any]):
+    """The bound names as a size function sees them, in one element of a list."""
+
+    def __init__(self, names: Mapping[Key, Any], element: int | None) -> None:
+        self.names, self.element = names, element
+
+    def __getitem__(self, name: str) -> Any:
+        for key, value in self.names.items():
+            if key[0] == name and (key[1] is None or key[1] == self.element):
+                return value
+        raise _Unbound(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({key[0] for key in self.names})
+
+    def __len__(self) -> int:
+        return len({key[0] for key in self.names})
+
+
+def _same_elements(slot: Slot, first: Any, value: Any) -> bool:
+    """Whether the whole part is one `*s`, and both shapes have equally many elements."""
+    if len(slot.part.sizes) != 1 or not isinstance(first, tuple):
+        return False
+    return known(math.prod(first) == math.prod(value)) is True
+
+
+def _dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,17 @@
+"""Any backend against the rules: which ops, dtypes and reduce ops it takes, and what it makes of broken calls."""
+
+from collective_rules.conformance.measure import measure
+from collective_rules.conformance.reproducer import reproducer
+from collective_rules.conformance.results import Conformance, Failure, KindResult, OpResult, WayResult
+from collective_rules.conformance.suite import conformance_suite
+
+__all__ = [
+    "Conformance",
+    "Failure",
+    "KindResult",
+    "OpResult",
+    "WayResult",
+    "conformance_suite",
+    "measure",
+    "reproducer",
+]

@@ -1,0 +1,191 @@
+"""The conformance of a backend as a class of pytest tests, for the backend's author.
+
+pytest is imported when a suite is asked for: the package does without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import PathFinder
+from typing import Any
+
+from collective_rules.conformance.examples import Kind
+from collective_rules.conformance.measure import ops_to_measure, plan_of, unsupported
+from collective_rules.conformance.results import BROKEN_OUTCOMES, KindResult, OpResult, counted
+from collective_rules.conformance.runner import Bench
+from collective_rules.errors import CallError
+from collective_rules.ops import lookup
+from collective_rules.sandbox.sandbox import DIES, HANGS, SILENTLY_WRONG
+from collective_rules.testing.process_groups import Factory
+
+__all__ = ["conformance_suite", "place_of"]
+
+
+def conformance_suite(
+    backend: str | Factory,
+    *,
+    world_sizes: Sequence[int] = (1, 2, 3, 4),
+    ops: str | Sequence[str] = "*",
+    examples: int = 20,
+    seed: int = 0,
+    deadline: float = 1.0,
+    limits: str | None = None,
+    broken_may: Sequence[str] = BROKEN_OUTCOMES,
+    seconds: float = 30.0,
+) -> type:
+    """Return a class of pytest tests of `backend`, with three tests of each op.
+
+    As `TestMine = conformance_suite("my_package:factory")` in a test file, it is collected:
+
+    - `test_legal_calls[op]` fails where a legal call fails, with the smallest that does as a program to reproduce it.
+      An op that the backend says it has not is skipped.
+    - `test_broken_calls[op]` fails where a broken call comes to anything but what `broken_may` lists of "raises",
+      "hangs", "dies" and "accepted". What it comes to is recorded as the test's property "broken" in any case.
+    - `test_dtypes[op]` fails where the table of limits is wrong; without a table, where the backend takes a dtype or
+      reduce op and gets it wrong. What it takes is the test's property "dtypes".
+
+    `backend` is what `resolve` takes as text, or a factory that is a function of a module. Everything runs in processes
+    of its own, `deadline` seconds a call; `seconds` may be spent on making a failing call smaller. The other arguments
+    are those of `measure`.
+
+    Raises `CallError` for arguments that are no good; a backend that cannot be started is an error of each test.
+
+    >>> Suite = conformance_suite("gloo", ops="c10d::*gather*", broken_may=["raises", "accepted"])
+    >>> [name for name in vars(Suite) if name.startswith("test_")]
+    ['test_legal_calls', 'test_broken_calls', 'test_dtypes']
+    """
+    import pytest  # noqa: PLC0415 - see the module's docstring
+
+    name = backend if isinstance(backend, str) else place_of(backend)
+    plan = plan_of(name, world_sizes, examples, seed, limits)
+    rows, _ = ops_to_measure([ops] if isinstance(ops, str) else ops, plan)
+    unknown = [outcome for outcome in broken_may if outcome not in BROKEN_OUTCOMES]
+    if unknown or isinstance(broken_may, str):
+        raise CallError(f"broken_may={broken_may!r}, but should list some of {', '.join(BROKEN_OUTCOMES)}")
+    each_op = pytest.mark.parametrize("op", [row.op for row in rows])
+
+    class ConformanceSuite:
+        @pytest.fixture(scope="class")
+        def measured(self) -> Iterator[_Measured]:
+            with Bench(name, plan, deadline=deadline) as bench:
+                yield _Measured(bench)
+
+        @each_op
+        def test_legal_calls(self, op: str, measured: _Measured) -> None:
+            measured.skip_unsupported(op, pytest.skip)
+            fault = measured.legal_fault(op, seconds)
+            if fault:
+                pytest.fail(fault, pytrace=False)
+
+        @each_op
+        def test_broken_calls(
+            self, op: str, measured: _Measured, record_property: Callable[[str, object], None]
+        ) -> None:
+            measured.skip_unsupported(op, pytest.skip)
+            counts, fault = measured.broken(op, broken_may)
+            record_property("broken", counts)
+            if fault:
+                pytest.fail(fault, pytrace=False)
+
+        @each_op
+        def test_dtypes(self, op: str, measured: _Measured, record_property: Callable[[str, object], None]) -> None:
+            measured.skip_unsupported(op, pytest.skip)
+            kinds = measured.kinds(op)
+            record_property("dtypes", [f"{kind.reduce_op} {kind.dtype}".strip() for kind in kinds if kind.taken])
+            fault = _kinds_fault(op, kinds)
+            if fault:
+                pytest.fail(fault, pytrace=False)
+
+    ConformanceSuite.__doc__ = f"What {name} makes of the collectives."
+    return ConformanceSuite
+
+
+class _Measured:
+    """What the tests of one class share: the bench, and the dtypes of each op, which all of them need."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._kinds: dict[str, tuple[KindResult, ...]] = {}
+
+    def kinds(self, op: str) -> tuple[KindResult, ...]:
+        """What was measured of each (reduce op, dtype)."""
+        if op not in self._kinds:
+            self._kinds |= self.bench.kinds([lookup(op)])
+        return self._kinds[op]
+
+    def skip_unsupported(self, op: str, skip: Callable[[str], Any]) -> None:
+        """Skip the test of an op that the backend has not."""
+        why = unsupported(self.kinds(op)) if self.bench.plan.table is None else ""
+        if why:
+            skip(f"not supported: {why}")
+
+    def _drawn(self, op: str) -> dict[str, tuple[Kind, ...] | None]:
+        return {op: self.bench.legal_kinds(self.kinds(op), lookup(op))}
+
+    def legal_fault(self, op: str, seconds: float) -> str:
+        """Say what is wrong with legal calls, with a program to reproduce it; "" where nothing is."""
+        drawn, row = self._drawn(op), lookup(op)
+        tried = self.bench.legal([row], drawn)[op]
+        found = OpResult(op, row.rule.name, counted(tried.outcomes), tried.skipped)
+        if not found.failed:
+            return ""
+        failure = self.bench.failure(row, drawn[op], tried, seconds=seconds)
+        head = (
+            f"{op}: {found.failed} of {found.passed + found.failed} legal calls fail, the smallest: {failure.outcome}"
+        )
+        return f"{head}\n\n{failure.reproducer}"
+
+    def broken(self, op: str, may: Sequence[str]) -> tuple[dict[str, int], str]:
+        """Count what broken calls come to, and say which ways to break one come to what is not allowed."""
+        ways = self.bench.broken([lookup(op)], self._drawn(op))[op]
+        found = OpResult(op, lookup(op).rule.name, {}, ways=ways)
+        faults = [
+            f"  {way.way} ({', '.join(way.ids)}): {', '.join(f'{way.counts[each]} {each}' for each in wrong)}"
+            for way in ways
+            if (wrong := [each for each in way.counts if each not in may])
+        ]
+        return found.broken, "\n".join([f"{op}: what broken calls should not come to", *faults]) if faults else ""
+
+
+def _kinds_fault(op: str, kinds: Sequence[KindResult]) -> str:
+    if any(kind.table is not None for kind in kinds):
+        says = {True: "the table of limits admits it", False: "the table of limits does not admit it"}
+        wrong = [(kind, says[bool(kind.table)]) for kind in kinds if not kind.agrees]
+    else:
+        gone = (SILENTLY_WRONG, HANGS, DIES)
+        wrong = [(kind, next(iter(kind.message.splitlines()), "")) for kind in kinds if kind.outcome in gone]
+    lines = [f"  {f'{kind.reduce_op} {kind.dtype}'.strip()}: {kind.outcome}; {why}" for kind, why in wrong]
+    return "\n".join([f"{op}: dtypes and reduce ops that do not come out right", *lines]) if lines else ""
+
+
+def place_of(factory: Factory) -> str:
+    """Return the text by which another process finds a function: "module:name", or "/path/to/file.py:name".
+
+    >>> place_of(place_of)
+    'collective_rules.conformance.suite:place_of'
+    """
+    module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "")
+    try:
+        file = inspect.getsourcefile(factory)
+    except TypeError:
+        file = None
+    if not module or not name or "<" in name or file is None:
+        raise CallError(
+            f"backend={factory!r}, but should be a function that stands in a module by itself, or its place"
+        )
+    found = _importable(module)
+    return f"{module if found and os.path.samefile(found, file) else os.path.abspath(file)}:{name}"
+
+
+def _importable(module: str) -> str | None:
+    """The file that another process imports as `module`; None where it finds none."""
+    path: Any = None
+    parts = module.split(".")
+    for place in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: place + 1]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations or []
+    return spec.origin if spec is not None else None

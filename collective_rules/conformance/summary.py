@@ -1,0 +1,61 @@
+"""A conformance run in a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from collective_rules.conformance.results import Conformance
+
+__all__ = ["headline", "left_out", "settings_line"]
+
+
+def headline(found: Conformance) -> str:
+    """Return the verdict, and what it rests on.
+
+    >>> headline(Conformance("x", None, "2.13.0", (2,), 1, 0, 1.0, 0.5, ()))
+    'x does not conform: no legal call passed.'
+    """
+    totals = found.totals
+    if not totals["passed"] + totals["failed"]:
+        return f"{found.backend} does not conform: no legal call passed."
+    verdict = "conforms" if found.conforms else "does not conform"
+    failing = [op for op in found.ops if op.failed]
+    where = f", in {_many(len(failing), 'op')}" if failing else ""
+    legal = f"{totals['passed']} legal calls passed, {totals['failed']} failed{where}"
+    tried = sum(totals[each] for each in ("raises", "hangs", "dies", "accepted"))
+    broken = (
+        f" Of {tried} broken calls, {totals['raises']} raised, {totals['hangs']} hung, {totals['dies']} killed the "
+        f"process, and {totals['accepted']} were accepted."
+    )
+    without = [op for op in found.ops if op.unsupported]
+    lacking = f" {_many(len(without), 'op')} not supported." if without else ""
+    wrong = sum(len(op.disagreements) for op in found.ops)
+    table = f" The table of limits is wrong about {_many(wrong, 'dtype')}." if wrong else ""
+    return f"{found.backend} {verdict}: {legal}.{broken if tried else ''}{lacking}{table}"
+
+
+def settings_line(found: Conformance) -> str:
+    """Return what was asked for, and how long it took."""
+    limits = f"the limits of {found.table}" if found.table else "the rules alone"
+    return (
+        f"torch {found.torch}; groups of {_numbers(found.sizes)}; {_many(found.examples, 'legal call')} of each op, as "
+        f"{limits} have it; seed {found.seed}; deadline {found.deadline:g} s; took {found.seconds:g} s."
+    )
+
+
+def left_out(found: Conformance) -> list[str]:
+    """Return a line for each reason for which ops were left out."""
+    by_reason: dict[str, list[str]] = {}
+    for op, why in found.left_out.items():
+        by_reason.setdefault(why, []).append(op)
+    return [f"{_many(len(ops), 'op')}: {why} ({', '.join(ops)})" for why, ops in by_reason.items()]
+
+
+def _numbers(sizes: Sequence[int]) -> str:
+    if len(sizes) > 2 and list(sizes) == list(range(sizes[0], sizes[-1] + 1)):
+        return f"{sizes[0]} to {sizes[-1]} ranks"
+    return f"{' and '.join(map(str, sizes))} rank{'s' if sizes != (1,) else ''}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

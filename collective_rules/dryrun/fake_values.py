@@ -1,0 +1,242 @@
+"""Tensors without memory: a fake tensor has a shape, a dtype and strides, and no values.
+
+Small integer tensors are real, because programs steer by them: seeds, indices, counts and splits. What reads a value
+that nothing knows gets an `UnknownValueError` that names the line of the program.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+from collective_rules.dryrun.devices import on_cpu
+from collective_rules.errors import CollectiveRulesError
+from collective_rules.mode.call_sites import is_program, place_text, source_line
+from collective_rules.mode.simulated import is_unknown, make_unknown
+
+__all__ = ["FakeValues", "UnknownValueError", "line_of", "unknown"]
+
+_SMALL = 1024
+"""Integer tensors of at most so many elements are real, and of `_EACH` for each rank of the world."""
+
+_EACH = 16
+
+_READ_AS = "_collective_rules_read_as"
+"""The attribute of a fake tensor that holds what its elements read as, if that is another number than `item`."""
+
+_aten = torch.ops.aten
+_FACTORIES = frozenset(
+    {
+        _aten.empty.memory_format,
+        _aten.empty_strided.default,
+        _aten.zeros.default,
+        _aten.ones.default,
+        _aten.full.default,
+        _aten.arange.default,
+        _aten.arange.start,
+        _aten.arange.start_step,
+        _aten.randint.default,
+        _aten.randint.low,
+        _aten.randint.generator,
+        _aten.randint.low_generator,
+        _aten.randperm.default,
+        _aten.randperm.generator,
+        _aten.scalar_tensor.default,
+    }
+)
+_INTEGRAL_BY_DEFAULT = frozenset(
+    op for op in _FACTORIES if op.name().split(".")[0] in {"aten::arange", "aten::randint", "aten::randperm"}
+)
+_FRESH = frozenset({_aten.lift_fresh.default, _aten.lift_fresh_copy.default, _aten.lift.default})
+
+
+class UnknownValueError(CollectiveRulesError):
+    """The program reads a value that a dry run does not have; `where` is its line, such as "train.py:88"."""
+
+    def __init__(self, message: str, where: str) -> None:
+        super().__init__(message)
+        self.where = where
+
+
+class _Local(threading.local):
+    """Of each thread: how many ops it is within, which make the tensors that they need, and these have no values."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+
+class FakeValues(FakeTensorMode):
+    """A `FakeTensorMode` that keeps small integers real; `item` is what an unknown number reads as, None: an error.
+
+    What is true or false reads as it would if all unknown numbers were `item`: none is nan, all are finite.
+    """
+
+    def __init__(self, *, item: float | None = None, world_size: int = 1) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self._item = item
+        self._small = max(_SMALL, _EACH * world_size)
+        self._local = _Local()
+
+    def __torch_dispatch__(  # type: ignore[override]
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run `func` without values, or for real where it only concerns small integers."""
+        named: dict[str, Any] = dict(kwargs) if kwargs else {}
+        if named.get("device") is not None:
+            named["device"] = on_cpu(named["device"])
+        local = self._local
+        if not (local.inside and func in _FACTORIES) and _is_control(func, args, named, self._small):
+            return func(*args, **named)
+        if func._schema.is_mutable:
+            _make_written_unknown(func, args, named)
+        local.inside += 1
+        try:
+            result = super().__torch_dispatch__(func, types, args, named)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            by_value = isinstance(error, DataDependentOutputException)
+            if self._item is not None and by_value:
+                return self._of_items(func, args, named)
+            raise unknown(func, by_value=by_value) from None
+        finally:
+            local.inside -= 1
+        if self._item is not None and isinstance(result, FakeTensor):
+            self._say_how_it_reads(result, func, args, named)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeValues:
+        """Return itself: a copied tensor is one of the same mode."""
+        return self
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the number, without dims, that each element of `tensor` reads as; None where that is an error."""
+        if self._item is None:
+            return None
+        with _disable_current_modes():
+            return self._number(tensor)
+
+    def _number(self, tensor: torch.Tensor) -> torch.Tensor:
+        known = getattr(tensor, _READ_AS, None)
+        if known is not None:
+            return torch.as_tensor(known)
+        if not isinstance(tensor, FakeTensor) and tensor.numel() == 1:
+            return tensor.detach().reshape(()).clone()
+        dtype = tensor.dtype
+        wide = torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else dtype
+        item: Any = self._item
+        return torch.full((), item if dtype is not torch.bool else bool(item), dtype=wide)
+
+    def _of_items(self, func: Callable[..., Any], args: Any, named: Any) -> Any:
+        """Return what `func` gives for the numbers that its tensors read as."""
+        with _disable_current_modes():
+            numbers = tree_map_only(torch.Tensor, self._number, (args, named))
+            return func(*numbers[0], **numbers[1])
+
+    def _say_how_it_reads(self, result: FakeTensor, func: Any, args: Any, named: Any) -> None:
+        """Note of a truth value, or of what is made of such, what it is if all unknown numbers are the same."""
+        tensors = tuple(_tensors((*args, *named.values())))
+        if not tensors or (result.dtype is not torch.bool and any(one.dtype is not torch.bool for one in tensors)):
+            return
+        known = {getattr(one, _READ_AS, None) for one in tensors}
+        if torch.Tag.pointwise in func.tags:
+            setattr(result, _READ_AS, self._of_items(func, args, named).item())
+        elif len(known) == 1:
+            setattr(result, _READ_AS, known.pop())
+
+
+def unknown(what: object, *, by_value: bool = True) -> UnknownValueError:
+    """Return the error for a read of a value by `what`, at the line of the program that now runs."""
+    where = source_line() or "an unknown line"
+    name = str(what).removesuffix(".default")
+    if name == "aten._local_scalar_dense":
+        name = ".item(), float(), bool(), tolist() or the like"
+    if by_value:
+        advice = (
+            "leave it out of the dry run, or say what unknown numbers shall read as: "
+            "item=0.0 in Python, --item 0.0 on the command line"
+        )
+    else:
+        advice = "its result's shape depends on the values: use an op whose shape does not, or leave it out"
+    return UnknownValueError(f"{where} reads a tensor's values ({name}), and a dry run has none; {advice}", where)
+
+
+def line_of(trace: types.TracebackType | None) -> str:
+    """Return the innermost line in a traceback that is the program's own: "train.py:88", or nothing."""
+    places = [(found.tb_frame.f_code.co_filename, found.tb_lineno) for found in _walk(trace)]
+    chosen = [place for place in places if is_program(place[0])]
+    return place_text(*chosen[-1]) if chosen else ""
+
+
+def _walk(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
+def _is_control(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], small: int) -> bool:
+    """Whether all of an op's tensors are integers, and `small` at most."""
+    if func in _FACTORIES:
+        return _is_small_factory(func, args, named, small)
+    tensors = tuple(_tensors(args)) + tuple(_tensors(tuple(named.values())))
+    if func in _FRESH:
+        return all(_is_small(tensor, small) for tensor in tensors)
+    return bool(tensors) and all(_is_small(tensor, small) for tensor in tensors)
+
+
+def _make_written_unknown(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Note of the real tensors that an op writes, that it wrote them what is unknown."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else named.get(argument.name)
+            for tensor in _tensors((value,)):
+                if type(tensor) is torch.Tensor:
+                    make_unknown(tensor)
+
+
+def _is_small(tensor: torch.Tensor, small: int) -> bool:
+    return (
+        type(tensor) is torch.Tensor
+        and not is_unknown(tensor)
+        and _is_integral(tensor.dtype)
+        and tensor.is_cpu
+        and tensor.numel() <= small
+    )
+
+
+def _is_small_factory(func: Any, args: tuple[Any, ...], named: Mapping[str, Any], small: int) -> bool:
+    dtype = named.get("dtype")
+    if dtype is None and func not in _INTEGRAL_BY_DEFAULT:
+        return False
+    device = named.get("device")
+    if (dtype is not None and not _is_integral(dtype)) or (device is not None and torch.device(device).type != "cpu"):
+        return False
+    bounds = [number for number in args if isinstance(number, (int, float))]
+    if any(isinstance(number, float) for number in bounds) and dtype is None:
+        return False
+    sizes = next((size for size in args if isinstance(size, (list, tuple))), None)
+    count = math.prod(sizes) if sizes is not None else max((abs(number) for number in bounds), default=1)
+    return count <= small
+
+
+def _is_integral(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)

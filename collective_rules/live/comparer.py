@@ -1,0 +1,239 @@
+"""The guard of one block: what a `RuleMode` tells it of each call, it compares with the other ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch._C import _distributed_c10d as _c10d
+
+from collective_rules.errors import CallError, DisagreementError
+from collective_rules.finding import Finding
+from collective_rules.live.rendezvous import Meetings
+from collective_rules.live.running_hash import Tally
+from collective_rules.live.session import Session
+from collective_rules.live.shutdown import compare_at_end, explain, is_failure, say_goodbye, tell_of_leaving
+from collective_rules.live.store import LostStoreError, Wire
+from collective_rules.live.timed_work import TimedWork
+from collective_rules.live.watchdog import TICK, Watch
+from collective_rules.spec import Group
+
+if TYPE_CHECKING:
+    from collective_rules.ledger import Entry
+
+__all__ = ["ALWAYS", "EXIT", "Guard"]
+
+ALWAYS, EXIT = "always", "exit"
+_MOST_LAST, _MOST_WORKS = 20_000, 4096
+
+_uses: Counter[str] = Counter()
+"""How many guards this process has connected, by who takes part: all ranks count alike."""
+
+
+class Guard:
+    """Compares the ranks of a program while it runs.
+
+    - `how`: "always", before each call is sent; "exit", at the end of the block; a number N, after every N collectives
+      of a group.
+    - `deadline`: seconds that a rank waits for the others, also inside gloo's own collectives.
+    - `ranks`: the global ranks that take part, None for all. `whole`: at the end, compare every call.
+    - `note`: takes what is found wrong but is no error.
+
+    Raises `CallError` for arguments of other kinds.
+    """
+
+    def __init__(
+        self,
+        how: str | int,
+        deadline: float,
+        *,
+        note: Callable[[tuple[Finding, ...]], None],
+        ranks: tuple[int, ...] | None = None,
+        whole: bool = False,
+    ) -> None:
+        counts = isinstance(how, int) and not isinstance(how, bool) and how > 0
+        if not counts and how not in (ALWAYS, EXIT):
+            raise CallError(f"agree={how!r}, but should be False, 'always', 'exit' or a number of collectives")
+        if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < 1e9:
+            raise CallError(f"deadline={deadline!r}, but should be a positive number of seconds")
+        self._how, self._deadline, self._ranks, self._whole = how, float(deadline), ranks, whole
+        self._every = how if isinstance(how, int) else 0
+        self._note = note
+        self._session: Session | None = None
+        self._meetings: Meetings | None = None
+        self._watch: Watch | None = None
+        # By identity: to compare the ranks of a large group takes long.
+        self._tallies: dict[int, tuple[Group, Tally | None]] = {}
+        self._timeouts: list[tuple[Any, timedelta]] = []
+        self._works: deque[TimedWork] = deque(maxlen=_MOST_WORKS)
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Meet the other ranks at the store, if there is one yet."""
+        if dist.is_initialized():
+            self._connect()
+
+    def before(self, entry: Entry, backend: str | None) -> None:
+        """Compare a call that is about to be sent.
+
+        Raises `DisagreementError` where the ranks differ, or where another rank found out that they do.
+        """
+        session = self._session or self._connect()
+        if session is None:
+            return
+        session.refuse()
+        call = entry.known.call
+        tally = self._tally(call.group)
+        if tally is None or call.row.rule.one_sided:
+            return
+        described = session.describer.of(entry.known)
+        with self._lock:
+            index = tally.count
+            if call.row.rule.point_to_point:
+                tally.messages += 1
+            else:
+                tally.enter(described)
+                if self._every and tally.count % self._every == 0:
+                    key = f"{tally.key}/window {tally.count}/"
+                    session.windows.append((key, tally.group, tally.number, tally.count))
+            session.tail.append((entry, index))
+        before, session.stamp, session.thread = session.stamp, time.monotonic(), threading.get_ident()
+        if self._meetings is not None:
+            try:
+                self._meetings.meet(entry, index, tally.key, backend)
+            except LostStoreError as error:
+                raise session.lose(error) from error
+        elif session.stamp - before > TICK:
+            session.post_last()  # in a run of calls, the watch does it: a message for each would cost too much
+
+    def after(self, entry: Entry, backend: str | None, returned: Any) -> Any:
+        """Return what an op returned; of a message, a Work that does not wait longer than the deadline."""
+        session, call = self._session, entry.known.call
+        if session is None or backend != "gloo" or not isinstance(returned, torch.ScriptObject):
+            return returned
+        if not call.row.rule.point_to_point:
+            return returned
+        work = TimedWork(_c10d.Work.unbox(returned), self._deadline, lambda: self._before_wait(entry))
+        # C++ holds no reference to the Python half of a Work.
+        self._works.append(work)
+        return work.boxed()
+
+    def _before_wait(self, entry: Entry) -> None:
+        if self._session is not None and entry.asynchronous:
+            self.waited(entry)
+
+    def waited(self, entry: Entry) -> None:
+        """Compare a call that did not wait with all others: now it is about to be waited for.
+
+        Raises `DisagreementError` as `before` does.
+        """
+        session = self._session
+        if session is not None and self._meetings is not None:
+            session.refuse()
+            try:
+                self._meetings.waited(entry)
+            except LostStoreError as error:
+                raise session.lose(error) from error
+
+    def leave(self, error: BaseException | None) -> None:
+        """End the block, which `error` left: compare what is left to be compared.
+
+        Raises `DisagreementError`, also from an `error` that is the consequence of a disagreement.
+        """
+        session = self._session or (self._connect() if dist.is_initialized() else None)
+        if session is None:
+            return
+        try:
+            if error is None:
+                session.refuse()
+                tell_of_leaving(session, self._told(), None)
+                session.mention(compare_at_end(session, whole=self._whole))
+            else:
+                cause = explain(session, error)
+                tell_of_leaving(session, self._told(), error)
+                if cause is not None:
+                    raise DisagreementError(str(cause), cause.findings) from error
+        except LostStoreError as lost:
+            cause = session.lose(lost)
+            if error is None or is_failure(error):
+                raise DisagreementError(str(cause), cause.findings) from (error or lost)
+        finally:
+            self._end(session)
+
+    def _told(self) -> list[Tally]:
+        return [tally for _, tally in self._tallies.values() if tally is not None]
+
+    def _end(self, session: Session) -> None:
+        for backend, timeout in self._timeouts:
+            backend._set_default_timeout(timeout)
+        self._timeouts = []
+        if self._watch is not None:
+            self._watch.stop()
+        self._session = self._meetings = self._watch = None
+        try:
+            keys = [f"{tally.key}/any/{rank}" for tally in self._told() for rank in range(tally.group.size)]
+            serves = session.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+            if not session.lost:
+                say_goodbye(session, keys, serves=serves)
+        except LostStoreError:
+            pass  # its process has left: nobody is there to be told, and nothing to be deleted
+        self._tallies = {}
+
+    def _connect(self) -> Session | None:
+        if not dist.is_initialized():
+            return None
+        rank, ranks = dist.get_rank(), self._ranks or tuple(range(dist.get_world_size()))
+        name = hashlib.blake2b(repr((self._how, ranks)).encode(), digest_size=6).hexdigest()
+        with self._lock:
+            if self._session is not None:
+                return self._session
+            _uses[name] += 1
+            wire = Wire(f"collective_rules/{name}/{_uses[name]}", 10 * self._deadline + 60)
+            tail: deque[Any] = deque(maxlen=_MOST_LAST)
+            session = Session(wire, rank, ranks, self._deadline, self._note, tail)
+            self._session = session
+        if self._how == ALWAYS:
+            self._meetings = Meetings(session)
+        try:
+            session.enter()
+            self._watch = Watch(session)
+            session.post_last()
+        except LostStoreError as error:
+            raise session.lose(error) from error
+        self._watch.start()
+        return session
+
+    def _tally(self, group: Group) -> Tally | None:
+        """Return what is counted of a group; None for one that is not guarded."""
+        known = self._tallies.get(id(group))
+        if known is not None:
+            return known[1]
+        tally = None
+        ranks = group.ranks or tuple(range(group.size))
+        if group.size > 1 and self._session is not None and {*ranks} <= {*self._session.ranks}:
+            digest = hashlib.blake2b(repr((group.name, ranks)).encode(), digest_size=8).hexdigest()
+            tally = Tally(digest, group)
+            self._shorten(group)
+        self._tallies[id(group)] = (group, tally)
+        return tally
+
+    def _shorten(self, group: Group) -> None:
+        """Let gloo give up at the deadline, so that no rank hangs in what another one does not take part in."""
+        try:
+            process_group = _c10d._resolve_process_group(group.name)  # type: ignore[arg-type]  # a name is a str
+            backend: Any = process_group._get_backend(torch.device("cpu"))
+        except (RuntimeError, NotImplementedError, LookupError):
+            return
+        if isinstance(backend, dist.ProcessGroupGloo):
+            before, limit = backend.options._timeout, timedelta(seconds=self._deadline)
+            if before > limit:
+                backend._set_default_timeout(limit)
+                self._timeouts.append((backend, before))

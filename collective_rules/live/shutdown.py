@@ -1,0 +1,134 @@
+"""The end of a guarded block: the ranks' totals are compared, and their calls where the totals differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable
+
+import torch.distributed as dist
+
+from collective_rules.errors import CollectiveRulesError, DisagreementError
+from collective_rules.finding import ERROR, Finding
+from collective_rules.live.diagnosis import Answer, in_order, last_calls
+from collective_rules.live.protocol import Post, pack_findings, pack_tail, unpack_findings, unpack_tail
+from collective_rules.live.running_hash import Tally, differing
+from collective_rules.live.session import Session
+from collective_rules.live.watchdog import hang, leads
+
+__all__ = ["compare_at_end", "explain", "is_failure", "say_goodbye", "tell_of_leaving"]
+
+_LAST = 20_000
+_COMPARING = 120.0  # seconds beyond the deadline for one rank to compare the calls of all
+_FAILED = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset)", re.IGNORECASE)
+
+
+def tell_of_leaving(session: Session, tallies: Iterable[Tally], error: BaseException | None) -> None:
+    """Tell the others that this rank makes no further call, and what it made."""
+    how = f"is at the end of the block; its last call: {session.last()}"
+    if error is not None:
+        text = str(error).partition("\n")[0][:200]
+        how = f"left the block by {type(error).__name__}: {text}; its last call: {session.last()}"
+    session.wire.append("left", json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
+    if error is not None:
+        _post_tail(session)
+    told = json.dumps([tally.told() for tally in tallies]).encode()
+    session.wire.append("exit/p", Post(_place(session), True, "", told).pack())
+
+
+def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
+    """Wait for all ranks, compare what they made, and return what is wrong but no error.
+
+    Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where totals differ.
+    """
+    wire, key = session.wire, "exit/"
+    posts = list(Post.unpack(wire.get(key + "p")))
+    if len(posts) == len(session.ranks):
+        told = {session.ranks[post.rank]: json.loads(post.record) for post in posts}
+        varies = any(tally[-1] for tallies in told.values() for tally in tallies)
+        verdict = b"more" if whole or varies or any(differing(told)) else b"alike"
+        wire.set(key + "v", verdict)
+    else:
+        with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block"):
+            verdict = session.await_verdict(key)
+    session.refuse()
+    if verdict != b"more":
+        return ()
+    key = "tails/"
+    _post_tail(session)
+    if len(list(Post.unpack(wire.get(key + "p")))) == len(session.ranks):
+        findings = _compare_tails(session)
+        if any(found.severity == ERROR for found in findings):
+            session.publish(findings)
+            session.refuse()
+        wire.set(key + "v", pack_findings(findings).encode())
+        return findings
+    with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block", extra=_COMPARING):
+        return unpack_findings(session.await_verdict(key).decode())
+
+
+def _place(session: Session) -> int:
+    return session.ranks.index(session.rank)
+
+
+def _post_tail(session: Session) -> None:
+    tail = last_calls(session, _LAST)
+    whole = b"1" if len(tail) == len(session.tail) < _LAST else b"0"
+    session.wire.set(f"tail/{session.rank}", whole + pack_tail(tail, session.describer))
+    session.wire.append("tails/p", Post(_place(session), True, "", b"").pack())
+
+
+def _compare_tails(session: Session) -> tuple[Finding, ...]:
+    told = []
+    for rank in session.ranks:
+        text = session.wire.get(f"tail/{rank}")
+        calls = tuple(unpack_tail(text[1:], session.reader))
+        told.append(Answer(rank, "", None, text[:1] == b"1", calls))
+    return in_order(told)
+
+
+def is_failure(error: BaseException | None) -> bool:
+    """Whether it looks like what a collective fails with when another rank does not play along."""
+    if isinstance(error, CollectiveRulesError) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or bool(_FAILED.search(str(error)))
+
+
+def explain(session: Session, error: BaseException) -> DisagreementError | None:
+    """Return the error of which a failed collective is the consequence, None where there is none or it is not known."""
+    if not is_failure(error):
+        return None
+    session.failure = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])[:200]
+    published = session.wire.find("error")
+    if published is not None:
+        session.learn(published)
+    if session.error is None:
+        session.wire.delete("calm")
+        if leads(session):
+            return hang(session)
+        until = time.monotonic() + 2 * session.patience + 1
+        while session.error is None and time.monotonic() < until and session.wire.find("calm") is None:
+            time.sleep(0.02)
+    return session.error
+
+
+def say_goodbye(session: Session, keys: Iterable[str], *, serves: bool) -> None:
+    """Delete what is left in the store, on the rank that is the last to leave.
+
+    The rank that serves the store gives the others a moment to leave before it.
+    """
+    wire, size = session.wire, len(session.ranks)
+    if session.error is not None and session.posted:
+        wire.append("rest", "\n".join([*session.posted, ""]).encode())
+    if wire.add("gone", 1) == size:
+        rest = dict.fromkeys((wire.find("rest") or b"").decode().split())
+        meetings = [key + part for key in rest for part in "pnv"]
+        per_rank = [f"{kind}/{rank}" for kind in ("answer", "here", "last", "tail", "wake") for rank in session.ranks]
+        fixed = ("calm", "error", "exit/p", "exit/v", "gone", "lead", "left", "rest", "tails/p", "tails/v")
+        for key in (*fixed, *per_rank, *keys, *meetings):
+            wire.delete(key)
+        return
+    until = time.monotonic() + session.patience / (1 if session.error is None else 4)
+    while serves and time.monotonic() < until and wire.find("gone") is not None:
+        time.sleep(0.002)

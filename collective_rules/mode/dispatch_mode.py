@@ -1,0 +1,306 @@
+"""The dispatch mode itself: sees each collective, and records, checks or stands in for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
+
+from collective_rules.backends import BACKENDS
+from collective_rules.check import check as check_call
+from collective_rules.errors import CallError
+from collective_rules.finding import ERROR, WARNING, Finding
+from collective_rules.ledger import Entry, Ledger
+from collective_rules.live.comparer import Guard
+from collective_rules.mode.call_sites import Places, is_waited_for, source_line
+from collective_rules.mode.postcheck import difference
+from collective_rules.mode.reader import Reader, Readers
+from collective_rules.mode.simulated import Echo
+from collective_rules.mode.threads import follow, unfollow
+
+__all__ = ["UNWAITED", "RuleMode"]
+
+UNWAITED = "MODE2"
+"""The id of the finding that a functional collective's result was never waited on."""
+
+_CHECKS = {False: "", True: "raise", "raise": "raise", "warn": "warn", "record": "record"}
+
+
+class _Subclasses(dict[type, bool]):
+    """Whether a tensor type takes its ops apart itself, and the mode has to wait for what it makes of them."""
+
+    def __missing__(self, kind: type) -> bool:
+        own = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
+        waits = self[kind] = own and not issubclass(kind, (FakeTensor, FunctionalTensor))
+        return waits
+
+
+class RuleMode(TorchDispatchMode):
+    """Applies the rules to the collectives of the block, in the manner of torch's `FlopCounterMode`.
+
+    - Always, each collective is put into the ledger, which `with` returns and `mode.ledger` holds.
+    - `check`: False; True or "raise" to raise `CallError` for an illegal call before anything is sent, and for what
+      comes back otherwise than inferred; "warn" to warn of them; "record" only to note them in `ledger.findings`.
+    - `execute=False`: nothing is sent. Outputs are made from the rules, and every other rank is taken to hold what
+      this one holds. What only another rank knows (a received object, the sender of an any-source receive) raises
+      `EchoError`.
+    - `backend`: whose limits are checked too: "gloo", None for those of no backend, "auto" for the group's own.
+    - `keep`: how many calls the ledger keeps, the last ones; its totals count all.
+    - `agree`: False; "always" to compare each call with those of the other ranks before it is sent, and raise the same
+      `DisagreementError` on all of them; "exit" to compare all calls at the end of the block; a number N to compare
+      the running totals after every N collectives of a group. Every rank has to enter the block.
+    - `deadline`: how many seconds a rank waits for the others, where it agrees.
+
+    Seen are collectives made through the dispatcher, by this thread and by threads started inside the block: those of
+    torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. Not seen are calls on
+    backend objects, and threads that were running before. A mode that is entered again while it is active stays one.
+
+    Raises `CallError` for an argument that it does not know.
+
+    >>> import torch, torch.distributed as dist
+    >>> from torch.testing._internal.distributed.fake_pg import FakeStore
+    >>> dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    >>> with RuleMode(check=True) as ledger:
+    ...     dist.all_reduce(torch.ones(1024))
+    >>> ledger.entries[0].call, ledger.total.sent
+    (<c10d::allreduce_ on rank 0 of 8, ...>, 7168.0)
+    >>> dist.destroy_process_group()
+    """
+
+    def __init__(
+        self,
+        *,
+        check: bool | str = False,
+        execute: bool = True,
+        backend: str | None = "auto",
+        keep: int = 100_000,
+        agree: bool | str | int = False,
+        deadline: float = 30.0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        if not isinstance(check, (bool, str)) or check not in _CHECKS:
+            raise CallError(f"check={check!r}, but should be False, True, 'raise', 'warn' or 'record'")
+        if not isinstance(execute, bool):
+            raise CallError(f"execute={execute!r}, but should be True or False")
+        if backend not in (None, "auto", *BACKENDS):
+            known = ", ".join(map(repr, BACKENDS))
+            raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {known}")
+        if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= sys.maxsize:
+            raise CallError(f"keep={keep!r}, but should be the number of calls to keep, 0 or more")
+        if agree is not False and not execute:
+            raise CallError(f"agree={agree!r}, but nothing is sent with execute=False: there are no ranks to agree")
+        self.ledger = Ledger(keep)
+        self._guard = None if agree is False else Guard(agree, deadline, note=self._note)
+        self._check = _CHECKS[check]
+        self._execute = execute
+        self._backend = backend
+        self._readers = Readers()
+        self._defers = _Subclasses()
+        self._echo = Echo()
+        self._places = Places(self._stepped)
+        self._pending: dict[int, Entry] = {}
+        self._lost: list[Entry] = []
+        self._depth = 0
+        self._start = 0.0
+        self._coalescing: dict[Any, Any] = {}
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let torch.compile compile under the mode: what compiled code dispatches is seen as it runs."""
+        return True
+
+    def __enter__(self) -> Ledger:
+        if self._depth:
+            self._depth += 1
+            return self.ledger
+        if self._guard is not None:
+            self._guard.start()
+        self._start = time.perf_counter()
+        self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
+        try:
+            self._places.start()
+            follow(self)
+            super().__enter__()  # type: ignore[no-untyped-call]  # torch's
+        except BaseException:  # an interrupt: what was not entered is not left by the with statement
+            self._leave()
+            raise
+        self._depth = 1
+        return self.ledger
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._depth:
+            return
+        self._depth -= 1
+        if self._depth:
+            return
+        self._leave()
+        if error is not None:
+            # torch leaves this behind where a coalescing manager is left by an exception, and then sends nothing.
+            dist.distributed_c10d._world.pg_coalesce_state.clear()
+            dist.distributed_c10d._world.pg_coalesce_state.update(self._coalescing)
+        self._coalescing = {}
+        pending = dict.fromkeys([*self._lost, *self._pending.values()])
+        self._lost, self._pending = [], {}
+        try:
+            for entry in pending if error is None else ():
+                self._report((_unwaited(entry),), entry, warn=True)
+        finally:
+            if self._guard is not None:
+                self._guard.leave(error)
+
+    def _leave(self) -> None:
+        """Take the mode away, its hooks and what follows threads, whichever of them are there; an interrupt waits."""
+        try:
+            self._take_away()
+        except BaseException:
+            self._take_away()
+            raise
+
+    def _take_away(self) -> None:
+        try:
+            if any(mode is self for mode in _get_current_dispatch_mode_stack()):
+                above = []  # torch pops the top, whichever it is: where modes are left out of order, not this one
+                while _get_current_dispatch_mode_stack()[-1] is not self:
+                    above.append(_pop_mode())
+                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
+                for mode in reversed(above):
+                    _push_mode(mode)
+        finally:
+            try:
+                unfollow(self)
+            finally:
+                self._places.stop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for kind in types:
+            if self._defers[kind]:
+                if self._depth and kind.__name__ == "LocalTensor":
+                    self._see_local(func, args, kwargs or {})
+                return NotImplemented
+        reader = self._readers.of(func)
+        # torch.compile takes the modes away while it compiles, but not where DDPOptimizer calls it.
+        if reader is None or not self._depth or torch.compiler.is_compiling():
+            return func(*args, **(kwargs or {}))
+        return self._collective(reader, func, args, kwargs or {})
+
+    def _collective(self, reader: Reader, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if reader.waits:
+            self._waited((*args, *kwargs.values()))
+            return func(*args, **kwargs) if self._execute else next(iter((*args, *kwargs.values())))
+        entry, backend = self._see(reader, args, kwargs)
+        if self._check:
+            self._precheck(entry, backend)
+        if self._guard is not None:
+            self._guard.before(entry, backend)
+        if self._execute:
+            returned = func(*args, **kwargs)
+            if self._check:
+                self._postcheck(entry, reader.named(args, kwargs), returned)
+            if self._guard is not None:
+                returned = self._guard.after(entry, backend, returned)
+        else:
+            returned = self._echo.answer(entry.known, reader.named(args, kwargs), entry.source)
+            for outer in _outer_modes(self):
+                outer._see(reader, args, kwargs)
+        if reader.functional:
+            self._pend(entry, returned)
+        return returned
+
+    def _see_local(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Record and check what LocalTensorMode carries out for all ranks at once, and passes on to nobody."""
+        reader = self._readers.of(func)
+        if reader is not None and not reader.waits:
+            self._precheck(*self._see(reader, args, kwargs))
+
+    def _precheck(self, entry: Entry, backend: str | None) -> None:
+        known = entry.known
+        if self._check and known.findings is None:
+            known.findings = check_call(known.call, backend)
+        if known.findings:
+            self._report(known.findings, entry)
+
+    def _postcheck(self, entry: Entry, named: Mapping[str, Any], returned: Any) -> None:
+        known = entry.known
+        wrong = difference(known, named, returned) if _is_legal(known.findings) else None
+        if wrong is not None:
+            self._report((wrong,), entry)
+
+    def _see(self, reader: Reader, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Entry, str | None]:
+        known, seen = reader.read(args, kwargs)
+        module, phase = self._places.now()
+        asynchronous = not is_waited_for() if reader.caller_knows else reader.asynchronous(args, kwargs)
+        at = time.perf_counter() - self._start
+        entry = self.ledger.enter(known, source_line(3), module, phase, at, asynchronous)
+        return entry, seen.backend if self._backend == "auto" else self._backend
+
+    def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
+        """Note findings, and warn or raise as the mode was asked to."""
+        entry.findings += findings
+        self.ledger.findings.extend(findings)
+        errors = tuple(finding for finding in findings if finding.severity == ERROR)
+        if errors and self._check == "raise":
+            raise CallError(f"{errors[0].message}\n  at {entry.source}", findings)
+        for finding in findings if self._check == "warn" or warn else ():
+            warnings.warn(f"{finding.message}\n  at {entry.source}", stacklevel=2)
+
+    def _note(self, findings: tuple[Finding, ...]) -> None:
+        """Take what ranks were found to differ in, but is no error."""
+        self.ledger.findings.extend(findings)
+        for finding in findings if self._check == "warn" else ():
+            warnings.warn(finding.message, stacklevel=2)
+
+    def _pend(self, entry: Entry, returned: Any) -> None:
+        for tensor in returned if isinstance(returned, (list, tuple)) else (returned,):
+            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                where = tensor.untyped_storage()._cdata
+                earlier = self._pending.get(where)
+                if earlier is not None and earlier is not entry:
+                    self._lost.append(earlier)  # its memory was freed, or is used again, before anyone waited
+                self._pending[where] = entry
+
+    def _waited(self, values: Iterable[Any]) -> None:
+        for value in values:
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                    entry = self._pending.pop(tensor.untyped_storage()._cdata, None)
+                    if entry is not None:
+                        entry.waited = source_line()
+                        if self._guard is not None:
+                            self._guard.waited(entry)
+
+    def _stepped(self) -> None:
+        self.ledger.steps += 1
+
+
+def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
+    return not any(finding.severity == ERROR for finding in findings or ())
+
+
+def _outer_modes(mode: RuleMode) -> list[RuleMode]:
+    """The modes that would have seen the op, had it been passed on."""
+    return [other for other in _get_current_dispatch_mode_stack() if isinstance(other, RuleMode) and other is not mode]
+
+
+def _unwaited(entry: Entry) -> Finding:
+    call = entry.known.call
+    message = (
+        f"{call.op}: its result was never waited on, so nothing says when it holds the answer   [{UNWAITED}]\n"
+        "Use the result, or call wait_tensor on it, before the block ends."
+    )
+    return Finding(UNWAITED, WARNING, message, (call.group.rank,))

@@ -1,0 +1,66 @@
+"""What an op returned, held against what was inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from collective_rules.finding import ERROR, Finding
+from collective_rules.infer import infer
+from collective_rules.ledger import Known
+from collective_rules.spec import Spec
+
+__all__ = ["RETURNED", "difference"]
+
+RETURNED = "MODE1"
+"""The id of the finding that what came back is not what was inferred."""
+
+
+def difference(known: Known, named: Mapping[str, Any], returned: Any) -> Finding | None:
+    """Return what is wrong with `returned`, None where it is as inferred."""
+    row = known.call.row
+    if known.expected is None:
+        known.expected = infer(known.call)
+    parts = returned if len(row.returns) > 1 else (returned,)
+    for output, value in zip(row.returns, parts, strict=False):
+        if output.kind == "argument":
+            text = "" if _is(value, named.get(output.name)) else f"{output.name} came back as another tensor"
+        elif output.kind == "fresh":
+            text = _unlike(output.name, known.expected.get(output.name), value)
+        else:
+            text = ""
+        if text:
+            call = known.call
+            message = f"{call.op}: {text}   [{RETURNED}]\n    {row.notation}\nThe backend, or a kernel, is at fault."
+            return Finding(RETURNED, ERROR, message, (call.group.rank,))
+    return None
+
+
+def _is(value: Any, given: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        given = given if isinstance(given, (list, tuple)) else (given,)
+        return len(value) == len(given) and all(map(_is, value, given))
+    return value is given or (
+        isinstance(value, torch.Tensor)
+        and isinstance(given, torch.Tensor)
+        and value.layout is torch.strided
+        and value.untyped_storage()._cdata == given.untyped_storage()._cdata
+    )
+
+
+def _unlike(label: str, expected: Any, value: Any) -> str:
+    if isinstance(expected, (list, tuple)):
+        if not isinstance(value, (list, tuple)) or len(value) != len(expected):
+            return f"{label} should be {len(expected)} tensors"
+        texts = (_unlike(f"{label}[{i}]", *pair) for i, pair in enumerate(zip(expected, value, strict=True)))
+        return next((text for text in texts if text), "")
+    if not isinstance(value, torch.Tensor) or not isinstance(expected, Spec):
+        return ""
+    same = (
+        value.dtype is expected.dtype
+        and value.shape == expected.shape
+        and (value.layout is not torch.strided or value.numel() == 0 or value.stride() == expected.stride)
+    )
+    return "" if same else f"{label}={Spec.of(value)!r}, but should be {expected!r}"

@@ -1,0 +1,216 @@
+"""From the arguments of a dispatched op to what is known of the call.
+
+Calls that are alike (op, group, sizes, dtypes, strides, scalars, and which tensors share memory) are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any
+
+import attrs
+import torch
+
+from collective_rules.call import call
+from collective_rules.errors import UnknownOpError
+from collective_rules.ledger import Known
+from collective_rules.mode.group_arguments import Groups, Seen
+from collective_rules.ops import OPS, Row, lookup
+
+__all__ = ["Reader", "Readers"]
+
+_NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
+_MOST_KINDS = 100_000
+_ASYNC = ("async_op", "asyncOp")
+_STRIDED = torch.strided
+_CALLER_KNOWS = frozenset({"send", "recv"})
+_SCALARS = frozenset({"bool", "int", "float", "str"})
+
+Sign = Callable[[Any, list[torch.Tensor]], Any]
+"""Makes of a value something hashable that is equal for values which the rules cannot tell apart; notes tensors."""
+
+Signature = tuple[Callable[[Any], Any], tuple[tuple[Any, Sign], ...]]
+"""What picks the scalars among the arguments, which are their own signature, and how to sign each of the others."""
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Reads the arguments of one op.
+
+    `functional`: it returns tensors that are to be waited on. `waits`: it is that wait. `caller_knows`: no argument
+    says whether its caller waits for it, only the function of torch.distributed that was called.
+    """
+
+    row: Row
+    names: tuple[str, ...]
+    functional: bool
+    waits: bool
+    caller_knows: bool
+    _find_at: Callable[[Any], Seen]
+    _find_named: Callable[[Any], Seen]
+    _async_at: int
+    _signatures: dict[Any, Signature] = attrs.field(factory=dict)
+    _kinds: dict[Any, Known] = attrs.field(factory=dict)
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments by their schema names."""
+        named = dict(zip(self.names, args, strict=False))
+        if kwargs:
+            named.update(kwargs)
+        return named
+
+    def asynchronous(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether the caller has to wait for the call, as far as its arguments tell."""
+        if self.functional:
+            return True
+        if 0 <= self._async_at < len(args):
+            return bool(args[self._async_at])
+        if kwargs:
+            for name in _ASYNC:
+                if name in kwargs:
+                    return bool(kwargs[name])
+        return bool(self.row.returns)
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Known, Seen]:
+        """Return what is known of the call with these arguments, and its group."""
+        if kwargs:
+            # By name, in whatever order; else by place, where defaults at the end are left out.
+            values: Any = self.named(args, kwargs)
+            shape: Any = tuple(values)
+            seen = self._find_named(values)
+        else:
+            values, shape, seen = args, len(args), self._find_at(args)
+        plan = self._signatures.get(shape)
+        if plan is None:
+            plan = self._signatures[shape] = self._plan(shape)
+        scalars, others = plan
+        tensors: list[torch.Tensor] = []
+        try:
+            signature: Any = (seen, shape, scalars(values), *[sign(values[key], tensors) for key, sign in others])
+            if len(tensors) > 1:
+                signature = (*signature, _shared(tensors))
+            found = self._kinds.get(signature)
+        except (TypeError, AttributeError, RuntimeError):
+            # A SymInt has no hash; sparse and nested tensors, and other objects, are not read.
+            return self._describe(seen, self.named(args, kwargs)), seen
+        if found is None:
+            found = self._describe(seen, self.named(args, kwargs))
+            if len(self._kinds) < _MOST_KINDS:
+                self._kinds[signature] = found
+        return found, seen
+
+    def _plan(self, shape: Any) -> Signature:
+        """Return how to sign arguments by these names, or the first so many by their places."""
+        by_place = isinstance(shape, int)
+        arguments = self.row.arguments[:shape] if by_place else [self.row.by_name[name] for name in shape]
+        scalars: list[Any] = []
+        others: list[tuple[Any, Sign]] = []
+        for key, argument in zip(range(shape) if by_place else shape, arguments, strict=True):
+            if argument.is_group:
+                continue  # the group that was found is part of the signature already
+            if argument.kind in _SCALARS and not argument.depth:
+                scalars.append(key)
+            else:
+                others.append((key, _SIGNS.get((argument.kind, argument.depth, argument.optional), _sign)))
+        return itemgetter(*scalars) if scalars else _nothing, tuple(others)
+
+    def _describe(self, seen: Seen, named: Mapping[str, Any]) -> Known:
+        arguments = {name: value for name, value in named.items() if not self.row.by_name[name].is_group}
+        return Known.of(call(self.row.op, group=seen.group, **arguments))
+
+
+class Readers:
+    """The reader of each op, None for what is no collective; made when it is asked for the first time."""
+
+    def __init__(self) -> None:
+        self._groups = Groups()
+        self._made: dict[int, Reader | None] = {}
+        self._ops: list[Any] = []
+
+    def of(self, op: Any) -> Reader | None:
+        """Return the reader of `op`."""
+        try:
+            return self._made[id(op)]  # quicker than its hash, and told apart as well: the list keeps it alive
+        except KeyError:
+            self._ops.append(op)
+            reader = self._made[id(op)] = self._make(op)
+            return reader
+
+    def _make(self, op: Any) -> Reader | None:
+        if getattr(op, "namespace", None) not in _NAMESPACES:
+            return None
+        try:
+            row = lookup(op)
+        except UnknownOpError:  # excluded, with a reason: no collective
+            return None
+        names = tuple(argument.name for argument in row.arguments)
+        functional = bool(row.returns) and not any(output.kind == "work" for output in row.returns)
+        return Reader(
+            row,
+            names,
+            functional,
+            row.rule.name == "wait",
+            not functional and row.rule.name in _CALLER_KNOWS,
+            self._groups.reader(row, {name: place for place, name in enumerate(names)}),
+            self._groups.reader(row, {name: name for name in names}),
+            next((names.index(name) for name in _ASYNC if name in names), -1),
+        )
+
+
+def _nothing(values: Any) -> None:
+    """Sign an op without scalars."""
+
+
+def _sign(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """Sign a value of any kind."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return tuple([_sign(item, tensors) for item in value])
+    if isinstance(value, torch.Tensor):
+        return _sign_tensor(value, tensors)
+    if kind is torch.ScriptObject:
+        return _sign_reduce_op(value, tensors)
+    return (kind, value)
+
+
+def _sign_reduce_op(value: Any, tensors: list[torch.Tensor]) -> Any:
+    return value._get_method("op")()  # what value.op() does, in half the steps
+
+
+def _sign_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
+    if len(value) == 1:
+        return _sign_tensor(value[0], tensors)
+    return tuple([_sign_tensor(item, tensors) for item in value])
+
+
+def _sign_tensor(value: Any, tensors: list[torch.Tensor]) -> Any:
+    if value.layout is not _STRIDED:
+        raise TypeError  # told apart by more than is cheap to ask
+    tensors.append(value)
+    device = value.is_cpu or value.device.type
+    return (value.shape, value.stride(), value.dtype, device, value.is_conj(), value.is_neg())
+
+
+# By an argument's kind, the depth of its lists, and whether it may be None.
+_SIGNS: dict[tuple[str, int, bool], Sign] = {
+    ("Tensor", 0, False): _sign_tensor,
+    ("Tensor", 1, False): _sign_tensors,
+    ("__torch__.torch.classes.c10d.ReduceOp", 0, False): _sign_reduce_op,
+}
+
+
+def _shared(tensors: list[torch.Tensor]) -> Any:
+    """Return which of several tensors share memory, and where in it they lie; None where none do."""
+    if len(tensors) == 2 and tensors[0].untyped_storage()._cdata != tensors[1].untyped_storage()._cdata:
+        return None
+    storages = [tensor.untyped_storage()._cdata for tensor in tensors]
+    if len(set(storages)) == len(storages):
+        return None
+    first: dict[int, int] = {}
+    return tuple(
+        [
+            (first.setdefault(where, len(first)), tensor.storage_offset())
+            for where, tensor in zip(storages, tensors, strict=True)
+        ]
+    )

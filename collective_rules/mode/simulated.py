@@ -1,0 +1,373 @@
+"""Outputs without sending: every other rank is taken to hold what this one holds (the SPMD echo).
+
+What comes back is what a real run gives in which all ranks pass the same: a gather is W copies of the input, a sum is
+W times it, a broadcast leaves it as it is. A receive gets what was last sent in that group with as many elements of
+that dtype (a ring passes its own blocks on), zeros where nothing was. Uneven pieces are repeated, or cut, to fit.
+Contents of fake and meta tensors are not looked at, and a real one that would receive them is marked as unknown. Ops of
+symm_mem without a row in `_ECHOES` give zeros.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from collective_rules.binding.batch import well_formed_members
+from collective_rules.call import Call
+from collective_rules.errors import CollectiveRulesError
+from collective_rules.infer import infer
+from collective_rules.ledger import Known
+from collective_rules.rules.oracles import reduction
+from collective_rules.spec import Spec
+
+__all__ = ["Echo", "EchoError", "is_unknown", "make_unknown"]
+
+_UNKNOWN = "_collective_rules_unknown"
+
+_WORKS = 4096
+_OBJECTS = {
+    "recv_object_list": "an object that another rank sends (a PipelineStage asks for shapes unless it is given "
+    "input_args and output_args)",
+    "broadcast_object_list": "the object of the source rank",
+    "scatter_object_list": "the object that the source rank scatters",
+}
+
+
+def make_unknown(tensor: Tensor) -> None:
+    """Note that a real tensor was written what is not known: its values mean nothing."""
+    setattr(tensor, _UNKNOWN, True)
+
+
+def is_unknown(tensor: Tensor) -> bool:
+    """Whether `make_unknown` was told of this tensor."""
+    return hasattr(tensor, _UNKNOWN)
+
+
+class EchoError(CollectiveRulesError):
+    """The program needs a value that only another rank knows, and nothing was sent."""
+
+
+@attrs.frozen
+class _Scene:
+    """One call's tensors by the rule's names: what is read, what is written (lists nested as the rule has them)."""
+
+    call: Call
+    reads: Mapping[str, Any]
+    writes: Mapping[str, Any]
+
+    @property
+    def group_size(self) -> int:
+        return self.call.group.size
+
+    @property
+    def rank(self) -> int:
+        return self.call.group.rank
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """W times the same, reduced."""
+        return _reduce(self.call, tensor)
+
+
+def _reduce(call: Call, tensor: Tensor) -> Tensor:
+    name, size = call.attribute("reduce_op") or "sum", call.group.size
+    if name == "sum":
+        return tensor if tensor.dtype is torch.bool else tensor * size
+    if name == "product":
+        return tensor**size
+    if name == "bxor":
+        return tensor if size % 2 else torch.zeros_like(tensor)
+    if name == "premul_sum":
+        raise EchoError(
+            f"{call.op}: a premul_sum's factor cannot be read back from the call, so its result is unknown; "
+            "multiply the tensor first and use a sum, or use tensors without data (fake or meta ones)"
+        )
+    return tensor
+
+
+def _fill_alike(call: Call, tensors: list[Tensor]) -> None:
+    """Fill a list that stands for one tensor: all of it is reduced to one, or gets what one of it holds."""
+    reduce_op = call.attribute("reduce_op")
+    if reduce_op is None:
+        source = tensors[call.attribute("root_tensor") or 0].clone()
+    else:
+        source = _reduce(call, reduction(reduce_op, tensors) if len(tensors) > 1 else tensors[0])
+    for tensor in tensors:
+        _fit(tensor, source)
+
+
+class Echo:
+    """Makes what ops return. Remembers what was sent, by group, dtype and number of elements."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[str, torch.dtype, int], Tensor] = {}
+        # C++ holds no reference to the Python half of a Work: a reducer's would die before it is waited on.
+        self._works: deque[_Done] = deque(maxlen=_WORKS)
+
+    def answer(self, known: Known, named: Mapping[str, Any], source: str) -> Any:
+        """Return what the op would return, with its written arguments filled.
+
+        Raises `EchoError` for a value that only another rank knows, `CallError` for an illegal call.
+        """
+        call = known.call
+        if call.op == "c10d::recv_any_source_":
+            raise EchoError(
+                f"{call.op} at {source}: nothing is sent, so no rank can be named that this was received from; "
+                "name the source, or skip this line in a dry run"
+            )
+        if known.expected is None:
+            known.expected = infer(call)
+        fresh = {name: _make(known.expected[name], named) for name in call.row.fresh}
+        held = {**named, **fresh}
+        tensors = [*_tensors(list(held.values()))]
+        if tensors and not any(isinstance(one, FakeTensor) or one.is_meta or is_unknown(one) for one in tensors):
+            with torch.no_grad():
+                self._fill(call, held, source)
+        else:
+            for tensor in _tensors([held.get(name) for name in call.row.writes]):
+                make_unknown(tensor)
+        return _returned(known, held, self._done)
+
+    def _done(self, values: list[Tensor]) -> _Done:
+        self._works.append(_Done(values))
+        return self._works[-1]
+
+    def _fill(self, call: Call, held: Mapping[str, Any], source: str) -> None:
+        if call.row.entry.batch is not None:
+            name = call.row.entry.batch.tensors
+            for member, tensor in zip(well_formed_members(call), held[name], strict=True):
+                part = member.row.spellings[0].statement.parts[0].path.name
+                self._fill(member, {part: tensor}, source)
+            return
+        rule = call.row.rule.name
+        if rule == "send":
+            tensor = next(iter(_tensors(list(held.values()))))
+            self._sent[call.group.name, tensor.dtype, tensor.numel()] = tensor.clone()
+            return
+        unknown = rule == "recv" or (rule in {"broadcast", "scatter"} and not call.is_root)
+        if unknown:
+            _refuse_objects(call, source)
+        if rule == "recv":
+            for tensor in _tensors(list(held.values())):
+                sent = self._sent.get((call.group.name, tensor.dtype, tensor.numel()))
+                tensor.zero_() if sent is None else tensor.copy_(sent.reshape(tensor.shape))
+            return
+        if call.row.entry.alike:
+            _fill_alike(call, _tensors(held[call.row.writes[0]]))
+            return
+        spelling = call.row.spellings[0]
+        echo = _ECHOES.get(rule)
+        for element in range(_length(call, held)):
+            reads, writes = (
+                {
+                    behind: _pick(held.get(part.path.name), part.path.index, element)
+                    for behind, part in zip(spelling.behind, spelling.statement.parts, strict=True)
+                    if any(part is one for one in side) and (call.is_root or not part.root_only)
+                }
+                for side in (spelling.statement.reads, spelling.statement.writes)
+            )
+            if echo is not None:
+                echo(_Scene(call, reads, writes))
+            elif rule != "scatter":
+                for tensor in _tensors(list(writes.values())):
+                    tensor.zero_()
+
+
+def _pick(value: Any, index: Sequence[str], element: int) -> Any:
+    """Follow a path's indices: the one of a list of one, the element of a coalesced list, all of a list by ranks."""
+    for place, kind in enumerate(index):
+        if value is None:
+            return None
+        if kind == "1":
+            value = value[0] if value else None
+        elif kind == "i":
+            value = value[element]
+        else:
+            return [_pick(item, index[place + 1 :], element) for item in value]
+    return value
+
+
+def _length(call: Call, held: Mapping[str, Any]) -> int:
+    for part in call.row.spellings[0].statement.parts:
+        value = held.get(part.path.name)
+        for kind in part.path.index:
+            if kind == "i":
+                return len(value) if value else 0
+            value = value[0] if value else None
+    return 1
+
+
+def _fit(target: Tensor, values: Tensor) -> None:
+    """Copy `values` to `target`, element by element: cut, or repeated, where they are not as many."""
+    if target.numel() == 0:
+        return
+    if target.layout is not torch.strided:  # of an all_reduce, which has one shape
+        target.copy_(values)
+        return
+    flat = values.reshape(-1)
+    if flat.numel() == 0:
+        target.zero_()
+        return
+    if flat.numel() != target.numel():
+        flat = flat.repeat(-(-target.numel() // flat.numel()))[: target.numel()]
+    target.copy_(flat.reshape(target.shape))
+
+
+def _all_reduce(scene: _Scene) -> None:
+    for target in _tensors([scene.writes.get("output")]):
+        _fit(target, scene.reduce(scene.reads["input"]))
+
+
+def _copies_in_list(scene: _Scene) -> None:
+    for target in scene.writes.get("outputs") or ():
+        _fit(target, scene.reads["input"])
+
+
+def _copies_in_one(scene: _Scene) -> None:
+    for target in _tensors([scene.writes.get("output")]):
+        _fit(target, scene.reads["input"])
+
+
+def _own_of_list(scene: _Scene) -> None:
+    inputs = scene.reads.get("inputs")
+    if inputs:
+        _fit(scene.writes["output"], inputs[scene.rank])
+
+
+def _own_reduced(scene: _Scene) -> None:
+    _fit(scene.writes["output"], scene.reduce(scene.reads["inputs"][scene.rank]))
+
+
+def _own_piece_reduced(scene: _Scene) -> None:
+    target, count = scene.writes["output"], scene.writes["output"].numel()
+    flat = scene.reads["input"].reshape(-1)
+    _fit(target, scene.reduce(flat[scene.rank * count : (scene.rank + 1) * count]))
+
+
+def _own_to_all(scene: _Scene) -> None:
+    for target in scene.writes["outputs"]:
+        _fit(target, scene.reads["inputs"][scene.rank])
+
+
+def _own_rows_to_all(scene: _Scene) -> None:
+    source, target = scene.reads["input"], scene.writes["output"]
+    into, out = (_rows(scene.call, behind, tensor) for behind, tensor in (("input", source), ("output", target)))
+    mine = source.split(into)[scene.rank]
+    for piece in target.split(out):
+        _fit(piece, mine)
+
+
+def _rows(call: Call, behind: str, tensor: Tensor) -> list[int]:
+    argument = call.row.entry.splits[behind].argument
+    given = call.arguments.get(argument) if argument else None
+    size = call.group.size
+    return list(given) if given else [tensor.shape[0] // size] * size
+
+
+def _swapped_dims(scene: _Scene) -> None:
+    source, target = scene.reads["input"], scene.writes["output"]
+    gather, shard = scene.call.attribute("gather_dim"), scene.call.attribute("shard_dim")
+    size = source.shape[shard] // scene.group_size
+    piece = source.narrow(shard, scene.rank * size, size)
+    target.copy_(torch.cat([piece] * scene.group_size, dim=gather))
+
+
+def _nothing(scene: _Scene) -> None:
+    """What is there stays."""
+
+
+_ECHOES: Mapping[str, Callable[[_Scene], None]] = {
+    "all_reduce": _all_reduce,
+    "reduce": _all_reduce,
+    "broadcast": _copies_in_one,
+    "all_gather": _copies_in_list,
+    "all_gather_into_tensor": _copies_in_one,
+    "gather": _copies_in_list,
+    "gather_into_tensor": _copies_in_one,
+    "scatter": _own_of_list,
+    "reduce_scatter": _own_reduced,
+    "reduce_scatter_tensor": _own_piece_reduced,
+    "all_to_all": _own_to_all,
+    "all_to_all_single": _own_rows_to_all,
+    "shard_dim_alltoall": _swapped_dims,
+    "barrier": _nothing,
+}
+
+
+def _refuse_objects(call: Call, source: str) -> None:
+    """Raise where torch is about to unpickle what was never received."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        what = _OBJECTS.get(frame.f_code.co_name)
+        if what is not None and frame.f_code.co_filename.endswith("distributed_c10d.py"):
+            raise EchoError(
+                f"{frame.f_code.co_name} at {source}: rank {call.group.rank} needs {what}, and nothing is sent; "
+                "run as the source rank, or give the object in another way in a dry run"
+            )
+        frame = frame.f_back
+
+
+def _make(expected: Any, named: Mapping[str, Any]) -> Any:
+    """Return fresh tensors as `infer` describes them, on the device of the op's first tensor."""
+    if isinstance(expected, (list, tuple)):
+        return [_make(item, named) for item in expected]
+    assert isinstance(expected, Spec)
+    device = next((tensor.device for tensor in _tensors(list(named.values()))), torch.device(expected.device))
+    return torch.empty_strided(expected.shape, expected.stride, dtype=expected.dtype, device=device)
+
+
+class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
+    """A Work that is completed. DDP reads its future, others its result."""
+
+    def __init__(self, values: list[Tensor]) -> None:
+        super().__init__()
+        self._values = values
+        self._future: torch.futures.Future[Any] = torch.futures.Future()
+        self._future.set_result(values)
+
+    def wait(self, timeout: Any = None) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    def is_success(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        """Nothing is left to be done."""
+
+    def result(self) -> list[Tensor]:
+        return self._values
+
+    def get_future(self) -> torch.futures.Future[Any]:
+        return self._future
+
+
+def _returned(known: Known, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
+    row = known.call.row
+    written = [tensor for name in row.writes for tensor in _tensors([held.get(name)])]
+    parts = []
+    for output in row.returns:
+        if output.kind == "work":
+            parts.append(done(written).boxed())
+        elif output.kind == "empty":
+            many = output.name == "outputs"
+            first = next(iter(_tensors(list(held.values()))))
+            parts.append([first.new_empty(0) for _ in held[row.writes[0]]] if many else first.new_empty(0))
+        else:
+            parts.append(held[output.name])
+    return parts[0] if len(parts) == 1 else tuple(parts) if parts else None
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,356 @@
+"""PyTorch execution traces (ExecutionTraceObserver), also with Chakra's schema names: the "nodes" of one JSON object.
+
+A collective is up to four nodes inside one another, as in a Kineto trace; the outermost op is the call. Recorded are
+shapes, dtypes, strides and memory (from 1.1.1 on), split sizes, roots, peers and tags; the group where the backend
+writes `record_param_comms` (NCCL does, gloo does not). Never recorded: the reduce op of a c10d op.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from collective_rules.ops import Row
+from collective_rules.recordings.call_builder import Groups
+from collective_rules.recordings.events import Event, Reader, is_number, name_known, row_of
+from collective_rules.recordings.recording import Notes, short
+from collective_rules.recordings.spellings import SPELLINGS, dtype_of, spelled
+from collective_rules.spec import Memory, Spec
+
+__all__ = ["ExecutionTrace"]
+
+_PARAM = "record_param_comms"
+_GROUPS = "## process_group:init ##"
+_KNOWN = re.compile(r"1\.[01]\.\d+")
+_DEEPEST = 4
+_TENSOR = re.compile(r"Tensor\(([^()]*)\)")
+_ARGUMENT = re.compile(r"(?:^|[ ,(])(\w+)(?:=[^,)]*)?(?=[,)])")
+
+
+@attrs.define(eq=False)
+class _Node:
+    """A node that has to do with communication: values, shapes and types of what goes in and comes out."""
+
+    id: int
+    name: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    schema: str
+    sequence: int
+    inner: list[_Node] = attrs.field(factory=list)
+
+
+class ExecutionTrace:
+    """Collects the nodes of one trace."""
+
+    name = "execution trace"
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.reader = Reader(notes)
+        self.groups = Groups(notes)
+        self.rank: int | None = None
+        self.world_size: int | None = None
+        self._parents: dict[int, int] = {}
+        self._nodes: dict[int, _Node] = {}
+        self._number = 0
+        self._pointers: dict[int, str] = {}
+
+    def value(self, key: str, value: Any) -> None:
+        """Take in a value of the top level."""
+        if key == "schema" and not (isinstance(value, str) and _KNOWN.match(value)):
+            self.notes.add("READ7", f"schema={short(value)}")
+
+    def item(self, node: Any) -> None:
+        """Take in one node."""
+        self._number += 1
+        where = f"node {self._number}"
+        if type(node) is not dict or not is_number(node.get("id")) or type(node.get("name")) is not str:
+            self.notes.add("READ2", f"the node {short(node)}", where)
+            if _may_communicate(node):
+                self.notes.lose()
+            return
+        id_: int = node["id"]
+        name: str = node["name"]
+        parent = node.get("ctrl_deps", node.get("parent"))
+        if type(parent) is int:
+            self._parents[id_] = parent
+        if name == _GROUPS:
+            self._read_groups(node, where)
+        elif ":" not in name and name != _PARAM:
+            return
+        elif name == _PARAM or row_of(name) is not None or ("::" not in name and spelled(name)[0]):
+            made = _Node(id_, name, *_sides(node), *_told_of(node))
+            known = self._nodes.setdefault(id_, made)
+            if known is not made:
+                self.notes.add("READ8", f"node {id_}", where)
+                if (known.name, known.inputs) != (made.name, made.inputs):
+                    self.notes.lose()
+        elif name.startswith("c10d::"):
+            name_known(name, self.notes, where)
+
+    def _read_groups(self, node: Any, where: str) -> None:
+        values = _sides(node)[0].get("values")
+        try:
+            configured = json.loads(values[0]) if isinstance(values, list) and values else []
+        except (TypeError, ValueError, RecursionError):
+            self.notes.add("READ2", "the list of the groups", where)
+            return
+        for group in configured if isinstance(configured, list) else ():
+            if isinstance(group, dict) and isinstance(group.get("pg_name"), str):
+                size = self.reader.number(group.get("group_size"), "group_size", where, least=1)
+                self.groups.tell(group["pg_name"], size, self.reader.numbers(group.get("ranks"), "ranks", where))
+
+    def events(self) -> Iterator[Event]:
+        """Yield the collectives in the order in which they were begun."""
+        calls: list[_Node] = []
+        of: dict[int, _Node] = {}
+        for id_ in sorted(self._nodes):
+            node = self._nodes[id_]
+            around = self._around(id_, of)
+            if around is not None and (row_of(node.name) is None or _is_same_call(around, node)):
+                of[id_] = around
+                around.inner.append(node)
+            elif row_of(node.name) is not None or node.name == _PARAM:
+                of[id_] = node
+                calls.append(node)
+        for node in calls:
+            event = self._event(node)
+            if event is not None:
+                yield event
+
+    def _around(self, id_: int, of: Mapping[int, _Node]) -> _Node | None:
+        """The call that a node is inside of."""
+        seen = {id_}
+        while (id_ := self._parents.get(id_, -1)) not in seen and id_ >= 0:
+            seen.add(id_)
+            if id_ in of:
+                return of[id_]
+        return None
+
+    def _event(self, node: _Node) -> Event | None:
+        within = [node, *node.inner]
+        param = next((one for one in within if one.name == _PARAM), None)
+        note = next((one for one in within if "::" not in one.name and one.name != _PARAM), None)
+        where, row = f"node {node.id}", row_of(node.name)
+        event = Event(node.name, where, node.id)
+        self._compare_tensors(event, within)
+        if param is not None:
+            self._told(event, param)
+        if row is not None:
+            event.name = node.name
+            self._arguments(event, row, node)
+            if type(event.arguments.get("async_op")) is bool:
+                event.blocking = not event.arguments["async_op"]
+            return event
+        if event.name == _PARAM and note is not None:
+            event.name = spelled(note.name)[1]
+        if event.name == _PARAM:
+            return None  # a wait
+        return event if name_known(event.name, self.notes, where) else None
+
+    def _arguments(self, event: Event, row: Row, node: _Node) -> None:
+        """Read the op's own arguments: by the schema that the trace has, else in the order of today's."""
+        values, types = node.inputs.get("values"), node.inputs.get("types")
+        if not isinstance(values, list) or not isinstance(types, list):
+            return
+        names = _ARGUMENT.findall(node.schema.partition("->")[0]) or [argument.name for argument in row.arguments]
+        for place, name in enumerate(names[: min(len(values), len(types))]):
+            argument = row.by_name.get({"asyncOp": "async_op"}.get(name, name))
+            if argument is None:
+                continue
+            value, kind = values[place], types[place]
+            if argument.is_group:
+                event.group = value if kind == "String" and isinstance(value, str) else event.group
+                continue
+            if argument.kind == "Tensor":
+                read: Any = self._tensors(node.inputs, place, argument.depth, event.where)
+            else:
+                read = _plain(value, kind, argument.kind, argument.depth)
+            if read is not None:
+                event.arguments[argument.name] = read
+
+    def _compare_tensors(self, event: Event, nodes: list[_Node]) -> None:
+        """Note where a tensor is written down as two in the rows of one call, or in one of them.
+
+        A tensor is told by its id and its storage's; its shape, its number of elements and its dtype are its own.
+        """
+        known: dict[tuple[int, int], tuple[Any, Any]] = {}
+        for node in nodes:
+            for side in (node.inputs, node.outputs):
+                for value, shape, dtype in _leaves(side):
+                    if dtype is not None and is_number(value[4]) and value[4] != dtype.itemsize:
+                        self.notes.add("READ12", f"a {dtype} has {short(value[4])} bytes", event.where)
+                    if shape is not None and is_number(value[3]) and value[3] != math.prod(shape):
+                        self.notes.add(
+                            "READ12", f"a tensor of shape {short(shape)} has {short(value[3])} elements", event.where
+                        )
+                    told = known.setdefault((value[0], value[1]), (shape, dtype))
+                    if None not in (told[0], shape) and told[0] != shape:
+                        self.notes.add(
+                            "READ12", f"one tensor has the shapes {short(told[0])} and {short(shape)}", event.where
+                        )
+                    if None not in (told[1], dtype) and told[1] != dtype:
+                        self.notes.add("READ12", f"one tensor is {told[1]}, and {dtype}", event.where)
+
+    def _tensors(self, side: Mapping[str, Any], place: int, depth: int, where: str) -> Any:
+        """The tensors at one place: nested as the values are."""
+        kind = _at(side.get("types"), place)
+        if not isinstance(kind, str) or not ("Tensor" in kind or "List" in kind):
+            return None
+        dtypes = iter([dtype_of(text) for text in _TENSOR.findall(kind)])
+        value, shape, stride = (_at(side.get(key), place) for key in ("values", "shapes", "strides"))
+        return self._nested(value, shape, stride, dtypes, depth, where)
+
+    def _nested(self, value: Any, shape: Any, stride: Any, dtypes: Iterator[Any], depth: int, where: str) -> Any:
+        if depth == 0:
+            spec = self.reader.spec(shape, next(dtypes, None), "a shape", where, stride)
+            return _placed(spec, value, has_strides=isinstance(stride, list))
+        if not isinstance(shape, list) or (isinstance(value, list) and len(value) != len(shape)):
+            return None
+        listed = [
+            self._nested(_at(value, i), one, _at(stride, i), dtypes, depth - 1, where) for i, one in enumerate(shape)
+        ]
+        return None if None in listed else tuple(listed)
+
+    def _told(self, event: Event, node: _Node) -> None:
+        """Read `record_param_comms`: [tensors,] sequence, group, rank, name, splits, splits, and the ranks."""
+        values, types = node.inputs.get("values"), node.inputs.get("types")
+        if not isinstance(values, list) or not isinstance(types, list) or len(values) != len(types):
+            return
+        at = next((place for place, kind in enumerate(types) if kind == "String"), 0)
+        if at < 2 or not isinstance(values[at], str):
+            return
+        event.name = spelled(values[at])[1]
+        rank, group = values[at - 1], values[at - 2]
+        if event.name not in SPELLINGS:
+            return
+        event.take_rank(self.reader.number(rank, "rank", event.where))
+        event.group = self._group_name(group)
+        rest = values[at + 1 :]
+        event.read_splits, event.write_splits = (
+            self.reader.numbers(_at(rest, i), "split sizes", event.where) for i in (0, 1)
+        )
+        numbers = [n for n in rest[2:] if type(n) is int]
+        if len(numbers) in (1, 3) and is_number(numbers[-1], 1):
+            event.size = numbers[-1]
+        if len(numbers) == 3 and event.size and event.size < 1 << 20 and numbers[0] >= 0 and numbers[1] > 0:
+            event.ranks = tuple(range(numbers[0], numbers[0] + numbers[1] * event.size, numbers[1]))
+        if "Tensor" in str(types[0]):
+            event.reads = self._flat(node.inputs, event.where)
+            event.writes = self._flat(node.outputs, event.where)
+
+    def _flat(self, side: Mapping[str, Any], where: str) -> tuple[Spec, ...] | None:
+        """The tensors of the first place as a flat list."""
+        kind = _at(side.get("types"), 0)
+        if not isinstance(kind, str):
+            return None
+        depth = kind.count("GenericList[GenericList[") * 2 or int(kind.startswith("GenericList["))
+        found = self._tensors(side, 0, depth, where)
+        while isinstance(found, tuple) and found and isinstance(found[0], tuple):
+            found = found[0]
+        return (found,) if isinstance(found, Spec) else found
+
+    def _group_name(self, group: Any) -> str:
+        """The group's name; older traces have an address, which is another one on every rank."""
+        if isinstance(group, list) and group and isinstance(group[0], str):
+            return group[0]
+        if isinstance(group, str):
+            return group
+        return self._pointers.setdefault(group, f"#{len(self._pointers)}") if is_number(group, 1) else ""
+
+
+def _is_same_call(outer: _Node, inner: _Node) -> bool:
+    """Whether `inner` is `outer` on its way to the backend.
+
+    The observer also puts what follows a gloo send inside of it, until the send is waited for.
+    """
+    if not outer.name.startswith("c10d::"):
+        return True
+    both_first = outer.sequence >= 0 and inner.sequence >= 0
+    return outer.name == inner.name and not both_first and outer.inputs.get("values") == inner.inputs.get("values")
+
+
+def _sides(node: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What goes in and comes out, from either of the two ways in which they are written."""
+    sides = []
+    for name in ("input", "output"):
+        side = node.get(name + "s")
+        if isinstance(side, list):
+            side = {"values": side, "shapes": node.get(name + "_shapes"), "types": node.get(name + "_types")}
+        sides.append(side if isinstance(side, dict) else {})
+    return sides[0], sides[1]
+
+
+def _told_of(node: Any) -> tuple[str, int]:
+    """The op's schema, and its autograd sequence number, which only the outermost layer of an op has; -1 for none."""
+    told = {"op_schema": node.get("op_schema"), "seq_id": node.get("seq_id")}
+    listed = node.get("attrs")
+    for attribute in listed if isinstance(listed, list) else ():
+        if isinstance(attribute, dict) and attribute.get("name") in ("op_schema", "seq_id"):
+            told[attribute["name"]] = attribute.get("value")
+    schema, sequence = told["op_schema"], told["seq_id"]
+    return schema if isinstance(schema, str) else "", sequence if is_number(sequence) else -1
+
+
+def _plain(value: Any, kind: Any, wanted: str, depth: int) -> Any:
+    """`value` where it is what the schema says; None where it is not."""
+    if depth == 1 and isinstance(value, list):
+        return tuple(value) if wanted == "int" and all(is_number(n) for n in value) else None
+    if depth or kind != {"int": "Int", "bool": "Bool"}.get(wanted, "String"):
+        return None
+    if wanted == "int":
+        return value if is_number(value, -1) else None
+    return value if type(value) is (bool if wanted == "bool" else str) else None
+
+
+def _placed(spec: Spec, value: Any, *, has_strides: bool) -> Spec:
+    """The tensor with its device and its place in memory: values are [id, storage, offset, numel, itemsize, device].
+
+    Without strides its extent is not known, and then neither is what it shares.
+    """
+    if not isinstance(value, list) or len(value) < 6 or not (is_number(value[1]) and is_number(value[2])):
+        return spec
+    device = value[5].partition(":")[0] if isinstance(value[5], str) else "cpu"
+    memory = Memory(value[1], value[2]) if has_strides else None
+    return Spec(spec.shape, spec.dtype, spec._stride, device, memory=memory)
+
+
+def _leaves(side: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[int, ...] | None, torch.dtype | None]]:
+    """Yield each tensor's [id, storage, offset, numel, itemsize, device], shape and dtype, where they can be read."""
+    types = side.get("types")
+    for place, kind in enumerate(types if isinstance(types, list) else ()):
+        if not isinstance(kind, str) or "Tensor(" not in kind:
+            continue
+        found = list(_pairs(_at(side.get("values"), place), _at(side.get("shapes"), place)))
+        dtypes = [dtype_of(text) for text in _TENSOR.findall(kind)]
+        for place_in_list, (value, shape) in enumerate(found):
+            yield value, shape, dtypes[place_in_list] if len(dtypes) == len(found) else None
+
+
+def _pairs(value: Any, shape: Any, depth: int = 0) -> Iterator[tuple[list[Any], tuple[int, ...] | None]]:
+    """Yield tensors out of lists of them, with their shapes."""
+    if not isinstance(value, list) or depth > _DEEPEST:
+        return
+    if len(value) > 5 and all(is_number(n) for n in value[:2]) and isinstance(value[5], str):
+        sizes = isinstance(shape, list) and all(is_number(n) for n in shape)
+        yield value, tuple(shape) if sizes else None
+        return
+    for place, one in enumerate(value):
+        yield from _pairs(one, _at(shape, place), depth + 1)
+
+
+def _may_communicate(node: Any) -> bool:
+    """Whether a node that cannot be read may be one of a collective."""
+    name = node.get("name") if type(node) is dict else None
+    return type(name) is not str or name == _PARAM or name.startswith(("c10d::", "_c10d_functional"))
+
+
+def _at(values: Any, place: int) -> Any:
+    return values[place] if isinstance(values, list) and place < len(values) else None

@@ -1,0 +1,195 @@
+"""Recognises a recording by its content, and reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from collective_rules.call import Call
+from collective_rules.errors import CallError
+from collective_rules.finding import Finding
+from collective_rules.recordings.byte_stream import ByteStream, TextStream, opened
+from collective_rules.recordings.call_builder import built
+from collective_rules.recordings.execution_trace import ExecutionTrace
+from collective_rules.recordings.flight_recorder import FlightRecorder
+from collective_rules.recordings.json_stream import BEGINS, JsonStream
+from collective_rules.recordings.kineto import Kineto
+from collective_rules.recordings.ledger_lines import FORMAT, LedgerLines
+from collective_rules.recordings.plain_pickle import load_plain
+from collective_rules.recordings.recording import Notes, Recording, SourceError, named, short
+
+__all__ = ["read", "same_ranks"]
+
+_Source = Kineto | ExecutionTrace | FlightRecorder
+_ARRAYS: Mapping[str, type[_Source]] = {
+    "traceEvents": Kineto,
+    "": Kineto,
+    "nodes": ExecutionTrace,
+    "entries": FlightRecorder,
+}
+_LARGEST_PICKLE = 1 << 30
+_HEAD = 1 << 16
+_IN_NAME = re.compile(
+    r"rank[ _.-]?(\d{1,9})(?!\d)|(?:^|[ _.-])(?:fr|et|kineto|trace|ledger|dump)[_.-]?(\d{1,9})$|^(\d{1,9})$"
+)
+
+
+def read(path: str | os.PathLike[str], *, rank: int | None = None, world_size: int | None = None) -> Recording:
+    """Read the recording at `path`, plain or gzip, whatever its name.
+
+    `rank` and `world_size` (global) are what the caller knows; left out, they are what the file says, the rank else
+    what its name says ("rank3.json"). What cannot be read or decided is a finding of the recording.
+
+    Raises `SourceError` where nothing can be read: no file, no recording, or a pickle that holds more than plain data.
+    """
+    for name, value, least in (("rank", rank, 0), ("world_size", world_size, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise CallError(f"{name}={value!r}, but should be a number, {least} or more")
+    with opened(path) as stream:
+        shown = os.fspath(path)
+        notes = Notes(Path(shown).name)
+        head = stream.peek(_HEAD)
+        if _is_ledger(head):
+            return _read_ledger(shown, stream, notes, rank, world_size)
+        if head[:1] == b"\x80" or head[:2] in (b"(d", b"(l", b"}q", b"]q"):
+            source, records = _read_pickle(shown, stream, notes)
+        else:
+            source, records = _read_json(shown, stream, notes)
+        return _recording(shown, source, records, notes, rank, world_size)
+
+
+def same_ranks(recordings: Iterable[Recording]) -> tuple[Finding, ...]:
+    """Return a finding for each rank of which there is more than one recording."""
+    seen: dict[int, str] = {}
+    found: list[Finding] = []
+    for recording in recordings:
+        if recording.rank is not None and seen.setdefault(recording.rank, recording.path) != recording.path:
+            notes = Notes(recording.path)
+            notes.add("READ8", f"rank {recording.rank} (by {seen[recording.rank]})")
+            found += notes.findings(recording.rank)
+    return tuple(found)
+
+
+def _is_ledger(head: bytes) -> bool:
+    line = head.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf")
+    try:
+        first = json.loads(line.decode())  # else json takes UTF-16 for text, too
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and (first.get("format") == FORMAT or {"op", "group", "arguments"} <= first.keys())
+
+
+def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, world_size: int | None) -> Recording:
+    lines, text = LedgerLines(notes), TextStream(stream)
+    calls = tuple(lines.calls(text))
+    if text.foreign:
+        notes.add("READ2", "text that is no UTF-8")
+    rank = lines.rank if rank is None else rank
+    rank = _rank_in_name(path, notes) if rank is None else rank
+    for call in calls:
+        if rank is not None and call.group.ranks and call.group.ranks[call.group.rank] != rank:
+            notes.add("READ10", f"a call of rank {call.group.ranks[call.group.rank]} in the ledger of rank {rank}")
+    counts = {"records": lines.records, "collectives": lines.records, "calls": len(calls)}
+    size = lines.world_size if world_size is None else world_size
+    return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
+
+
+def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
+    data = b"".join(iter(stream.read, b""))[: _LARGEST_PICKLE + 1]
+    if len(data) > _LARGEST_PICKLE:
+        raise SourceError(f"{named(path)} is a pickle of more than {_LARGEST_PICKLE} bytes")
+    if stream.cut:
+        raise SourceError(f"{named(path)} cannot be read: {stream.cut}")
+    dump = load_plain(data, named(path))
+    if not isinstance(dump, dict) or not isinstance(dump.get("entries"), list):
+        raise SourceError(f"{named(path)} is a pickle, but no Flight Recorder dump: it has no entries")
+    source = FlightRecorder(notes)
+    for key, value in dump.items():
+        if key != "entries":
+            source.value(str(key), value)
+    for entry in dump["entries"]:
+        source.item(entry)
+    return source, len(dump["entries"])
+
+
+def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
+    text = TextStream(stream)
+
+    def pass_over(why: str) -> None:
+        notes.add("READ2", why)
+        notes.lose()
+
+    document = JsonStream(text, _ARRAYS, pass_over)
+    source: _Source | None = None
+    before: list[tuple[str, Any]] = []
+    records = 0
+    for key, is_item, value in document:
+        if key in _ARRAYS and not is_item and value is not BEGINS:
+            notes.add("READ2", f"{key}={short(value)}, which should be a list")
+            notes.lose()
+        elif key in _ARRAYS and (key or (isinstance(value, dict) and "ph" in value)):
+            source = _ARRAYS[key](notes) if source is None else source
+        if is_item:
+            if source is not None and isinstance(source, _ARRAYS[key]):
+                records += 1
+                source.item(value)
+        else:
+            before.append((key, value))
+    if source is None:
+        source = _by_keys({key for key, _ in before}, notes)
+    if source is None:
+        what = f" ({document.cut})" if document.cut else ""
+        raise SourceError(
+            f"{named(path)} is no recording that is known{what}: ledgers, Flight Recorder dumps, Kineto traces and "
+            "execution traces are"
+        )
+    for key, value in before:
+        source.value(key, value)
+    if document.cut:
+        notes.add("READ1", document.cut)
+    if text.foreign:
+        notes.add("READ2", "text that is no UTF-8")
+    return source, records
+
+
+def _by_keys(keys: set[str], notes: Notes) -> _Source | None:
+    """The format of a document without a single record, by what else it has."""
+    if keys & {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"} or {"version", "entries"} <= keys:
+        return FlightRecorder(notes)
+    if keys & {"distributedInfo", "schemaVersion", "deviceProperties", "traceEvents"}:
+        return Kineto(notes)
+    return ExecutionTrace(notes) if "schema" in keys and keys & {"start_ts", "nodes"} else None
+
+
+def _recording(
+    path: str, source: _Source, records: int, notes: Notes, rank: int | None, world_size: int | None
+) -> Recording:
+    rank = source.rank if rank is None else rank
+    size = source.world_size if world_size is None else world_size
+    events = list(source.events())
+    rank = _rank_in_name(path, notes) if rank is None else rank
+    groups = source.groups
+    groups.world, groups.said = size, world_size
+    for event in events:
+        groups.tell(event.group, event.size, event.ranks, event.rank)
+    if rank is None and len(groups.told) == 1:
+        known = next(iter(groups.told.values()))
+        rank = known.ranks[known.rank] if known.rank is not None and known.rank < len(known.ranks) else None
+    calls: tuple[Call, ...] = tuple(built(events, groups, rank, notes))
+    counts = {"records": records, "collectives": len(events), "calls": len(calls)}
+    return Recording(path, source.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
+
+
+def _rank_in_name(path: str, notes: Notes) -> int | None:
+    """The rank that the file's name ends with, or that stands behind "rank" in it."""
+    stem = Path(path).name
+    while Path(stem).suffix and not Path(stem).suffix[1:].isdigit():
+        stem = Path(stem).stem
+    found = list(_IN_NAME.finditer(stem.lower()))
+    if not found:
+        return None
+    return int(next(number for number in found[-1].groups() if number))

@@ -1,0 +1,331 @@
+"""Kineto traces, as torch.profiler exports them: one JSON object whose "traceEvents" are read one by one.
+
+A collective shows up as up to five events inside one another: the op as the program calls it, the op as the backend
+carries it out, `record_param_comms`, a note of the backend's ("nccl:all_reduce"), and a GPU kernel. They are one call:
+the outermost op of a thread, filled in from what is inside it. Only where a trace has neither ops nor
+`record_param_comms` are its kernels read instead.
+
+Recorded are, depending on torch's version and on `record_shapes`, sizes, strides, dtypes, split sizes, roots, peers,
+tags and the group; never the reduce op. Of gloo's collectives the group is not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from collective_rules.ops import Row
+from collective_rules.recordings.call_builder import Groups
+from collective_rules.recordings.events import Event, Reader, is_number, literal, name_known, row_of
+from collective_rules.recordings.recording import Notes, short
+from collective_rules.recordings.spellings import dtype_of, spelled
+from collective_rules.spec import Spec
+
+__all__ = ["Kineto"]
+
+_PARAM = "record_param_comms"
+_NAME = "Collective name"
+_KEPT = (
+    *(
+        "Input Dims",
+        "Input type",
+        "Input Strides",
+        "Concrete Inputs",
+        _NAME,
+        "In msg nelems",
+        "Out msg nelems",
+        "dtype",
+    ),
+    *("In split size", "Out split size", "Process Group Name", "Process Group Ranks", "Group size", "Rank"),
+    *("Global rank start", "Global rank stride", "Is asynchronized op"),
+)
+_SAME = ("Input Dims", "Input type", "Concrete Inputs")
+"""What a call's rows of one name say alike."""
+_LARGEST_SPREAD = 1 << 20
+_MOST_KNOWN = 20_000
+"""Events that are alike share what they say, up to so many kinds of them."""
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """An event that has to do with communication; `inner` are those that its thread went through within it."""
+
+    name: str
+    args: dict[str, Any]
+    thread: Any
+    start: float
+    end: float
+    number: int
+    inner: list[_Seen] = attrs.field(factory=list)
+
+
+class Kineto:
+    """Collects the events of one trace."""
+
+    name = "kineto"
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.reader = Reader(notes)
+        self.groups = Groups(notes)
+        self.rank: int | None = None
+        self.world_size: int | None = None
+        self._cpu: list[_Seen] = []
+        self._kernels: list[_Seen] = []
+        self._args: dict[str, dict[str, Any]] = {}
+        self._number = 0
+        self._rows: dict[str, Row | None] = {}
+
+    def value(self, key: str, value: Any) -> None:
+        """Take in a value of the top level."""
+        if key != "distributedInfo" or not isinstance(value, dict):
+            return
+        self.rank = self.reader.number(value.get("rank"), "rank", key)
+        self.world_size = self.reader.number(value.get("world_size"), "world_size", key, least=1)
+        configured = value.get("pg_config")
+        for group in configured if isinstance(configured, list) else ():
+            if isinstance(group, dict) and isinstance(group.get("pg_name"), str):
+                size = self.reader.number(group.get("pg_size"), "pg_size", key, least=1)
+                self.groups.tell(group["pg_name"], size, self.reader.numbers(group.get("ranks"), "ranks", key))
+
+    def item(self, event: Any) -> None:
+        """Take in one element of traceEvents."""
+        self._number += 1
+        if type(event) is not dict:
+            self._lose(f"the event {short(event)}")
+            return
+        name, args = event.get("name"), event.get("args")
+        if event.get("ph") != "X":
+            return
+        if type(name) is not str:
+            self._lose(f"name={short(name)}")
+            return
+        if ":" not in name and name != _PARAM and (type(args) is not dict or _NAME not in args):
+            return
+        if type(args) is not dict:
+            if args is not None:
+                self._lose(f"args={short(args)}")
+            args = {}
+        kernel = event.get("cat") in ("kernel", "gpu_memcpy", "gpu_user_annotation")
+        if kernel:
+            if _NAME in args:
+                self._kernels.append(self._seen(name, args, event))
+        elif name == _PARAM or self._row(name) is not None or self._is_note(name, event) or _NAME in args:
+            self._cpu.append(self._seen(name, args, event))
+
+    def _row(self, name: str) -> Row | None:
+        if "::" not in name:
+            return None
+        if name not in self._rows:
+            if len(self._rows) > 10_000:
+                self._rows.clear()
+            known = name.startswith(("c10d::", "_c10d_functional")) and name_known(name, self.notes, self._where())
+            self._rows[name] = row_of(name) if known or not name.startswith(("c10d::", "_c10d_functional")) else None
+        return self._rows[name]
+
+    def _is_note(self, name: str, event: Any) -> bool:
+        return event.get("cat") == "user_annotation" and "::" not in name and bool(spelled(name)[0])
+
+    def _where(self) -> str:
+        return f"event {self._number}"
+
+    def _seen(self, name: str, args: dict[str, Any], event: Any) -> _Seen:
+        start, length = event.get("ts"), event.get("dur", 0)
+        thread = (event.get("pid"), event.get("tid"))
+        if not all(type(n) in (int, float) and -1e18 < n < 1e18 for n in (start, length)):  # not NaN, not text
+            what = f"ts={short(start)}, dur={short(length)}"
+            start, length = self._cpu[-1].end if self._cpu else 0.0, 0.0
+            thread = self._apart(what)
+        elif not all(one is None or isinstance(one, str) or is_number(one) for one in thread):
+            thread = self._apart(f"pid={short(thread[0])}, tid={short(thread[1])}")
+        args = {key: args[key] for key in _KEPT if key in args}
+        text = repr(args)
+        if len(self._args) < _MOST_KNOWN:
+            args = self._args.setdefault(text, args)
+        return _Seen(name, args, tuple(map(str, thread)), start, start + length, self._number)
+
+    def _apart(self, what: str) -> tuple[str, int]:
+        """Note that an event's place cannot be read, and give it a thread of its own: whose call it is nobody knows."""
+        self._lose(what)
+        return "", self._number
+
+    def _lose(self, what: str, where: str = "") -> None:
+        """Note what cannot be read, by which a call may be another than it seems, or none."""
+        self.notes.add("READ2", what, where or self._where())
+        self.notes.lose()
+
+    def events(self) -> Iterator[Event]:
+        """Yield the collectives in the order in which they were begun."""
+        calls = list(_outermost(self._cpu, self._is_call))
+        if not calls and self._kernels:
+            calls = self._kernels
+        calls.sort(key=lambda seen: (seen.start, seen.number))
+        for seen in calls:
+            event = self._event(seen)
+            if event is not None:
+                yield event
+
+    def _is_call(self, seen: _Seen) -> bool:
+        return self._row(seen.name) is not None or seen.name == _PARAM or _NAME in seen.args
+
+    def _event(self, seen: _Seen) -> Event | None:
+        within = [seen, *seen.inner]
+        told = next((one for one in within if _NAME in one.args), None)
+        note = next((one for one in within if "::" not in one.name and ":" in one.name), None)
+        where, row = f"event {seen.number}", self._row(seen.name)
+        if row is not None:
+            name = seen.name
+        else:
+            text = told.args[_NAME] if told else note.name if note else None
+            if not isinstance(text, str):
+                if _has_tensors(seen.args):  # without any, it is a wait
+                    self.notes.add("READ3", f"{_PARAM} without a name", where)
+                return None
+            name = spelled(text)[1]
+            if not name_known(name, self.notes, where):
+                return None
+        event = Event(name, where, seen.start, bare="Input type" not in seen.args)
+        self._compare_rows(seen, where)
+        if row is not None:
+            self._arguments(event, row, seen.args)
+        if note is not None:
+            self._noted(event, note.args)
+        if told is not None:
+            self._told(event, told.args)
+        _complete(event, row)
+        return event
+
+    def _compare_rows(self, seen: _Seen, where: str) -> None:
+        """Note where the op as the backend carries it out has other arguments than as the program calls it."""
+        for one in seen.inner:
+            if one.name == seen.name and one.args is not seen.args:
+                for key in _SAME:
+                    ours, its = seen.args.get(key), one.args.get(key)
+                    if ours != its and _is_sound(ours) and _is_sound(its):
+                        self.notes.add("READ12", f"{key} of {one.name} is {short(ours)}, and {short(its)}", where)
+
+    def _arguments(self, event: Event, row: Row, args: dict[str, Any]) -> None:
+        """Read the op's own arguments, which stand in the schema's order."""
+        shapes, types = args.get("Input Dims"), args.get("Input type")
+        texts, strides = args.get("Concrete Inputs"), args.get("Input Strides")
+        if not isinstance(types, list):
+            return
+        for place, argument in enumerate(row.arguments[: len(types)]):
+            shape, kind = _at(shapes, place), types[place]
+            if argument.is_group:
+                continue
+            if argument.kind == "Tensor":
+                value = self._tensor(argument.depth, shape, kind, _at(strides, place), event.where)
+            else:
+                value = _plain(literal(_at(texts, place)), argument.kind, argument.depth)
+            if value is not None:
+                event.arguments[argument.name] = value
+            elif argument.kind == "Tensor" and not _is_sound([shape or [], kind]):
+                self._lose(f"{argument.name} of {row.op}, of {short(shape)}", event.where)
+
+    def _tensor(self, depth: int, shape: Any, kind: Any, stride: Any, where: str) -> Any:
+        if depth == 0:
+            dtype = dtype_of(kind)
+            return None if dtype is None else self.reader.spec(shape, dtype, "Input Dims", where, stride)
+        if depth == 1 and kind == "TensorList" and isinstance(shape, list) and shape and _is_sound(shape):
+            steps = stride if isinstance(stride, list) and len(stride) == len(shape) else [None] * len(shape)
+            return tuple(
+                self.reader.spec(one, None, "Input Dims", where, step) for one, step in zip(shape, steps, strict=True)
+            )
+        return None
+
+    def _noted(self, event: Event, args: dict[str, Any]) -> None:
+        """Read the flat list of what is read, as the backend's note has it."""
+        types = args.get("Input type")
+        if isinstance(types, list) and types and "Input Dims" in args:
+            event.reads = self.reader.specs(args["Input Dims"], map(dtype_of, types), "Input Dims", event.where)
+
+    def _told(self, event: Event, args: dict[str, Any]) -> None:
+        """Read what `record_param_comms` says: the group, how many elements there are, the split sizes."""
+        read, where = self.reader, event.where
+        dtype = dtype_of(args.get("dtype"))
+        if dtype is None and "dtype" in args:
+            self.notes.add("READ2", f"dtype={short(args['dtype'])}", where)
+        group = args.get("Process Group Name")
+        event.group = group if isinstance(group, str) else ""
+        event.size = read.number(args.get("Group size"), "Group size", where, least=1)
+        ranks = read.numbers(args.get("Process Group Ranks"), "Process Group Ranks", where)
+        event.ranks = ranks or _spread(event.size, args.get("Global rank start"), args.get("Global rank stride"))
+        rank = read.number(args.get("Rank"), "Rank", where)
+        event.take_rank(rank)
+        event.read_splits = read.numbers(args.get("In split size"), "In split size", where)
+        event.write_splits = read.numbers(args.get("Out split size"), "Out split size", where)
+        event.blocking = not args["Is asynchronized op"] if type(args.get("Is asynchronized op")) is bool else None
+        counts = [read.count(args.get(f"{way} msg nelems"), dtype, f"{way} msg nelems", where) for way in ("In", "Out")]
+        if event.reads is None:
+            event.counted = True
+            event.reads, event.writes = (None if one is None else (one,) for one in counts)
+        _give_dtype(event, dtype)
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether it is text, a number, or a list of such: what torch writes."""
+    if isinstance(value, list):
+        return all(map(_is_sound, value))
+    return isinstance(value, str) or is_number(value)
+
+
+def _spread(size: int | None, start: Any, stride: Any) -> tuple[int, ...]:
+    """A group's ranks where they are evenly spread; its list is shortened, and what is not so has a stride of 0."""
+    if size is None or size > _LARGEST_SPREAD or not (is_number(start) and is_number(stride, 1)):
+        return ()
+    return tuple(range(start, start + stride * size, stride))
+
+
+def _has_tensors(args: dict[str, Any]) -> bool:
+    types = args.get("Input type")
+    return not isinstance(types, list) or any(dtype_of(one) or one == "TensorList" for one in types)
+
+
+def _complete(event: Event, row: Row | None) -> None:
+    """Let the dtype of the backend's note be that of the op's lists, which have none of their own."""
+    dtypes = {spec.dtype for spec in event.reads or ()}
+    if row is not None and len(dtypes) == 1:
+        _give_dtype(event, dtypes.pop())
+    if event.blocking is None and type(event.arguments.get("async_op")) is bool:
+        event.blocking = not event.arguments["async_op"]
+
+
+def _give_dtype(event: Event, dtype: Any) -> None:
+    for name, value in event.arguments.items():
+        if isinstance(value, tuple) and any(isinstance(one, Spec) and one.dtype is None for one in value):
+            event.arguments[name] = tuple(Spec(one.shape, dtype, one._stride) for one in value)
+
+
+def _plain(value: Any, kind: str, depth: int) -> Any:
+    """`value` where it is what the schema says; None where it is not."""
+    wanted: type = {"int": int, "bool": bool}.get(kind, type(None))
+    if depth == 1 and isinstance(value, list) and all(type(one) is wanted for one in value):
+        return tuple(value)
+    return value if depth == 0 and type(value) is wanted else None
+
+
+def _at(values: Any, place: int) -> Any:
+    return values[place] if isinstance(values, list) and place < len(values) else None
+
+
+def _outermost(seen: list[_Seen], is_call: Callable[[_Seen], bool]) -> Iterator[_Seen]:
+    """Yield the calls that are inside of no other of their thread, with all that is inside of them.
+
+    A backend's note holds nothing: gloo's of a send lasts until the send is waited for.
+    """
+    outer: _Seen | None = None
+    for one in sorted(seen, key=lambda one: (one.thread, one.start, -one.end, one.number)):
+        one.inner.clear()
+        if (
+            outer is not None
+            and one.thread == outer.thread
+            and one.start < outer.end
+            and (one.end <= outer.end + 1 or not is_call(one))
+        ):
+            outer.inner.append(one)
+        elif is_call(one):
+            outer = one
+            yield one

@@ -1,0 +1,142 @@
+"""The report as blocks of text and tables: what the terminal and Markdown show, and HTML beside its plots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from collective_rules.reports.modules import tree
+from collective_rules.reports.wording import bytes_text, plural, ranks_text, share_text, sizes_text
+from collective_rules.text_table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from collective_rules.mode import Ledger, Total
+
+__all__ = ["blocks", "findings", "group_label", "group_table", "headline", "notes", "op_table", "phase_table"]
+
+_MOST_FINDINGS = 20
+_MOST_GROUPS = 40
+
+
+def blocks(ledger: Ledger) -> tuple[str | Table, ...]:
+    """Return what a terminal shows: findings first, then totals by group and op, by phase, the groups, the modules.
+
+    Bytes are those that this rank sends, by `traffic`'s convention of bandwidth-optimal algorithms.
+
+    >>> import collective_rules as cr
+    >>> from collective_rules.mode import Ledger
+    >>> blocks(Ledger())
+    ('No collective was called.',)
+    """
+    if not ledger.count:
+        return ("No collective was called.", *notes(ledger))
+    return (
+        *findings(ledger),
+        headline(ledger),
+        op_table(ledger),
+        phase_table(ledger),
+        group_table(ledger),
+        "By module\n" + "\n".join(f"  {line}" for line in tree(ledger).splitlines()),
+        *notes(ledger),
+    )
+
+
+def headline(ledger: Ledger) -> str:
+    """Return the sums in one sentence."""
+    total = ledger.total
+    return (
+        f"This rank made {plural(ledger.count, 'call')} in {plural(len(ledger.groups), 'group')} and "
+        f"{plural(ledger.steps, 'optimizer step')}; it sends {bytes_text(total.sent)}."
+    )
+
+
+def findings(ledger: Ledger) -> tuple[str, ...]:
+    """Return the findings' messages, each once with how often it was found; at most twenty of them."""
+    counts = Counter((found.severity, found.message) for found in ledger.findings)
+    if not counts:
+        return ()
+    texts = [
+        f"{severity}{f' ×{count}' if count > 1 else ''}: {message}"
+        for (severity, message), count in list(counts.items())[:_MOST_FINDINGS]
+    ]
+    left = len(counts) - len(texts)
+    return (
+        plural(len(ledger.findings), "finding"),
+        *texts,
+        *([f"… and {left} more kinds of findings"] if left else []),
+    )
+
+
+def op_table(ledger: Ledger) -> Table:
+    """Return a row for each group and op, the most bytes first."""
+    whole = ledger.total.sent
+    rows = [
+        (
+            group_label(ledger, group),
+            op,
+            f"{total.calls:,}",
+            sizes_text(total.sizes.items(), total.more),
+            bytes_text(total.read),
+            bytes_text(total.sent),
+            share_text(total.sent, whole),
+        )
+        for (group, op), total in ledger.by("group", "op").items()
+    ]
+    columns = ("group", "op", "calls", "tensors", "read", "sent", "share")
+    return Table(columns, tuple(rows), "By group and op", frozenset({"calls", "read", "sent", "share"}))
+
+
+def phase_table(ledger: Ledger) -> Table:
+    """Return a row for each phase, the most bytes first."""
+    whole = ledger.total.sent
+    sums = ((phase or "(outside)", total) for (phase,), total in ledger.by("phase").items())
+    return _sums("phase", "By phase", sums, whole)
+
+
+def group_table(ledger: Ledger) -> Table:
+    """Return a row for each group with its ranks, the most bytes first; at most forty of them."""
+    sums = ledger.by("group")
+    rows = []
+    for (name,), total in list(sums.items())[:_MOST_GROUPS]:
+        group = ledger.groups[name]
+        ranks = ranks_text(group.ranks or range(group.size))
+        rows.append(
+            (name or "–", f"{group.size:,}", f"{group.rank:,}", ranks, f"{total.calls:,}", bytes_text(total.sent))
+        )
+    left = len(sums) - len(rows)
+    title = f"Groups ({left} more are not shown)" if left else "Groups"
+    columns = ("group", "size", "rank in it", "global ranks", "calls", "sent")
+    return Table(columns, tuple(rows), title, frozenset({"size", "rank in it", "calls", "sent"}))
+
+
+def notes(ledger: Ledger) -> tuple[str, ...]:
+    """Return what a reader must know: calls that were not kept or not counted, devices that stood in for others."""
+    found = []
+    dropped = ledger.count - len(ledger.entries)
+    if dropped:
+        found.append(
+            f"Of {plural(ledger.count, 'call')} the last {len(ledger.entries):,} were kept; sums count all, while the "
+            f"list of calls, the timeline and the ranks' traffic lack the first {dropped:,}."
+        )
+    uncounted = ledger.total.uncounted
+    if uncounted:
+        found.append(f"The bytes of {plural(uncounted, 'call')} are not known, and count as 0.")
+    if ledger.devices:
+        told = ", ".join(f"{device} stood in for {declared}" for device, declared in ledger.devices.items())
+        found.append(f"Devices: {told}.")
+    return tuple(found)
+
+
+def group_label(ledger: Ledger, name: str) -> str:
+    """Return a group's name and size."""
+    group = ledger.groups.get(name)
+    if not name:
+        return "–"
+    return name if group is None else f"{name} ({plural(group.size, 'rank')})"
+
+
+def _sums(column: str, title: str, sums: Iterable[tuple[str, Total]], whole: float) -> Table:
+    rows = [(name, f"{each.calls:,}", bytes_text(each.sent), share_text(each.sent, whole)) for name, each in sums]
+    return Table((column, "calls", "sent", "share"), tuple(rows), title, frozenset({"calls", "sent", "share"}))
