@@ -513,9 +513,14 @@ def script(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ([], ["--steps", "0"], "argument --steps: 0 is not in the range x>=1."),
-        ([], ["--local-world-size", "0"], "argument --local-world-size: 0 is not in the range x>=1."),
-        (["--rank", "3"], ["--rank", "-1"], "argument --rank: -1 is not in the range x>=0."),
+        ([], ["--steps", "0"], "Invalid value for '--steps': Input should be greater than or equal to 1"),
+        (
+            [],
+            ["--local-world-size", "0"],
+            "Invalid value for '--local-world-size': Input should be greater than or equal to 1",
+        ),
+        ([], ["--steps"], "Option '--steps' requires an argument"),
+        (["--rank", "3"], ["--rank", "-1"], "Invalid value for '--rank': Input should be greater than or equal to 0"),
     ],
 )
 def test_a_zero_after_the_script_is_not_passed_over(run, script, before, after, says):

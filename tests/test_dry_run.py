@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from collective_rules.cli import main
 from collective_rules.cli.dry_run import dry_run_script
 from collective_rules.cli.output import CommandError
 from collective_rules.dryrun import UnknownValueError, dry_run, run_script
@@ -451,7 +453,9 @@ def test_a_process_group_that_exists_already_is_refused() -> None:
             pass
 
 
-def test_the_command_writes_reports_and_passes_arguments_through(tmp_path: Path) -> None:
+def test_the_command_writes_reports_and_passes_arguments_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Own options may follow the script; the script gets the rest as it was."""
     text = """
     import sys, torch, torch.distributed as dist
@@ -460,12 +464,13 @@ def test_the_command_writes_reports_and_passes_arguments_through(tmp_path: Path)
     dist.init_process_group("nccl")
     dist.all_reduce(torch.ones(4, device="cuda"))
     """
-    path, out = _script(tmp_path, text), [str(tmp_path / f"out.{suffix}") for suffix in ("html", "md", "json")]
-    after = ["--lr", "3", "-x", "--world-size", "8", "--rank", "2", "--", "--steps", "9"]
-    answer = dry_run_script(path, after, report=out)
-    assert (0, 8, 2, "finished") == (answer.status, *(answer.data[name] for name in ("world_size", "rank", "ended")))
-    assert all(Path(file).stat().st_size > 0 for file in out)
-    assert 0 == dry_run_script(path, ["--lr", "3", "-x", "--steps", "9"], world_size=8).status
+    path, out = _script(tmp_path, text), [tmp_path / f"out.{suffix}" for suffix in ("html", "md", "json")]
+    behind = ["--lr", "3", "-x", "--world-size", "8", "--rank=2", *(f"--report={each}" for each in out), "--json"]
+    assert 0 == main(["dry-run", path, *behind, "--", "--steps", "9"])
+    data = json.loads(capsys.readouterr().out)
+    assert (8, 2, "finished") == (data["world_size"], data["rank"], data["ended"])
+    assert all(file.stat().st_size > 0 for file in out)
+    assert 0 == main(["dry-run", "--world-size=8", path, "--lr", "3", "-x", "--steps", "9"])
 
 
 @pytest.mark.parametrize(

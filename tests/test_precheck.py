@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from collective_rules.cli import main, precheck
 from collective_rules.cli.output import CommandError
 from collective_rules.comparison import blocks
+from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.comparison.rehearsal import rehearse
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.sandbox.sandbox import Sandbox
@@ -102,7 +104,9 @@ def run(script, box):
     """Run the script as four ranks, with a fault of rank 1 unless it says otherwise."""
 
     def carry_out(fault, **options):
-        return rehearse(script, [fault], world_size=_SIZE, box=box, **{"deadline": 60.0, **options})
+        watch = options.pop("watch", lambda done, of: None)
+        chosen = PrecheckOptions(**{"world_size": _SIZE, "deadline": 60.0, **options})
+        return rehearse(script, [fault], chosen, watch=watch, box=box)
 
     return carry_out
 
@@ -118,7 +122,7 @@ def test_a_program_whose_ranks_agree_has_no_finding_and_puts_out_what_its_first_
     found = run("")
     assert [] == _told(found)
     assert "done as 0\n" == found.output
-    assert [(rank, "finished") for rank in range(_SIZE)] == [(each.rank, each.ended) for each in found.endings]
+    assert [(rank, "finished") for rank in range(_SIZE)] == [(each.rank, each.ended) for each in found.results]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_a_rank_that_ends_early_is_named_and_what_the_others_wait_for_is_an_erro
     assert expected in _told(found)
     first = next(each for each in found.comparison.findings if each.id == expected[0])
     assert _line(fault)[0] in first.message
-    assert ["finished", ended, "finished", "finished"] == [each.ended for each in found.endings]
+    assert ["finished", ended, "finished", "finished"] == [each.ended for each in found.results]
     others = [each for each in found.comparison.findings if each.id[:3] not in ("RUN", "AGT")]
     assert {"error"} == {each.severity for each in others}
     assert any(1 in each.ranks for each in others)
@@ -168,7 +172,7 @@ def test_a_rank_whose_end_is_not_known_is_named_and_what_it_did_not_do_is_undeci
     assert (id_, severity, (1,)) == told[0]
     assert _line(fault)[0] in found.comparison.findings[0].message
     assert {"undecidable"} == {each[1] for each in told[1:]}
-    assert ended == found.endings[1].ended
+    assert ended == found.results[1].ended
 
 
 def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run, monkeypatch):
@@ -176,7 +180,7 @@ def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run,
     for fault, id_, ended in (("stuck", "RUN3", "killed"), ("dies", "RUN4", "died")):
         found = run(fault, deadline=3.0)
         assert (id_, "error", (1,)) == _told(found)[0]
-        assert (ended, (0, 2, 3)) == (found.endings[1].ended, found.comparison.ranks)
+        assert (ended, (0, 2, 3)) == (found.results[1].ended, found.comparison.ranks)
 
 
 def test_a_script_that_fails_on_every_rank_is_refused_with_its_line(run, script):
@@ -227,7 +231,7 @@ def test_progress_is_told_for_each_rank(run):
 
 @pytest.mark.parametrize("name", ["pipeline", "expert_parallel"])
 def test_examples_whose_ranks_do_different_things_agree(box, name):
-    found = rehearse(str(_EXAMPLES / f"{name}.py"), world_size=_SIZE, steps=1, box=box)
+    found = rehearse(str(_EXAMPLES / f"{name}.py"), [], PrecheckOptions(world_size=_SIZE, steps=1), box=box)
     assert [] == _told(found)
     assert found.comparison.calls > 40
 
@@ -238,20 +242,9 @@ def test_examples_whose_ranks_do_different_things_agree(box, name):
 def test_the_command_writes_reports_and_an_object_and_ends_with_1(script, tmp_path, monkeypatch):
     """In a process of its own, as a person starts it; the options may also follow the script."""
     report = tmp_path / "out.html"
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "collective_rules",
-        "precheck",
-        script,
-        "size",
-        "--world-size",
-        "2",
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "collective_rules", "precheck", script, "size"]
     done = subprocess.run(
-        [*command, "--json", "--report", str(report), "--jobs", "2"],
+        [*command, "--world-size", "2", "--json", "--report", str(report), "--jobs", "2"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -313,14 +306,14 @@ def test_options_behind_the_script_count_where_they_are_zero(monkeypatch, capsys
     """A zero is no option that was left out."""
     told = {}
 
-    def rehearsed(script, arguments, **options):
-        told.update(options, arguments=arguments)
+    def rehearsed(script, arguments, options, **_):
+        told.update(attrs.asdict(options), arguments=arguments)
         raise CollectiveRulesError("enough")
 
     monkeypatch.setattr("collective_rules.comparison.rehearsal.rehearse", rehearsed)
     line = "precheck train.py --world-size 2 --item 0 --context 0 --deadline 0.5 --alike 0-1 --lr 0"
     assert 2 == main(line.split())
-    assert (2, 0.0, 0, 0.5, [[0, 1]]) == tuple(
+    assert (2, 0.0, 0, 0.5, ((0, 1),)) == tuple(
         told[name] for name in ("world_size", "item", "context", "deadline", "alike")
     )
     assert ["--lr", "0"] == told["arguments"]
@@ -332,4 +325,4 @@ def test_options_behind_the_script_count_where_they_are_zero(monkeypatch, capsys
 def test_options_that_are_out_of_range_are_refused_wherever_they_stand(capsys, option, first):
     ours = ["--world-size", "2", *option.split()]
     assert 2 == main(["precheck", *(ours if first else []), "train.py", *([] if first else ours)])
-    assert option.split()[0] in capsys.readouterr().err
+    assert option.split()[0].lstrip("-") in capsys.readouterr().err

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from typer.core import TyperCommand
 
 import collective_rules
 from collective_rules.cli.compare import compare_recordings
@@ -25,7 +26,7 @@ from collective_rules.cli.listing import list_ops
 from collective_rules.cli.output import CommandError, Report
 from collective_rules.cli.precheck import precheck_script
 from collective_rules.cli.render import render
-from collective_rules.cli.script_options import SCRIPT_SETTINGS
+from collective_rules.cli.script_options import ScriptCommand
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.text_table import visible
@@ -41,7 +42,7 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "dry-run": dry_run_script,
     "precheck": precheck_script,
 }
-_SETTINGS: Mapping[str, dict[str, Any]] = {"dry-run": SCRIPT_SETTINGS, "precheck": SCRIPT_SETTINGS}
+_OF_SCRIPTS = ("dry-run", "precheck")
 
 CANNOT = 2
 _INTERRUPTED, _CLOSED_PIPE = 130, 141
@@ -97,7 +98,7 @@ def _app() -> typer.Typer:
         add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, callback=_collective_rules
     )
     for name, command in _COMMANDS.items():
-        app.command(name, context_settings=_SETTINGS.get(name))(command)
+        app.command(name, cls=ScriptCommand if name in _OF_SCRIPTS else TyperCommand)(command)
     return app
 
 

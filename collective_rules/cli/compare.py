@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from collective_rules.cli.output import Report
+from collective_rules.cli.output import AsJson, Backend, ContextCalls, Report, ReportFiles
 
 __all__ = ["compare_recordings"]
 
@@ -23,17 +23,13 @@ def compare_recordings(
             "execution traces, also gzipped.",
         ),
     ],
-    backend: Annotated[
-        str | None, typer.Option(help="Check each call against this backend's own limits, too, such as gloo.")
-    ] = None,
+    backend: Backend = None,
     world_size: Annotated[
         int | None, typer.Option(min=1, help="The number of ranks, where the files do not tell.")
     ] = None,
-    context: Annotated[int, typer.Option(min=0, help="Calls to show before and after where ranks part.")] = 3,
-    report: Annotated[
-        list[str] | None, typer.Option(help="Write a report, too: a file .html, .md or .json. Repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    context: ContextCalls = 3,
+    report: ReportFiles = None,
+    as_json: AsJson = False,
 ) -> Report:
     """Compare what several ranks recorded, and show where they first part."""
     from collective_rules.backends import limits_of

@@ -22,7 +22,7 @@ import typer
 from collective_rules.call import Call, call
 from collective_rules.check import check
 from collective_rules.cli.argument_values import parse_arguments
-from collective_rules.cli.output import CommandError, Report
+from collective_rules.cli.output import AsJson, Backend, CommandError, Report
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.infer import infer
@@ -52,8 +52,8 @@ def infer_call(
         ),
     ] = None,
     rank: Annotated[int, typer.Option(help="This rank's index in the group.")] = 0,
-    backend: Annotated[str | None, typer.Option(help="Check this backend's limits too, such as gloo.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
 ) -> Report:
     """Infer what one rank's call writes and returns, and check it."""
     row = lookup(op)

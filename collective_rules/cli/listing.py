@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from collective_rules.cli.output import CommandError, Report, suggestion
+from collective_rules.cli.output import AsJson, CommandError, Report, suggestion
 from collective_rules.errors import UnknownOpError
 from collective_rules.ops import OPS, lookup
 from collective_rules.rules import RULES
@@ -25,7 +25,7 @@ __all__ = ["list_ops"]
 def list_ops(
     namespace: Annotated[str | None, typer.Option(help="Only the ops of one namespace, such as c10d.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only the ops that follow one rule, such as all_gather.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> Report:
     """List the ops, each with its rule and its notation."""
     namespaces = list(dict.fromkeys(op.partition("::")[0] for op in OPS))

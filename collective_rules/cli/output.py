@@ -1,16 +1,24 @@
-"""What a command answers, before it is written: an object for `--json`, and blocks of text and tables for people."""
+"""A command's answer before it is written, and the options that several commands share."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
+import typer
 
 from collective_rules.text_table import Table
 
-__all__ = ["CommandError", "Report", "suggestion"]
+__all__ = ["AsJson", "Backend", "CommandError", "ContextCalls", "Report", "ReportFiles", "suggestion"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Backend = Annotated[str | None, typer.Option(help="Check this backend's own limits, too, such as gloo.")]
+ContextCalls = Annotated[int, typer.Option(min=0, help="Calls to show before and after the place where ranks part.")]
+ReportFiles = Annotated[
+    list[str] | None, typer.Option(help="Also write a report to a file .html, .md or .json. Repeatable.")
+]
 
 
 class CommandError(Exception):

@@ -1,8 +1,8 @@
-"""`collective-rules precheck`: whether the ranks of a script agree, found out before it is launched.
+"""`collective-rules precheck`: says whether the ranks of a script agree, before the script is launched.
 
 `--json`, one object: `script`, `arguments`, `endings` ([{`rank`, `ended`, `status`, `where`, `message`, `calls`}], as
-`comparison.running.Ending` describes them), `seconds` it took, and what `comparison.as_json` describes, which is also
-what `--report` writes into a file that ends in .json.
+`comparison.rehearsal.RankResult` describes them), `seconds` (how long it took), and the keys that `comparison.as_json`
+describes; those alone are written by `--report` into a file that ends in .json.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.output import CommandError, Report
-from collective_rules.cli.script_options import at_least, with_options_after
+from collective_rules.cli.output import AsJson, Backend, CommandError, ContextCalls, Report, ReportFiles
+from collective_rules.cli.script_options import Item, LocalWorldSize, Script, ScriptArguments, Steps, WorldSize
 
 if TYPE_CHECKING:
     from collective_rules.comparison.rehearsal import Rehearsal
@@ -24,120 +24,78 @@ if TYPE_CHECKING:
 __all__ = ["parse_ranks", "precheck_script"]
 
 _MOST_RANKS = 1 << 20
-_LONGEST = 10**8
-"""Seconds that a rank may take: three years."""
-_BEHIND: Mapping[str, Callable[[str], Any]] = {
-    "world_size": at_least(1),
-    "local_world_size": at_least(1),
-    "steps": at_least(1),
-    "jobs": at_least(1),
-    "context": at_least(0),
-    "item": float,
-    "deadline": at_least(0.1),
-    "ranks": str,
-    "backend": str,
-}
-"""Options that may stand behind the script, too."""
-_PASSED_ON = ("local_world_size", "steps", "item", "backend", "jobs", "deadline", "context")
 
 
 def precheck_script(
-    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A script, or a module as after python -m.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")
-    ] = None,
-    world_size: Annotated[int | None, typer.Option(min=1, help="The number of ranks.")] = None,
+    script: Script,
+    arguments: ScriptArguments = None,
+    *,
+    world_size: WorldSize,
     ranks: Annotated[str, typer.Option(help="The ranks to run: all, or such as 0,1,7 or 0-3 or 0-62:2.")] = "all",
     alike: Annotated[
         list[str] | None,
         typer.Option(help="Classes of ranks that do the same, such as 0-31,32-63: of each only the first is run."),
     ] = None,
-    local_world_size: Annotated[int | None, typer.Option(min=1, help="The ranks on a node, else 8.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")] = None,
-    item: Annotated[
-        float | None,
-        typer.Option(help="What a number reads as that a dry run does not know; else the rank ends there."),
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Check each call against this backend's own limits, too, such as gloo.")
-    ] = None,
+    local_world_size: LocalWorldSize = None,
+    steps: Steps = None,
+    item: Item = None,
+    backend: Backend = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Ranks to run side by side, else one a core.")] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that a rank may take.")] = 300.0,
-    context: Annotated[int, typer.Option(min=0, help="Calls to show before and after where ranks part.")] = 3,
-    report: Annotated[
-        list[str] | None, typer.Option(help="Write a report, too: a file .html, .md or .json. Repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    context: ContextCalls = 3,
+    report: ReportFiles = None,
+    as_json: AsJson = False,
 ) -> Report:
     """Dry-run a training script as each of its ranks, sending nothing, and say where they would not agree.
 
-    With --world-size before the script, all that follows the script is the script's own. Else these options may follow
-    the script, too, and what they do not name is the script's, as is all after a --.
+    With --world-size before the script, all that follows the script is the script's own. Otherwise, these options may
+    also follow the script: all other arguments are the script's, and so is all after a --.
     """
-    from collective_rules.backends import limits_of
     from collective_rules.comparison import as_json as as_data
     from collective_rules.comparison import must_be_writable, write
+    from collective_rules.comparison.options import PrecheckOptions
     from collective_rules.comparison.rehearsal import rehearse
-    from collective_rules.ops import lookup
 
-    before = {
-        "world_size": world_size,
-        "ranks": ranks,
-        "alike": alike or [],
-        "local_world_size": local_world_size,
-        "steps": steps,
-        "item": item,
-        "backend": backend,
-        "jobs": jobs,
-        "deadline": deadline,
-        "context": context,
-        "report": report or [],
-        "as_json": as_json,
-    }
-    options, given = with_options_after("precheck", before, list(arguments or ()), _BEHIND, ("alike", "report"))
-    size = options["world_size"]
-    if not options["deadline"] < _LONGEST:
-        raise CommandError(f"--deadline {options['deadline']} is no number of seconds below {_LONGEST:,}")
-    limits_of(options["backend"], lookup("c10d::barrier"))  # refuses a backend that is not known
-    for path in options["report"]:
+    options = PrecheckOptions(
+        world_size=world_size,
+        local_world_size=local_world_size,
+        steps=steps,
+        item=item,
+        ranks=None if ranks == "all" else [rank for part in parse_ranks(ranks) for rank in part],
+        alike=[part for text in alike or () for part in parse_ranks(text)],
+        backend=backend,
+        deadline=deadline,
+        jobs=jobs,
+        context=context,
+    )
+    for path in report or ():
         must_be_writable(path)
-    chosen = None if options["ranks"] == "all" else [rank for part in parse_ranks(options["ranks"]) for rank in part]
     began = time.monotonic()
     with _progress() as watch:
-        found = rehearse(
-            script,
-            given,
-            world_size=size,
-            ranks=chosen,
-            alike=[part for text in options["alike"] for part in parse_ranks(text)],
-            watch=watch,
-            **{name: options[name] for name in _PASSED_ON},
-        )
+        rehearsal = rehearse(script, arguments or (), options, watch=watch)
     seconds = time.monotonic() - began
-    sys.stderr.write(found.output)
-    for path in options["report"]:
-        write(found.comparison, path)
+    sys.stderr.write(rehearsal.output)
+    for path in report or ():
+        write(rehearsal.comparison, path)
+    fields = ("rank", "ended", "status", "where", "message", "calls")
     data = {
         "script": script,
-        "arguments": given,
-        "endings": [
-            {name: getattr(each, name) for name in ("rank", "ended", "status", "where", "message", "calls")}
-            for each in found.endings
-        ],
+        "arguments": list(arguments or ()),
+        "endings": [{name: getattr(result, name) for name in fields} for result in rehearsal.results],
         "seconds": round(seconds, 3),
-        **as_data(found.comparison),
+        **as_data(rehearsal.comparison),
     }
-    return Report(data, _blocks(script, size, found), options["as_json"], int(found.comparison.is_wrong))
+    return Report(data, _blocks(script, world_size, rehearsal), as_json, int(rehearsal.comparison.is_wrong))
 
 
-def _blocks(script: str, size: int, found: Rehearsal) -> tuple[Any, ...]:
+def _blocks(script: str, size: int, rehearsal: Rehearsal) -> tuple[Any, ...]:
     from collective_rules.comparison import blocks
-    from collective_rules.comparison.rehearsal import endings_text
+    from collective_rules.comparison.rehearsal import results_text
     from collective_rules.text_table import Table
 
-    head, *rest = blocks(found.comparison)
+    head, *rest = blocks(rehearsal.comparison)
     shown = [block for block in rest if not (isinstance(block, Table) and block.title.startswith("Files"))]
-    return (f"{script} as {endings_text(found.endings, size)}\n{head}", *shown)
+    return (f"{script} as {results_text(rehearsal.results, size)}\n{head}", *shown)
 
 
 def parse_ranks(text: str) -> list[list[int]]:
@@ -165,7 +123,7 @@ def _range(part: str, text: str) -> list[int]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, if that is a terminal."""
+    """Show a bar on standard error, if that is a terminal; yield the function that moves it."""
     if not sys.stderr.isatty():
         yield lambda done, of: None
         return

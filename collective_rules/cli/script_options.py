@@ -1,73 +1,69 @@
-"""Options of this command that stand behind the name of a script, among the script's own."""
+"""The options that `dry-run` and `precheck` share, and where they may stand: before and behind the script's name."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
 
 from collective_rules.cli.output import CommandError
 
-__all__ = ["SCRIPT_SETTINGS", "at_least", "with_options_after"]
+__all__ = ["Item", "LocalWorldSize", "Script", "ScriptArguments", "ScriptCommand", "Steps", "WorldSize"]
 
-SCRIPT_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""The command's context settings: what follows the script's name is the script's, options too."""
+Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="A script, or a module as after python -m.")]
+ScriptArguments = Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")]
+WorldSize = Annotated[int, typer.Option(min=1, help="The number of ranks.")]
+LocalWorldSize = Annotated[int | None, typer.Option(min=1, help="The ranks on a node, else 8.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after this number of optimizer steps.")]
+Item = Annotated[
+    float | None,
+    typer.Option(help="The value of a number that a dry run does not know; else the script ends where it reads one."),
+]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} ({self.prog} --help says what there is)")
+class ScriptCommand(TyperCommand):
+    """A command whose options may also stand behind the script's name, among the script's own.
 
-
-def with_options_after(
-    command: str,
-    options: Mapping[str, Any],
-    behind: list[str],
-    kinds: Mapping[str, Callable[[str], Any]],
-    repeated: Iterable[str] = (),
-) -> tuple[dict[str, Any], list[str]]:
-    """Take options out of what follows the script; return all, and the rest as it was.
-
-    `options` are those before the script. `kinds`: what converts each that may stand `behind` it; `repeated` ones add
-    up. Where `world_size` stands before the script, all that follows is the script's, as is all after a "--".
-
-    Raises `CommandError` for a bad value, and for a world size that is in neither place.
-
-    >>> with_options_after(
-    ...     "dry-run",
-    ...     {"world_size": None, "steps": 2},
-    ...     ["--lr", "1", "--world-size", "8"],
-    ...     {"world_size": at_least(1), "steps": at_least(1)},
-    ... )
-    ({'world_size': 8, 'steps': 2}, ['--lr', '1'])
+    With --world-size before the script, all that follows the script is the script's own, and so is all after a "--".
     """
-    if options["world_size"] is not None:
-        return dict(options), behind
-    parser = _Parser(
-        f"collective-rules {command}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
-    for name, kind in kinds.items():
-        parser.add_argument(_flag(name), type=kind, required=name == "world_size")
-    for name in repeated:
-        parser.add_argument(_flag(name), action="append")
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    end = behind.index("--") if "--" in behind else len(behind)
-    own, rest = parser.parse_known_args(behind[:end])
-    given = {name: [*options[name], *value] if name in repeated else value for name, value in vars(own).items()}
-    return {**options, **given}, [*rest, *behind[end + 1 :]]
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings["context_settings"] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+        super().__init__(*args, **settings)
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line with this command's options moved to its front."""
+        tokens = iter(args)
+        front: list[str] = []
+        script: list[str] = []
+        for token in tokens:
+            option = self._option(token, tokens)
+            if not option:
+                script = [token]
+                break
+            front += option
+        if script == ["--"] or any(token.partition("=")[0] == "--world-size" for token in front):
+            return super().parse_args(ctx, [*front, *script, *tokens])
+        rest: list[str] = []
+        for token in tokens:
+            option = self._option(token, tokens)
+            front += option
+            if token == "--":
+                break
+            rest += [] if option else [token]
+        return super().parse_args(ctx, [*front, *script, *rest, *tokens])
 
-
-def at_least(least: float) -> Callable[[str], float]:
-    """Return what converts text to a number of the kind of `least`, and refuses smaller ones."""
-
-    def number(text: str) -> float:
-        value = type(least)(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{value} is not in the range x>={least}.")
-        return value
-
-    return number
+    def _option(self, token: str, following: Iterator[str]) -> list[str]:
+        """Return an option of this command with its value, which may be the token that follows; nothing for others."""
+        name, has_value, _ = token.partition("=")
+        option: Any = next((each for each in self.params if name in each.opts), None)
+        if option is None:
+            return []
+        if has_value or option.is_flag:
+            return [token]
+        value = next(following, None)
+        if value is None:
+            raise CommandError(f"Option {name!r} requires an argument (collective-rules --help says what there is)")
+        return [token, value]

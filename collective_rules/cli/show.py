@@ -24,7 +24,7 @@ import torch
 import typer
 
 from collective_rules.backends import BACKENDS, limits_of
-from collective_rules.cli.output import Report
+from collective_rules.cli.output import AsJson, Report
 from collective_rules.ops import Argument, Row, lookup
 from collective_rules.reference import notes, returned, summary
 from collective_rules.rules import KINDS
@@ -37,7 +37,7 @@ _ROLES = ("group_size", "reduce_op", "root", "peer", "tag")
 
 def show_op(
     op: Annotated[str, typer.Argument(metavar="OP", help="The op's qualified name, such as c10d::allreduce_.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> Report:
     """Show one op: its rule in its own arguments, and every constraint and limit."""
     row = lookup(op)

@@ -1,6 +1,6 @@
-"""A script as every rank, side by side in processes that send nothing; how each ended, as findings.
+"""Runs a script as each of its ranks, side by side in processes that send nothing, and compares the ranks.
 
-It knows processes and endings. What a rank does in its process is in `one_rank`, how ranks are compared in `comparing`.
+It knows processes, and how a script ends in them. `worker` runs one rank in its process, `compare` compares the ranks.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from collective_rules.comparison.compare import Comparison, compare
-from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.comparison.options import PrecheckOptions
+from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.recordings import Recording, SourceError, read
 from collective_rules.reports.wording import plural
 from collective_rules.sandbox.sandbox import DIES, HANGS, OK, Sandbox, Verdict
 
-__all__ = ["Ending", "Rehearsal", "endings_text", "rehearse"]
+__all__ = ["RankResult", "Rehearsal", "rehearse", "results_text"]
 
 _JOB = "collective_rules.comparison.worker:run_rank"
 _PATIENCE = 10.0
@@ -33,12 +33,13 @@ _KILLED, _DIED = "killed", "died"
 
 
 @attrs.frozen
-class Ending:
+class RankResult:
     """How the script ended as one rank.
 
-    `ended`: "finished", "stopped" (after the steps asked for), "raised", "exited", "illegal", "unknown value" (which a
-    dry run cannot know), "late" (not done within the deadline), "killed" (late, and could not be stopped) or "died".
-    `where` is the script's line, `calls` how many collectives it made till then.
+    `ended`: "finished", "stopped" (after the steps asked for), "raised", "exited", "illegal", "unknown value" (the
+    script reads a value that a dry run does not have), "late" (not done within the deadline), "killed" (late, and could
+    not be stopped), "died", or "refused" (there is no such script). `where` is the script's line, `calls` the number of
+    collectives until then. `judged`: the illegal call breaks a rule.
     """
 
     rank: int
@@ -52,81 +53,64 @@ class Ending:
 
 @attrs.frozen
 class Rehearsal:
-    """A script run as several ranks: how each ended, what the first of them put out, and the ranks compared."""
+    """A script run as several ranks: how each ended, the output of the first rank, and the comparison."""
 
-    endings: tuple[Ending, ...]
+    results: tuple[RankResult, ...]
     output: str
     comparison: Comparison
 
 
 def rehearse(
     script: str,
-    arguments: Sequence[str] = (),
+    arguments: Sequence[str],
+    options: PrecheckOptions,
     *,
-    world_size: int,
-    ranks: Iterable[int] | None = None,
-    alike: Iterable[Iterable[int]] = (),
-    local_world_size: int | None = None,
-    steps: int | None = None,
-    item: float | None = None,
-    backend: str | None = None,
-    deadline: float = 300.0,
-    jobs: int | None = None,
-    context: int = 3,
     watch: Callable[[int, int], None] = lambda done, of: None,
     box: Sandbox | None = None,
 ) -> Rehearsal:
-    """Dry-run a script as `ranks` (all, if left out), `jobs` side by side, and compare what they communicate.
+    """Dry-run a script as each of its ranks, side by side, and compare what the ranks communicate.
 
-    `alike` are classes of ranks that do the same: of each, only the first is run. A rank has `deadline` seconds.
-    `watch` is told how many ranks are done, of how many. The other options are those of `dry_run`; `box` is where the
-    ranks are run, else a sandbox of this call's own. Linux only, as the sandbox.
+    `watch` is called with the number of ranks that are done, and of all that are run. `box` is the sandbox in which
+    the ranks run; without one, the call makes its own. Linux only, as the sandbox.
 
-    Raises `CollectiveRulesError` where there is no such script, options do not fit, or the script fails on all ranks.
+    Raises `CollectiveRulesError` where there is no such script, or where the script fails on all ranks.
     """
     if not Path(script).is_file() and not _may_be_module(script):
         raise CollectiveRulesError(f"{script}: no such script, and no module of this name")
-    asked = _ranks(range(world_size) if ranks is None else ranks, world_size, "ranks")
-    classes = _classes(alike, world_size)
-    chosen = _representatives(asked, classes)
-    jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    ranks, deadline = options.representatives, options.deadline
+    jobs = len(os.sched_getaffinity(0)) if options.jobs is None else options.jobs
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="precheck-")))
-        used = box or stack.enter_context(Sandbox(workers=min(jobs, len(chosen)), warm=[_JOB]))
+        used = box or stack.enter_context(Sandbox(workers=min(jobs, len(ranks)), warm=[_JOB]))
         output = folder / "output"
         payloads = [
             {
                 "script": script,
                 "arguments": list(arguments),
-                "world_size": world_size,
-                "rank": rank,
-                "local_world_size": local_world_size,
-                "steps": steps,
-                "item": item,
+                "options": attrs.asdict(options.of_rank(rank)),
                 "deadline": deadline,
                 "ledger": str(folder / f"rank{rank}.jsonl"),
-                "output": str(output) if rank == chosen[0] else "",
+                "output": str(output) if rank == ranks[0] else "",
             }
-            for rank in chosen
+            for rank in ranks
         ]
-        watch(0, len(chosen))
-        endings: dict[int, Ending] = {}
+        watch(0, len(ranks))
+        by_rank: dict[int, RankResult] = {}
         for place, verdict in used.map(_JOB, payloads, deadline=deadline + _PATIENCE):
-            endings[chosen[place]] = _ending(chosen[place], verdict, deadline)
-            watch(len(endings), len(chosen))
-        ended = tuple(endings[rank] for rank in chosen)
-        _must_have_run(ended, script, _tail(output))
-        lost = [each.rank for each in ended if each.ended in _LOST]
+            by_rank[ranks[place]] = _result(ranks[place], verdict, deadline)
+            watch(len(by_rank), len(ranks))
+        results = tuple(by_rank[rank] for rank in ranks)
+        _must_have_run(results, script, _tail(output))
         comparison = compare(
-            _recordings(folder, chosen),
-            backend,
-            findings=_about(ended),
-            incomplete=lost,
+            _recordings(folder, ranks),
+            options.backend,
+            findings=_findings(results),
+            incomplete=[each.rank for each in results if each.ended in _LOST],
             expected=(),
-            notes=_notes(ended, asked, classes, world_size),
-            context=context,
+            notes=_notes(results, options),
+            context=options.context,
         )
-        return Rehearsal(ended, _tail(output), comparison)
+        return Rehearsal(results, _tail(output), comparison)
 
 
 def _may_be_module(name: str) -> bool:
@@ -137,17 +121,17 @@ def _may_be_module(name: str) -> bool:
         return False
 
 
-def endings_text(endings: Sequence[Ending], world_size: int) -> str:
-    """Return which ranks were run, and how they ended.
+def results_text(results: Sequence[RankResult], world_size: int) -> str:
+    """Return in one sentence which ranks were run, and how they ended.
 
-    >>> endings_text([Ending(0, "finished"), Ending(1, "raised"), Ending(2, "finished")], 4)
+    >>> results_text([RankResult(0, "finished"), RankResult(1, "raised"), RankResult(2, "finished")], 4)
     'ranks 0-2 of 4: ranks 0, 2 finished, rank 1 raised'
     """
     by_ending: dict[str, list[int]] = {}
-    for each in endings:
+    for each in results:
         by_ending.setdefault(each.ended, []).append(each.rank)
-    told = ", ".join(f"{ranks_text(ranks)} {_ENDED.get(ended, ended)}" for ended, ranks in by_ending.items())
-    return f"{ranks_text(each.rank for each in endings)} of {world_size}: {told}"
+    by_way = ", ".join(f"{ranks_text(ranks)} {_ENDED.get(ended, ended)}" for ended, ranks in by_ending.items())
+    return f"{ranks_text(each.rank for each in results)} of {world_size}: {by_way}"
 
 
 _ENDED = {
@@ -159,43 +143,15 @@ _ENDED = {
 }
 
 
-def _ranks(ranks: Iterable[int], world_size: int, name: str) -> tuple[int, ...]:
-    known = tuple(dict.fromkeys(ranks))
-    wrong = [rank for rank in known if not 0 <= rank < world_size]
-    if wrong or not known:
-        raise CallError(
-            f"{name}={list(known)[:8]}, but should be ranks from 0 to {world_size - 1}, for world_size={world_size}"
-        )
-    return known
-
-
-def _classes(alike: Iterable[Iterable[int]], world_size: int) -> tuple[tuple[int, ...], ...]:
-    classes = tuple(_ranks(each, world_size, "alike") for each in alike)
-    seen: set[int] = set()
-    for each in classes:
-        twice = seen & set(each)
-        if twice:
-            raise CallError(f"alike: {ranks_text(twice)} cannot be in two classes of ranks that do the same")
-        seen |= set(each)
-    return classes
-
-
-def _representatives(asked: Sequence[int], classes: Iterable[tuple[int, ...]]) -> list[int]:
-    """The first rank of each class, and the ranks in none."""
-    class_of = {rank: place for place, each in enumerate(classes) for rank in each}
-    chosen: dict[Any, int] = {}
-    for rank in asked:
-        chosen.setdefault(("class", class_of[rank]) if rank in class_of else rank, rank)
-    return list(chosen.values())
-
-
-def _ending(rank: int, verdict: Verdict, deadline: float) -> Ending:
+def _result(rank: int, verdict: Verdict, deadline: float) -> RankResult:
     if verdict.outcome == OK:
-        return Ending(rank, **verdict.value)
+        return RankResult(rank, **verdict.value)
     if verdict.outcome == HANGS:
-        return Ending(rank, _KILLED, 1, "", f"not done within {deadline:g} s, and it had to be killed")
+        return RankResult(rank, _KILLED, 1, "", f"not done within {deadline:g} s, and it had to be killed")
     text = str(verdict.message).strip().splitlines()
-    return Ending(rank, _DIED, 1, "", f"{verdict}{f', after: {text[-1]}' if text and verdict.outcome == DIES else ''}")
+    return RankResult(
+        rank, _DIED, 1, "", f"{verdict}{f', after: {text[-1]}' if text and verdict.outcome == DIES else ''}"
+    )
 
 
 _LOST = ("unknown value", "late", _KILLED, _DIED)
@@ -204,7 +160,7 @@ _LOST = ("unknown value", "late", _KILLED, _DIED)
 _FAILS = ("raised", "exited", "unknown value", "refused")
 _SAYS: Mapping[str, tuple[str, str, str]] = {
     "raised": ("RUN1", ERROR, "{who} {raises}{where}: {message}"),
-    "exited": ("RUN2", ERROR, "{who} {ends} with status {status}{where}{told}"),
+    "exited": ("RUN2", ERROR, "{who} {ends} with status {status}{where}{reason}"),
     "late": ("RUN3", ERROR, "{who} {is} not done within the deadline{where}"),
     _KILLED: ("RUN3", ERROR, "{who} {is} {message}"),
     _DIED: ("RUN4", ERROR, "{who} {message}"),
@@ -221,10 +177,10 @@ _ADVICE = {
 }
 
 
-def _about(endings: Iterable[Ending]) -> Iterator[Finding]:
-    """Say how ranks ended that did not finish; ranks that ended alike, at once."""
+def _findings(results: Iterable[RankResult]) -> Iterator[Finding]:
+    """Yield how ranks ended that did not finish; one finding for ranks that ended alike."""
     alike: dict[tuple[str, str, str, int], list[int]] = {}
-    for each in endings:
+    for each in results:
         if each.ended in _SAYS and not (each.ended == "illegal" and each.judged):
             alike.setdefault((each.ended, each.where, each.message, each.status), []).append(each.rank)
     for (ended, where, message, status), ranks in alike.items():
@@ -235,7 +191,7 @@ def _about(endings: Iterable[Ending]) -> Iterator[Finding]:
             who=ranks_text(ranks),
             where=f" at {where}" if where else "",
             message=message,
-            told=f": {message}" if message else "",
+            reason=f": {message}" if message else "",
             status=status,
             needs="needs" if one else "need",
             **verbs,
@@ -245,16 +201,16 @@ def _about(endings: Iterable[Ending]) -> Iterator[Finding]:
         yield Finding(id_, severity, f"{first}   [{id_}]{more}\n{_ADVICE[id_]}", tuple(ranks))
 
 
-def _must_have_run(endings: Sequence[Ending], script: str, output: str) -> None:
-    """Refuse a script that fails on every rank: then it is the script that is to be mended."""
-    if all(each.ended in _FAILS for each in endings):
-        first = endings[0]
+def _must_have_run(results: Sequence[RankResult], script: str, output: str) -> None:
+    """Raise for a script that fails on every rank: then there is nothing to compare, and the script must be mended."""
+    if all(each.ended in _FAILS for each in results):
+        first = results[0]
         if first.ended == "refused":
             raise CollectiveRulesError(first.message)
         said = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
         what = first.message or f"it ends with status {first.status}" + (f", and put out last: {said}" if said else "")
         where = f"{first.where or script}: " if first.ended != "unknown value" else ""
-        every = "on every rank that was run, the first: " if len(endings) > 1 else ""
+        every = "on every rank that was run, the first: " if len(results) > 1 else ""
         raise CollectiveRulesError(f"the script fails {every}{where}{what}")
 
 
@@ -264,24 +220,25 @@ def _recordings(folder: Path, ranks: Iterable[int]) -> Iterator[Recording]:
             yield attrs.evolve(read(folder / f"rank{rank}.jsonl", rank=rank), path=f"(dry run of rank {rank})")
 
 
-def _notes(
-    endings: Sequence[Ending], asked: Sequence[int], classes: Iterable[tuple[int, ...]], world_size: int
-) -> Iterator[str]:
-    illegal = [each for each in endings if each.ended == "illegal" and each.judged]
+def _notes(results: Sequence[RankResult], options: PrecheckOptions) -> Iterator[str]:
+    illegal = [each for each in results if each.ended == "illegal" and each.judged]
     if illegal:
         does = "was" if len(illegal) == 1 else "were"
         who = ranks_text(each.rank for each in illegal)
         yield f"{who[0].upper()}{who[1:]} {does} not run beyond the illegal call."
-    run = {each.rank for each in endings}
-    for each in classes:
-        vouched = [rank for rank in each if rank in asked and rank not in run]
+    run = {each.rank for each in results}
+    for each in options.alike:
+        vouched = [rank for rank in each if rank in options.compared and rank not in run]
         if vouched:
             first = next(rank for rank in each if rank in run)
             yield f"Not run, as you say that they do what rank {first} does: {ranks_text(vouched)}."
-    left = world_size - len(asked)
+    left = options.world_size - len(options.compared)
     if left:
-        yield f"Not run: {plural(left, 'rank')} of {world_size:,} that you did not ask for. Nothing is said of them."
-    if any(each.ended == "stopped" for each in endings):
+        yield (
+            f"Not run: {plural(left, 'rank')} of {options.world_size:,} that you did not ask for. "
+            "Nothing is said of them."
+        )
+    if any(each.ended == "stopped" for each in results):
         yield "Stopped after the optimizer steps that you asked for."
     yield (
         "A dry run has no values: every rank is taken to receive what it would send itself. A program whose calls "

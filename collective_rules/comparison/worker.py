@@ -1,6 +1,6 @@
-"""One rank's dry run, in a process of its own: writes its ledger, and tells how it ended.
+"""One rank's dry run, in a process of its own: it writes the rank's ledger, and returns how the script ended.
 
-Importing this module imports what every rank needs, so that a process forked afterwards need not.
+Importing this module imports all that a rank needs: a process that is forked afterwards has it already.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from collective_rules.recordings import write_ledger
 
 __all__ = ["run_rank"]
 
-_MOST_CALLS = 5_000_000
-
 
 class _Alarm:
-    """Ends the script after a number of seconds, and keeps the line at which it then was."""
+    """Ends the script after a number of seconds, and keeps the line at which the script was then."""
 
     def __init__(self, seconds: float) -> None:
         self.rang, self.where = False, ""
@@ -37,37 +35,28 @@ class _Alarm:
         raise StepsDone
 
     def stop(self) -> None:
-        """Let the rest take its time."""
+        """Give the rest of the program any time."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
-    """Dry-run the payload's `script` as its `rank`, for `deadline` seconds at most, and write the `ledger` file.
+    """Dry-run the payload's `script` with its `options`, for `deadline` seconds at most, and write the `ledger` file.
 
-    Returns how it `ended` (as `Result.reason`, or "late", "unknown value", "refused"), with the script's own `status`,
-    `where` it was, the `message`, and whether it was `judged` illegal by the rules.
+    Returns the fields of a `RankResult`, those that differ from their defaults.
     """
+    options = payload["options"]
     if payload["output"]:
         _put_output_into(payload["output"])
     alarm = _Alarm(payload["deadline"])
     try:
-        result = run_script(
-            payload["script"],
-            payload["arguments"],
-            world_size=payload["world_size"],
-            rank=payload["rank"],
-            local_world_size=payload["local_world_size"],
-            steps=payload["steps"],
-            item=payload["item"],
-            keep=_MOST_CALLS,
-        )
+        result = run_script(payload["script"], payload["arguments"], **options)
     except StepsDone:  # it rang outside of the run
-        return {"ended": "late", "status": 1, "where": alarm.where, "message": "", "calls": 0, "judged": False}
+        return {"ended": "late", "status": 1, "where": alarm.where}
     except CollectiveRulesError as error:
-        return {"ended": "refused", "status": 2, "where": "", "message": str(error), "calls": 0, "judged": False}
+        return {"ended": "refused", "status": 2, "message": str(error)}
     finally:
         alarm.stop()
-    write_ledger(result.ledger, payload["ledger"], rank=payload["rank"], world_size=payload["world_size"])
+    write_ledger(result.ledger, payload["ledger"], rank=options["rank"], world_size=options["world_size"])
     unknown = isinstance(result.error, (UnknownValueError, EchoError))
     return {
         "ended": "late" if alarm.rang else "unknown value" if unknown else result.reason,

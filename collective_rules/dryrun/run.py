@@ -18,14 +18,13 @@ from collective_rules.dryrun.devices import DeclaredDevices, pretend_devices
 from collective_rules.dryrun.fake_groups import fake_groups, torchrun_environment
 from collective_rules.dryrun.fake_values import FakeValues
 from collective_rules.dryrun.interpreter_state import kept_state
+from collective_rules.dryrun.options import DryRunOptions
 from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.training import ease_training
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode import Ledger, RuleMode
 
 __all__ = ["StepsDone", "dry_run"]
-
-_NODE, _MOST = 8, 2**31 - 1
 
 
 class StepsDone(BaseException):
@@ -64,11 +63,18 @@ def dry_run(
     >>> ledger.count, ledger.devices
     (1, {'cpu': 'cuda'})
     """
-    local = _local_size(world_size, rank, local_world_size, steps)
-    if item is not None and (isinstance(item, bool) or not isinstance(item, (int, float))):
-        raise CollectiveRulesError(f"item={item!r}, but should be a number, or None")
-    if not isinstance(fake, bool):
-        raise CollectiveRulesError(f"fake={fake!r}, but should be True or False")
+    options = DryRunOptions(
+        world_size=world_size,
+        rank=rank,
+        local_world_size=local_world_size,
+        steps=steps,
+        item=item,
+        check=check,
+        fake=fake,
+        keep=keep,
+        backend=backend,
+    )
+    local = options.node_size
     if dist.is_initialized():
         raise CollectiveRulesError(
             "a process group is initialised already: call torch.distributed.destroy_process_group() before a dry run"
@@ -116,24 +122,6 @@ class _Countdown:
         self._left -= 1
         if self._left <= 0:
             raise StepsDone
-
-
-def _local_size(world_size: int, rank: int, local_world_size: int | None, steps: int | None) -> int:
-    """Return how many ranks a node has; refuse numbers that are none, or do not fit."""
-    _within("world_size", world_size, 1, _MOST)
-    _within("rank", rank, 0, world_size - 1, f" for world_size={world_size}")
-    if steps is not None:
-        _within("steps", steps, 1, None)
-    if local_world_size is None:
-        return min(_NODE, world_size)
-    _within("local_world_size", local_world_size, 1, world_size, ", the world size")
-    return local_world_size
-
-
-def _within(name: str, number: Any, least: int, most: int | None, why: str = "") -> None:
-    if type(number) is not int or number < least or (most is not None and number > most):
-        wanted = f"at least {least}" if most is None else f"{least} to {most}{why}"
-        raise CollectiveRulesError(f"{name}={number!r}, but should be {wanted}")
 
 
 def _destroy_groups() -> None:
