@@ -8,6 +8,7 @@ tests/test_meta_kernels.py fails where a row no longer holds, and where a defect
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import torch
@@ -48,10 +49,25 @@ class Defect:
     issue: str = ""
 
 
+def _accepts(violation: str, *examples: Call, **more: Any) -> Defect:
+    """Return the defect that illegal calls are accepted; `violation` is the constraint's id, and what violates it."""
+    id, _, what = violation.partition(": ")
+    return Defect(f"accepts {id}", what, examples, **more)
+
+
+def _two(op: str, **arguments: Any) -> Call:
+    """Return the call of rank 0 of two."""
+    return call(op, group=Group(size=2), **arguments)
+
+
+def _one(op: str, **arguments: Any) -> Call:
+    """Return the call of a rank alone in its group."""
+    return call(op, group=Group(size=1), **arguments)
+
+
 _C, _F, _A, _L = "c10d::", "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
 _SHARD_DIM = "_dtensor::shard_dim_alltoall"
 
-_ALONE, _TWO = Group(size=1), Group(size=2)
 _V = (2,)
 _DOUBLE = Spec(_V, torch.float64)
 _TRANSPOSED = Spec((2, 3), stride=(1, 2))
@@ -105,58 +121,55 @@ _ON_LEGAL_CALLS = (
         NO_KERNEL,
         "torch/distributed/_meta_registrations.py leaves the coalesced ops out",
         (
-            call(_C + "allreduce_coalesced_", group=_TWO, tensors=[_V]),
-            call(_C + "allgather_coalesced_", group=_ALONE, input_list=[_V], output_lists=[[_V]]),
-            call(_C + "allgather_into_tensor_coalesced_", group=_TWO, inputs=[_V], outputs=[(4,)]),
-            call(_C + "reduce_scatter_tensor_coalesced_", group=_TWO, inputs=[(4,)], outputs=[_V]),
+            _two(_C + "allreduce_coalesced_", tensors=[_V]),
+            _one(_C + "allgather_coalesced_", input_list=[_V], output_lists=[[_V]]),
+            _two(_C + "allgather_into_tensor_coalesced_", inputs=[_V], outputs=[(4,)]),
+            _two(_C + "reduce_scatter_tensor_coalesced_", inputs=[(4,)], outputs=[_V]),
         ),
         issue="pytorch/pytorch#140712",
     ),
     Defect(
         ALIAS,
         "a new tensor, where the op returns the one that was waited for",
-        (call(_F + "wait_tensor", group=_TWO, tensor=_V), call(_L + "wait_tensor", group=_TWO, self=_V)),
+        (_two(_F + "wait_tensor", tensor=_V), _two(_L + "wait_tensor", self=_V)),
         issue="pytorch/pytorch#126773",
     ),
     Defect(
         STRIDE,
         "empty_like of the tensor, which has no gaps",
-        (call(_F + "wait_tensor", group=_TWO, tensor=_SLICED), call(_L + "wait_tensor", group=_TWO, self=_SLICED)),
+        (_two(_F + "wait_tensor", tensor=_SLICED), _two(_L + "wait_tensor", self=_SLICED)),
         when=_is_not_like_itself,
     ),
     Defect(
         ALIAS,
         "a new tensor, where the op returns out",
         (
-            call(_F + "all_gather_into_tensor_out", group=_TWO, input=_V, out=(4,)),
-            call(_F + "reduce_scatter_tensor_out", group=_TWO, input=(4,), out=_V, reduce_op="sum"),
+            _two(_F + "all_gather_into_tensor_out", input=_V, out=(4,)),
+            _two(_F + "reduce_scatter_tensor_out", input=(4,), out=_V, reduce_op="sum"),
         ),
     ),
     Defect(
         STRIDE,
         "the new tensor is contiguous, whatever out is",
         (
-            call(_F + "all_gather_into_tensor_out", group=_ALONE, input=_V, out=_SLICED),
-            call(_F + "reduce_scatter_tensor_out", group=_ALONE, input=_V, out=_SLICED, reduce_op="sum"),
+            _one(_F + "all_gather_into_tensor_out", input=_V, out=_SLICED),
+            _one(_F + "reduce_scatter_tensor_out", input=_V, out=_SLICED, reduce_op="sum"),
         ),
         when=_out_is_like_no_fresh_one,
     ),
     Defect(
         ALIAS,
         "a new tensor, where the op returns the one that is received into",
-        (
-            call(_F + "irecv", group=_TWO, tensor=_V, src=1, tag=0),
-            call(_L + "irecv", group=_TWO, self=_V, src=1, tag=0),
-        ),
+        (_two(_F + "irecv", tensor=_V, src=1, tag=0), _two(_L + "irecv", self=_V, src=1, tag=0)),
     ),
     Defect(
         STRIDE,
         "empty_like of the input, where the op returns a contiguous tensor",
         (
-            call(_F + "broadcast", group=_TWO, input=_TRANSPOSED, src=0),
-            call(_L + "broadcast", group=_TWO, self=_TRANSPOSED, src=0),
-            call(_F + "all_reduce_coalesced", group=_TWO, inputs=[_TRANSPOSED], reduce_op="sum"),
-            call(_L + "all_reduce_coalesced", group=_TWO, self=[_TRANSPOSED], reduceOp="sum"),
+            _two(_F + "broadcast", input=_TRANSPOSED, src=0),
+            _two(_L + "broadcast", self=_TRANSPOSED, src=0),
+            _two(_F + "all_reduce_coalesced", inputs=[_TRANSPOSED], reduce_op="sum"),
+            _two(_L + "all_reduce_coalesced", self=[_TRANSPOSED], reduceOp="sum"),
         ),
         when=_is_like_no_fresh_one,
         issue="pytorch/pytorch#167430, of all_reduce, which alone was mended",
@@ -164,12 +177,12 @@ _ON_LEGAL_CALLS = (
     Defect(
         ALONE,
         "asks for the rank in the default group, where the op asks its own",
-        (call(_SHARD_DIM, group=_TWO, input=(2, 2), gather_dim=0, shard_dim=1),),
+        (_two(_SHARD_DIM, input=(2, 2), gather_dim=0, shard_dim=1),),
     ),
     Defect(
         STRIDE,
         "an empty chunk has the strides of what it was cut from",
-        (call(_SHARD_DIM, group=_TWO, input=(0, 2), gather_dim=0, shard_dim=1),),
+        (_two(_SHARD_DIM, input=(0, 2), gather_dim=0, shard_dim=1),),
         when=_cuts_an_empty_chunk,
         issue="pytorch/pytorch#141835",
     ),
@@ -177,435 +190,272 @@ _ON_LEGAL_CALLS = (
 
 _ON_ILLEGAL_CALLS = (
     # -- all_reduce
-    Defect("accepts AR1", "two shapes in a list", (call(_C + "allreduce_", group=_TWO, tensors=[_V, (3,)]),)),
-    Defect("accepts AR2", "two dtypes in a list", (call(_C + "allreduce_", group=_TWO, tensors=[_V, _DOUBLE]),)),
-    Defect(
-        "accepts AR3",
-        "a reduce op that there is not",
-        (
-            call(_F + "all_reduce", group=_TWO, input=_V, reduce_op="mean"),
-            call(_F + "all_reduce_", group=_TWO, input=_V, reduce_op="mean"),
-            call(_F + "all_reduce_coalesced", group=_TWO, inputs=[_V], reduce_op="mean"),
-            call(_F + "all_reduce_coalesced_", group=_TWO, inputs=[_V], reduce_op="mean"),
-            call(_L + "all_reduce", group=_TWO, self=_V, reduceOp="mean"),
-            call(_L + "all_reduce_coalesced", group=_TWO, self=[_V], reduceOp="mean"),
-        ),
+    _accepts("AR1: two shapes in a list", _two(_C + "allreduce_", tensors=[_V, (3,)])),
+    _accepts("AR2: two dtypes in a list", _two(_C + "allreduce_", tensors=[_V, _DOUBLE])),
+    _accepts(
+        "AR3: a reduce op that there is not",
+        _two(_F + "all_reduce", input=_V, reduce_op="mean"),
+        _two(_F + "all_reduce_", input=_V, reduce_op="mean"),
+        _two(_F + "all_reduce_coalesced", inputs=[_V], reduce_op="mean"),
+        _two(_F + "all_reduce_coalesced_", inputs=[_V], reduce_op="mean"),
+        _two(_L + "all_reduce", self=_V, reduceOp="mean"),
+        _two(_L + "all_reduce_coalesced", self=[_V], reduceOp="mean"),
     ),
-    Defect(
-        "accepts AR4",
-        "an empty list",
-        (
-            call(_C + "allreduce_", group=_TWO, tensors=[]),
-            call(_F + "all_reduce_coalesced", group=_TWO, inputs=[], reduce_op="sum"),
-            call(_F + "all_reduce_coalesced_", group=_TWO, inputs=[], reduce_op="sum"),
-            call(_L + "all_reduce_coalesced", group=_TWO, self=[], reduceOp="sum"),
-        ),
-        (FAKE,),
+    _accepts(
+        "AR4: an empty list",
+        _two(_C + "allreduce_", tensors=[]),
+        _two(_F + "all_reduce_coalesced", inputs=[], reduce_op="sum"),
+        _two(_F + "all_reduce_coalesced_", inputs=[], reduce_op="sum"),
+        _two(_L + "all_reduce_coalesced", self=[], reduceOp="sum"),
+        witnesses=(FAKE,),
     ),
     # -- broadcast and reduce
-    Defect(
-        "accepts BC1",
-        "two shapes in a list",
-        (call(_C + "broadcast_", group=_TWO, tensors=[_V, (3,)], root_rank=0),),
+    _accepts("BC1: two shapes in a list", _two(_C + "broadcast_", tensors=[_V, (3,)], root_rank=0)),
+    _accepts("BC2: two dtypes in a list", _two(_C + "broadcast_", tensors=[_V, _DOUBLE], root_rank=0)),
+    _accepts(
+        "BC3: a root outside the group",
+        _two(_C + "broadcast_", tensors=[_V], root_rank=2),
+        _two(_F + "broadcast", input=_V, src=2),
+        _two(_F + "broadcast_", input=_V, src=-1),
+        _two(_L + "broadcast", self=_V, src=2),
     ),
-    Defect(
-        "accepts BC2",
-        "two dtypes in a list",
-        (call(_C + "broadcast_", group=_TWO, tensors=[_V, _DOUBLE], root_rank=0),),
-    ),
-    Defect(
-        "accepts BC3",
-        "a root outside the group",
-        (
-            call(_C + "broadcast_", group=_TWO, tensors=[_V], root_rank=2),
-            call(_F + "broadcast", group=_TWO, input=_V, src=2),
-            call(_F + "broadcast_", group=_TWO, input=_V, src=-1),
-            call(_L + "broadcast", group=_TWO, self=_V, src=2),
-        ),
-    ),
-    Defect(
-        "accepts BC4",
-        "an empty list",
-        (call(_C + "broadcast_", group=_TWO, tensors=[], root_rank=0),),
-        (FAKE,),
-    ),
-    Defect(
-        "accepts RD4",
-        "a root outside the group",
-        (call(_C + "reduce_", group=_TWO, tensors=[_V], root_rank=2),),
-    ),
-    Defect("accepts RD5", "two tensors", (call(_C + "reduce_", group=_TWO, tensors=[_V, _V], root_rank=0),)),
+    _accepts("BC4: an empty list", _two(_C + "broadcast_", tensors=[], root_rank=0), witnesses=(FAKE,)),
+    _accepts("RD4: a root outside the group", _two(_C + "reduce_", tensors=[_V], root_rank=2)),
+    _accepts("RD5: two tensors", _two(_C + "reduce_", tensors=[_V, _V], root_rank=0)),
     # -- all_gather
-    Defect(
-        "accepts AG1",
-        "fewer outputs than ranks",
-        (call(_C + "allgather_", group=_TWO, input_tensors=[_V], output_tensors=[[_V]]),),
+    _accepts("AG1: fewer outputs than ranks", _two(_C + "allgather_", input_tensors=[_V], output_tensors=[[_V]])),
+    _accepts("AG2: an output of another size", _one(_C + "allgather_", input_tensors=[_V], output_tensors=[[(3,)]])),
+    _accepts(
+        "AG3: an output of another dtype", _one(_C + "allgather_", input_tensors=[_V], output_tensors=[[_DOUBLE]])
     ),
-    Defect(
-        "accepts AG2",
-        "an output of another size",
-        (call(_C + "allgather_", group=_ALONE, input_tensors=[_V], output_tensors=[[(3,)]]),),
+    _accepts(
+        "AG8: an own output of another size", _two(_C + "allgather_", input_tensors=[_V], output_tensors=[[(3,), (3,)]])
     ),
-    Defect(
-        "accepts AG3",
-        "an output of another dtype",
-        (call(_C + "allgather_", group=_ALONE, input_tensors=[_V], output_tensors=[[_DOUBLE]]),),
+    _accepts(
+        "AGT1: an output that the ranks do not divide",
+        _two(_C + "_allgather_base_", input_tensor=_V, output_tensor=(3,)),
+        _two(_F + "all_gather_into_tensor_out", input=_V, out=(3,)),
     ),
-    Defect(
-        "accepts AG8",
-        "an own output of another size",
-        (call(_C + "allgather_", group=_TWO, input_tensors=[_V], output_tensors=[[(3,), (3,)]]),),
+    _accepts(
+        "AGT2: an output of another size",
+        _two(_C + "_allgather_base_", input_tensor=_V, output_tensor=_V),
+        _two(_F + "all_gather_into_tensor_out", input=_V, out=_V),
     ),
-    Defect(
-        "accepts AGT1",
-        "an output that the ranks do not divide",
-        (
-            call(_C + "_allgather_base_", group=_TWO, input_tensor=_V, output_tensor=(3,)),
-            call(_F + "all_gather_into_tensor_out", group=_TWO, input=_V, out=(3,)),
-        ),
+    _accepts(
+        "AGT3: a 0-d input, of which it makes a vector",
+        _two(_F + "all_gather_into_tensor", input=()),
+        _two(_F + "all_gather_into_tensor_coalesced", inputs=[()]),
+        _two(_A + "all_gather_into_tensor", input=()),
+        _two(_L + "all_gather_into_tensor", shard=()),
+        _two(_L + "all_gather_into_tensor_coalesced", input=[()]),
     ),
-    Defect(
-        "accepts AGT2",
-        "an output of another size",
-        (
-            call(_C + "_allgather_base_", group=_TWO, input_tensor=_V, output_tensor=_V),
-            call(_F + "all_gather_into_tensor_out", group=_TWO, input=_V, out=_V),
-        ),
+    _accepts(
+        "AGT4: an output of another dtype",
+        _one(_C + "_allgather_base_", input_tensor=_V, output_tensor=_DOUBLE),
+        _one(_F + "all_gather_into_tensor_out", input=_V, out=_DOUBLE),
     ),
-    Defect(
-        "accepts AGT3",
-        "a 0-d input, of which it makes a vector",
-        (
-            call(_F + "all_gather_into_tensor", group=_TWO, input=()),
-            call(_F + "all_gather_into_tensor_coalesced", group=_TWO, inputs=[()]),
-            call(_A + "all_gather_into_tensor", group=_TWO, input=()),
-            call(_L + "all_gather_into_tensor", group=_TWO, shard=()),
-            call(_L + "all_gather_into_tensor_coalesced", group=_TWO, input=[()]),
-        ),
+    _accepts(
+        "AGT5: an empty list",
+        _two(_F + "all_gather_into_tensor_coalesced", inputs=[]),
+        _two(_L + "all_gather_into_tensor_coalesced", input=[]),
+        witnesses=(FAKE,),
     ),
-    Defect(
-        "accepts AGT4",
-        "an output of another dtype",
-        (
-            call(_C + "_allgather_base_", group=_ALONE, input_tensor=_V, output_tensor=_DOUBLE),
-            call(_F + "all_gather_into_tensor_out", group=_ALONE, input=_V, out=_DOUBLE),
-        ),
-    ),
-    Defect(
-        "accepts AGT5",
-        "an empty list",
-        (
-            call(_F + "all_gather_into_tensor_coalesced", group=_TWO, inputs=[]),
-            call(_L + "all_gather_into_tensor_coalesced", group=_TWO, input=[]),
-        ),
-        (FAKE,),
-    ),
-    Defect(
-        "accepts AGT6",
-        "another group_size than the group's, which it multiplies by",
-        (
-            call(_F + "all_gather_into_tensor", group=_TWO, input=_V, group_size=3),
-            call(_F + "all_gather_into_tensor_coalesced", group=_TWO, inputs=[_V], group_size=3),
-            call(_A + "all_gather_into_tensor", group=_TWO, input=_V, group_size=3),
-            call(_L + "all_gather_into_tensor", group=_TWO, shard=_V, group_size=3),
-            call(_L + "all_gather_into_tensor_coalesced", group=_TWO, input=[_V], group_size=3),
-        ),
+    _accepts(
+        "AGT6: another group_size than the group's, which it multiplies by",
+        _two(_F + "all_gather_into_tensor", input=_V, group_size=3),
+        _two(_F + "all_gather_into_tensor_coalesced", inputs=[_V], group_size=3),
+        _two(_A + "all_gather_into_tensor", input=_V, group_size=3),
+        _two(_L + "all_gather_into_tensor", shard=_V, group_size=3),
+        _two(_L + "all_gather_into_tensor_coalesced", input=[_V], group_size=3),
     ),
     # -- reduce_scatter
-    Defect(
-        "accepts RS1",
-        "fewer inputs than ranks",
-        (call(_C + "reduce_scatter_", group=_TWO, input_tensors=[[_V]], output_tensors=[_V]),),
+    _accepts("RS1: fewer inputs than ranks", _two(_C + "reduce_scatter_", input_tensors=[[_V]], output_tensors=[_V])),
+    _accepts(
+        "RS2: an output of another size", _one(_C + "reduce_scatter_", input_tensors=[[_V]], output_tensors=[(3,)])
     ),
-    Defect(
-        "accepts RS2",
-        "an output of another size",
-        (call(_C + "reduce_scatter_", group=_ALONE, input_tensors=[[_V]], output_tensors=[(3,)]),),
+    _accepts(
+        "RS3: an output of another dtype", _one(_C + "reduce_scatter_", input_tensors=[[_V]], output_tensors=[_DOUBLE])
     ),
-    Defect(
-        "accepts RS3",
-        "an output of another dtype",
-        (call(_C + "reduce_scatter_", group=_ALONE, input_tensors=[[_V]], output_tensors=[_DOUBLE]),),
+    _accepts(
+        "RS12: an own input of another size",
+        _two(_C + "reduce_scatter_", input_tensors=[[_V, (3,)]], output_tensors=[(4,)]),
     ),
-    Defect(
-        "accepts RS12",
-        "an own input of another size",
-        (call(_C + "reduce_scatter_", group=_TWO, input_tensors=[[_V, (3,)]], output_tensors=[(4,)]),),
+    _accepts(
+        "RST1: an input that the ranks do not divide, which it floors",
+        _two(_C + "_reduce_scatter_base_", input_tensor=(5,), output_tensor=_V),
+        _two(_F + "reduce_scatter_tensor", input=(5,), reduce_op="sum"),
+        _two(_F + "reduce_scatter_tensor_out", input=(5,), out=_V, reduce_op="sum"),
+        _two(_F + "reduce_scatter_tensor_coalesced", inputs=[(5,)], reduce_op="sum"),
+        _two(_A + "reduce_scatter_tensor", input=(5,), reduce_op="sum"),
+        _two(_L + "reduce_scatter_tensor", input=(5,), reduceOp="sum"),
+        _two(_L + "reduce_scatter_tensor_coalesced", inputs=[(5,)], reduceOp="sum"),
     ),
-    Defect(
-        "accepts RST1",
-        "an input that the ranks do not divide, which it floors",
-        (
-            call(_C + "_reduce_scatter_base_", group=_TWO, input_tensor=(5,), output_tensor=_V),
-            call(_F + "reduce_scatter_tensor", group=_TWO, input=(5,), reduce_op="sum"),
-            call(_F + "reduce_scatter_tensor_out", group=_TWO, input=(5,), out=_V, reduce_op="sum"),
-            call(_F + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[(5,)], reduce_op="sum"),
-            call(_A + "reduce_scatter_tensor", group=_TWO, input=(5,), reduce_op="sum"),
-            call(_L + "reduce_scatter_tensor", group=_TWO, input=(5,), reduceOp="sum"),
-            call(_L + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[(5,)], reduceOp="sum"),
-        ),
+    _accepts(
+        "RST2: an output of another size",
+        _two(_C + "_reduce_scatter_base_", input_tensor=(4,), output_tensor=(4,)),
+        _two(_F + "reduce_scatter_tensor_out", input=(4,), out=(4,), reduce_op="sum"),
     ),
-    Defect(
-        "accepts RST2",
-        "an output of another size",
-        (
-            call(_C + "_reduce_scatter_base_", group=_TWO, input_tensor=(4,), output_tensor=(4,)),
-            call(_F + "reduce_scatter_tensor_out", group=_TWO, input=(4,), out=(4,), reduce_op="sum"),
-        ),
+    _accepts(
+        "RST4: an output of another dtype",
+        _one(_C + "_reduce_scatter_base_", input_tensor=_V, output_tensor=_DOUBLE),
+        _one(_F + "reduce_scatter_tensor_out", input=_V, out=_DOUBLE, reduce_op="sum"),
     ),
-    Defect(
-        "accepts RST4",
-        "an output of another dtype",
-        (
-            call(_C + "_reduce_scatter_base_", group=_ALONE, input_tensor=_V, output_tensor=_DOUBLE),
-            call(_F + "reduce_scatter_tensor_out", group=_ALONE, input=_V, out=_DOUBLE, reduce_op="sum"),
-        ),
+    _accepts(
+        "RST5: a reduce op that there is not",
+        _two(_F + "reduce_scatter_tensor", input=_V, reduce_op="SUM"),
+        _two(_F + "reduce_scatter_tensor_out", input=_V, out=(1,), reduce_op="SUM"),
+        _two(_F + "reduce_scatter_tensor_coalesced", inputs=[_V], reduce_op="SUM"),
+        _two(_A + "reduce_scatter_tensor", input=_V, reduce_op="SUM"),
+        _two(_L + "reduce_scatter_tensor", input=_V, reduceOp="mean"),
+        _two(_L + "reduce_scatter_tensor_coalesced", inputs=[_V], reduceOp="mean"),
     ),
-    Defect(
-        "accepts RST5",
-        "a reduce op that there is not",
-        (
-            call(_F + "reduce_scatter_tensor", group=_TWO, input=_V, reduce_op="SUM"),
-            call(_F + "reduce_scatter_tensor_out", group=_TWO, input=_V, out=(1,), reduce_op="SUM"),
-            call(_F + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[_V], reduce_op="SUM"),
-            call(_A + "reduce_scatter_tensor", group=_TWO, input=_V, reduce_op="SUM"),
-            call(_L + "reduce_scatter_tensor", group=_TWO, input=_V, reduceOp="mean"),
-            call(_L + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[_V], reduceOp="mean"),
-        ),
+    _accepts(
+        "RST6: an empty list",
+        _two(_F + "reduce_scatter_tensor_coalesced", inputs=[], reduce_op="sum"),
+        _two(_L + "reduce_scatter_tensor_coalesced", inputs=[], reduceOp="sum"),
+        witnesses=(FAKE,),
     ),
-    Defect(
-        "accepts RST6",
-        "an empty list",
-        (
-            call(_F + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[], reduce_op="sum"),
-            call(_L + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[], reduceOp="sum"),
-        ),
-        (FAKE,),
-    ),
-    Defect(
-        "accepts RST7",
-        "another group_size than the group's, which it divides by",
-        (
-            call(_F + "reduce_scatter_tensor", group=_TWO, input=(6,), reduce_op="sum", group_size=3),
-            call(_F + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[(6,)], reduce_op="sum", group_size=3),
-            call(_A + "reduce_scatter_tensor", group=_TWO, input=(6,), reduce_op="sum", group_size=3),
-            call(_L + "reduce_scatter_tensor", group=_TWO, input=(6,), reduceOp="sum", group_size=3),
-            call(_L + "reduce_scatter_tensor_coalesced", group=_TWO, inputs=[(6,)], reduceOp="sum", group_size=3),
-        ),
+    _accepts(
+        "RST7: another group_size than the group's, which it divides by",
+        _two(_F + "reduce_scatter_tensor", input=(6,), reduce_op="sum", group_size=3),
+        _two(_F + "reduce_scatter_tensor_coalesced", inputs=[(6,)], reduce_op="sum", group_size=3),
+        _two(_A + "reduce_scatter_tensor", input=(6,), reduce_op="sum", group_size=3),
+        _two(_L + "reduce_scatter_tensor", input=(6,), reduceOp="sum", group_size=3),
+        _two(_L + "reduce_scatter_tensor_coalesced", inputs=[(6,)], reduceOp="sum", group_size=3),
     ),
     # -- gather and scatter
-    Defect(
-        "accepts GA1",
-        "fewer outputs than ranks",
-        (call(_C + "gather_", group=_TWO, input_tensors=[_V], output_tensors=[[_V]], root_rank=0),),
+    _accepts(
+        "GA1: fewer outputs than ranks", _two(_C + "gather_", input_tensors=[_V], output_tensors=[[_V]], root_rank=0)
     ),
-    Defect(
-        "accepts GA2",
-        "an output of another size",
-        (call(_C + "gather_", group=_ALONE, input_tensors=[_V], output_tensors=[[(3,)]], root_rank=0),),
+    _accepts(
+        "GA2: an output of another size", _one(_C + "gather_", input_tensors=[_V], output_tensors=[[(3,)]], root_rank=0)
     ),
-    Defect(
-        "accepts GA3",
-        "an output of another dtype",
-        (call(_C + "gather_", group=_ALONE, input_tensors=[_V], output_tensors=[[_DOUBLE]], root_rank=0),),
+    _accepts(
+        "GA3: an output of another dtype",
+        _one(_C + "gather_", input_tensors=[_V], output_tensors=[[_DOUBLE]], root_rank=0),
     ),
-    Defect(
-        "accepts GA4",
-        "a root outside the group",
-        (call(_C + "gather_", group=_TWO, input_tensors=[_V], output_tensors=[[_V, _V]], root_rank=2),),
+    _accepts(
+        "GA4: a root outside the group",
+        _two(_C + "gather_", input_tensors=[_V], output_tensors=[[_V, _V]], root_rank=2),
     ),
-    Defect(
-        "accepts GA5",
-        "outputs off the root",
-        (call(_C + "gather_", group=_TWO, input_tensors=[_V], output_tensors=[[_V, _V]], root_rank=1),),
+    _accepts(
+        "GA5: outputs off the root", _two(_C + "gather_", input_tensors=[_V], output_tensors=[[_V, _V]], root_rank=1)
     ),
-    Defect(
-        "accepts SC1",
-        "fewer inputs than ranks",
-        (call(_C + "scatter_", group=_TWO, input_tensors=[[_V]], output_tensors=[_V], root_rank=0),),
+    _accepts(
+        "SC1: fewer inputs than ranks", _two(_C + "scatter_", input_tensors=[[_V]], output_tensors=[_V], root_rank=0)
     ),
-    Defect(
-        "accepts SC2",
-        "an output of another size",
-        (call(_C + "scatter_", group=_ALONE, input_tensors=[[_V]], output_tensors=[(3,)], root_rank=0),),
+    _accepts(
+        "SC2: an output of another size",
+        _one(_C + "scatter_", input_tensors=[[_V]], output_tensors=[(3,)], root_rank=0),
     ),
-    Defect(
-        "accepts SC3",
-        "an output of another dtype",
-        (call(_C + "scatter_", group=_ALONE, input_tensors=[[_V]], output_tensors=[_DOUBLE], root_rank=0),),
+    _accepts(
+        "SC3: an output of another dtype",
+        _one(_C + "scatter_", input_tensors=[[_V]], output_tensors=[_DOUBLE], root_rank=0),
     ),
-    Defect(
-        "accepts SC4",
-        "a root outside the group",
-        (call(_C + "scatter_", group=_TWO, input_tensors=[[_V, _V]], output_tensors=[_V], root_rank=2),),
+    _accepts(
+        "SC4: a root outside the group",
+        _two(_C + "scatter_", input_tensors=[[_V, _V]], output_tensors=[_V], root_rank=2),
     ),
-    Defect(
-        "accepts SC5",
-        "inputs off the root",
-        (call(_C + "scatter_", group=_TWO, input_tensors=[[_V, _V]], output_tensors=[_V], root_rank=1),),
+    _accepts(
+        "SC5: inputs off the root", _two(_C + "scatter_", input_tensors=[[_V, _V]], output_tensors=[_V], root_rank=1)
     ),
     # -- all_to_all
-    Defect(
-        "accepts AA1",
-        "fewer inputs than ranks",
-        (call(_C + "alltoall_", group=_TWO, input_tensors=[_V], output_tensors=[_V, _V]),),
+    _accepts("AA1: fewer inputs than ranks", _two(_C + "alltoall_", input_tensors=[_V], output_tensors=[_V, _V])),
+    _accepts("AA2: an output of another size", _one(_C + "alltoall_", input_tensors=[_V], output_tensors=[(3,)])),
+    _accepts(
+        "AA3: an own output of another size",
+        _two(_C + "alltoall_", input_tensors=[_V, _V], output_tensors=[(3,), (3,)]),
     ),
-    Defect(
-        "accepts AA2",
-        "an output of another size",
-        (call(_C + "alltoall_", group=_ALONE, input_tensors=[_V], output_tensors=[(3,)]),),
+    _accepts("AA4: an output of another dtype", _one(_C + "alltoall_", input_tensors=[_V], output_tensors=[_DOUBLE])),
+    _accepts(
+        "AAS1: an input that the ranks do not divide",
+        _two(_C + "alltoall_base_", input=(3,), output=(3,)),
+        _two(_F + "all_to_all_single", input=(3,), input_split_sizes=[], output_split_sizes=[1, 1]),
+        _two(_A + "all_to_all_single", input=(3,), input_split_sizes=[], output_split_sizes=[1, 1]),
+        _two(_L + "all_to_all_single", input=(3,)),
     ),
-    Defect(
-        "accepts AA3",
-        "an own output of another size",
-        (call(_C + "alltoall_", group=_TWO, input_tensors=[_V, _V], output_tensors=[(3,), (3,)]),),
-    ),
-    Defect(
-        "accepts AA4",
-        "an output of another dtype",
-        (call(_C + "alltoall_", group=_ALONE, input_tensors=[_V], output_tensors=[_DOUBLE]),),
-    ),
-    Defect(
-        "accepts AAS1",
-        "an input that the ranks do not divide",
-        (
-            call(_C + "alltoall_base_", group=_TWO, input=(3,), output=(3,)),
-            call(_F + "all_to_all_single", group=_TWO, input=(3,), input_split_sizes=[], output_split_sizes=[1, 1]),
-            call(_A + "all_to_all_single", group=_TWO, input=(3,), input_split_sizes=[], output_split_sizes=[1, 1]),
-            call(_L + "all_to_all_single", group=_TWO, input=(3,)),
-        ),
-    ),
-    Defect(
-        "accepts AAS2",
-        "split sizes that are too few, negative, or of another sum",
-        tuple(
-            call(_C + "alltoall_base_", group=_TWO, input=_V, output=_V, **splits)
+    _accepts(
+        "AAS2: split sizes that are too few, negative, or of another sum",
+        *tuple(
+            _two(_C + "alltoall_base_", input=_V, output=_V, **splits)
             for splits in (
                 {"input_split_sizes": [1, 2], "output_split_sizes": [1, 1]},
                 {"input_split_sizes": [1, 1], "output_split_sizes": [3, -1]},
             )
         ),
     ),
-    Defect(
-        "accepts AAS2",
-        "split sizes of the input that are too few, negative, or of another sum",
-        (
-            call(_F + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
-            call(_F + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[2], output_split_sizes=[2, 0]),
-            call(_F + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[3, -1], output_split_sizes=[3, 0]),
-            call(_A + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
-            call(_L + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
-        ),
+    _accepts(
+        "AAS2: split sizes of the input that are too few, negative, or of another sum",
+        _two(_F + "all_to_all_single", input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
+        _two(_F + "all_to_all_single", input=_V, input_split_sizes=[2], output_split_sizes=[2, 0]),
+        _two(_F + "all_to_all_single", input=_V, input_split_sizes=[3, -1], output_split_sizes=[3, 0]),
+        _two(_A + "all_to_all_single", input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
+        _two(_L + "all_to_all_single", input=_V, input_split_sizes=[1, 2], output_split_sizes=[1, 1]),
         when=_receives_no_negative,
     ),
-    Defect(
-        "accepts AAS3",
-        "an own piece of another size",
-        (
-            call(
-                _C + "alltoall_base_",
-                group=_TWO,
-                input=_V,
-                output=_V,
-                input_split_sizes=[1, 1],
-                output_split_sizes=[2, 0],
-            ),
-            call(_F + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
-            call(_A + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
-            call(_L + "all_to_all_single", group=_TWO, input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
-        ),
+    _accepts(
+        "AAS3: an own piece of another size",
+        _two(_C + "alltoall_base_", input=_V, output=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
+        _two(_F + "all_to_all_single", input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
+        _two(_A + "all_to_all_single", input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
+        _two(_L + "all_to_all_single", input=_V, input_split_sizes=[1, 1], output_split_sizes=[2, 0]),
     ),
-    Defect(
-        "accepts AAS4",
-        "an output of another row",
-        (call(_C + "alltoall_base_", group=_TWO, input=(2, 2), output=(2, 3)),),
-    ),
-    Defect("accepts AAS5", "0-d tensors", (call(_C + "alltoall_base_", group=_TWO, input=(), output=()),)),
-    Defect(
-        "accepts AAS6",
-        "an output of another dtype",
-        (call(_C + "alltoall_base_", group=_TWO, input=_V, output=_DOUBLE),),
-    ),
-    Defect(
-        "accepts AAS14",
-        "another group_size than the group's",
-        (call(_L + "all_to_all_single", group=_TWO, input=(6,), group_size=3),),
-    ),
-    Defect(
-        "accepts SDA1",
-        "a dim counted from the end",
-        (call(_SHARD_DIM, group=_TWO, input=(2, 2), gather_dim=0, shard_dim=-1),),
+    _accepts("AAS4: an output of another row", _two(_C + "alltoall_base_", input=(2, 2), output=(2, 3))),
+    _accepts("AAS5: 0-d tensors", _two(_C + "alltoall_base_", input=(), output=())),
+    _accepts("AAS6: an output of another dtype", _two(_C + "alltoall_base_", input=_V, output=_DOUBLE)),
+    _accepts("AAS14: another group_size than the group's", _two(_L + "all_to_all_single", input=(6,), group_size=3)),
+    _accepts(
+        "SDA1: a dim counted from the end",
+        _two(_SHARD_DIM, input=(2, 2), gather_dim=0, shard_dim=-1),
         when=_counts_from_the_end,
     ),
-    Defect(
-        "accepts SDA2",
-        "a dim that the ranks do not divide, which it floors",
-        (call(_SHARD_DIM, group=_TWO, input=(2, 3), gather_dim=0, shard_dim=1),),
+    _accepts(
+        "SDA2: a dim that the ranks do not divide, which it floors",
+        _two(_SHARD_DIM, input=(2, 3), gather_dim=0, shard_dim=1),
     ),
     # -- point to point
-    Defect(
-        "accepts SE3",
-        "a peer outside the group, or the rank itself",
-        (
-            call(_C + "send", group=_TWO, tensors=[_V], dst=0, tag=0),
-            call(_F + "isend", group=_TWO, tensor=_V, dst=2, tag=0),
-            call(_F + "batch_p2p_ops", group=_TWO, op_list=["isend"], peer_list=[2], tag_list=[0], tensors=[_V]),
-            call(_L + "isend", group=_TWO, self=_V, dst=2, tag=0),
-            call(_L + "batch_p2p_ops", group=_TWO, op_list=["isend"], peer_list=[2], tag_list=[0], tensors=[_V]),
-        ),
+    _accepts(
+        "SE3: a peer outside the group, or the rank itself",
+        _two(_C + "send", tensors=[_V], dst=0, tag=0),
+        _two(_F + "isend", tensor=_V, dst=2, tag=0),
+        _two(_F + "batch_p2p_ops", op_list=["isend"], peer_list=[2], tag_list=[0], tensors=[_V]),
+        _two(_L + "isend", self=_V, dst=2, tag=0),
+        _two(_L + "batch_p2p_ops", op_list=["isend"], peer_list=[2], tag_list=[0], tensors=[_V]),
     ),
-    Defect(
-        "accepts SE4",
-        "a negative tag",
-        (
-            call(_C + "send", group=_TWO, tensors=[_V], dst=1, tag=-1),
-            call(_F + "isend", group=_TWO, tensor=_V, dst=1, tag=-1),
-            call(_L + "isend", group=_TWO, self=_V, dst=1, tag=-1),
-        ),
+    _accepts(
+        "SE4: a negative tag",
+        _two(_C + "send", tensors=[_V], dst=1, tag=-1),
+        _two(_F + "isend", tensor=_V, dst=1, tag=-1),
+        _two(_L + "isend", self=_V, dst=1, tag=-1),
     ),
-    Defect("accepts SE5", "two tensors", (call(_C + "send", group=_TWO, tensors=[_V, _V], dst=1, tag=0),)),
-    Defect(
-        "accepts RE3",
-        "a peer outside the group, or the rank itself",
-        (
-            call(_C + "recv_", group=_TWO, tensors=[_V], src=0, tag=0),
-            call(_F + "irecv", group=_TWO, tensor=_V, src=2, tag=0),
-            call(_L + "irecv", group=_TWO, self=_V, src=2, tag=0),
-        ),
+    _accepts("SE5: two tensors", _two(_C + "send", tensors=[_V, _V], dst=1, tag=0)),
+    _accepts(
+        "RE3: a peer outside the group, or the rank itself",
+        _two(_C + "recv_", tensors=[_V], src=0, tag=0),
+        _two(_F + "irecv", tensor=_V, src=2, tag=0),
+        _two(_L + "irecv", self=_V, src=2, tag=0),
     ),
-    Defect(
-        "accepts RE4",
-        "a negative tag",
-        (
-            call(_C + "recv_", group=_TWO, tensors=[_V], src=1, tag=-1),
-            call(_C + "recv_any_source_", group=_TWO, tensors=[_V], tag=-1),
-            call(_F + "irecv", group=_TWO, tensor=_V, src=1, tag=-1),
-            call(_L + "irecv", group=_TWO, self=_V, src=1, tag=-1),
-        ),
+    _accepts(
+        "RE4: a negative tag",
+        _two(_C + "recv_", tensors=[_V], src=1, tag=-1),
+        _two(_C + "recv_any_source_", tensors=[_V], tag=-1),
+        _two(_F + "irecv", tensor=_V, src=1, tag=-1),
+        _two(_L + "irecv", self=_V, src=1, tag=-1),
     ),
-    Defect(
-        "accepts RE5",
-        "two tensors",
-        (
-            call(_C + "recv_", group=_TWO, tensors=[_V, _V], src=1, tag=0),
-            call(_C + "recv_any_source_", group=_TWO, tensors=[_V, _V], tag=0),
-        ),
+    _accepts(
+        "RE5: two tensors",
+        _two(_C + "recv_", tensors=[_V, _V], src=1, tag=0),
+        _two(_C + "recv_any_source_", tensors=[_V, _V], tag=0),
     ),
-    Defect(
-        "accepts PP1",
-        "lists of several lengths",
-        (
-            call(_F + "batch_p2p_ops", group=_TWO, op_list=["isend"], peer_list=[1], tag_list=[], tensors=[_V]),
-            call(_L + "batch_p2p_ops", group=_TWO, op_list=["isend"], peer_list=[1], tag_list=[], tensors=[_V]),
-        ),
+    _accepts(
+        "PP1: lists of several lengths",
+        _two(_F + "batch_p2p_ops", op_list=["isend"], peer_list=[1], tag_list=[], tensors=[_V]),
+        _two(_L + "batch_p2p_ops", op_list=["isend"], peer_list=[1], tag_list=[], tensors=[_V]),
     ),
-    Defect(
-        "accepts PP2",
-        "an op that no batch can hold",
-        (
-            call(_F + "batch_p2p_ops", group=_TWO, op_list=["send"], peer_list=[1], tag_list=[0], tensors=[_V]),
-            call(_L + "batch_p2p_ops", group=_TWO, op_list=["send"], peer_list=[1], tag_list=[0], tensors=[_V]),
-        ),
+    _accepts(
+        "PP2: an op that no batch can hold",
+        _two(_F + "batch_p2p_ops", op_list=["send"], peer_list=[1], tag_list=[0], tensors=[_V]),
+        _two(_L + "batch_p2p_ops", op_list=["send"], peer_list=[1], tag_list=[0], tensors=[_V]),
     ),
 )
 
