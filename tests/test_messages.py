@@ -1,7 +1,5 @@
 """Golden messages: what a person reads when something is wrong, word for word."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -341,19 +339,6 @@ def test_the_message_says_what_where_and_what_to_do(name: str) -> None:
     (found,) = made()
     assert name.partition("_")[0] == found.id
     assert expected.strip("\n") == found.message
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_caret_stands_under_the_text_of_the_rule(name: str) -> None:
-    """A caret line marks a part, or a size, that is written in the line above it."""
-    (found,) = CASES[name][0]()
-    lines = found.message.splitlines()
-    for text, marks in itertools.pairwise(lines):
-        if marks.strip() and set(marks.strip()) == {"^"}:
-            marked = text[marks.index("^") : marks.rindex("^") + 1]
-            assert marked == marked.strip()
-            assert text.startswith("    ")
-            assert len(text) >= len(marks)
 
 
 def test_infer_raises_what_check_finds() -> None:

@@ -21,126 +21,19 @@ from collective_rules.testing import calls, sample, world
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.expected import expected_values
 from collective_rules.testing.tensors import flat
+from tests.test_symm_mem import TRAFFIC
 
-F8, BF16, I32, I64 = torch.float8_e4m3fn, torch.bfloat16, torch.int32, torch.int64
-SCALED = {
-    "A": Spec((4, 16), F8),
-    "Bs": [Spec((16, 3), F8)],
-    "B_scales": [()],
-    "gather_dim": 0,
-    "biases": [None],
-    "result_scales": [None],
-    "out_dtypes": [BF16],
-    "use_fast_accum": [False],
-}
-SCATTERED = {
-    "A": Spec((4, 16), F8),
-    "B": Spec((16, 3), F8),
-    "B_scale": (),
-    "reduce_op": "sum",
-    "orig_scatter_dim": 0,
-    "scatter_dim_after_maybe_reshape": 0,
-    "output_shape": [4, 3],
-    "out_dtype": BF16,
-}
-SPLITS, OUT_SPLITS = Spec((2,), I64), Spec((2, 2), I64)
-BY_HAND: dict[str, list[tuple[int, dict[str, Any], tuple[float, ...]]]] = {
-    "one_shot_all_reduce_copy_out": [
-        (0, {"symm_buffer": (8,), "local_input": (8,), "out": (8,), "reduce_op": "sum"}, (32, 64, 32, 32, 1)),
-    ],
-    "two_shot_all_reduce_out": [(0, {"input": (8,), "output": (8,), "reduce_op": "sum"}, (32, 32, 32, 32, 1))],
-    "tile_reduce": [
-        (0, {"in_tile": (2, 4), "out_tile": (2, 4), "root": 0}, (32, 32, 0, 32, 1)),
-        (1, {"in_tile": (2, 4), "out_tile": (2, 4), "root": 0}, (32, 0, 32, 32, 1)),
-    ],
-    "multi_root_tile_reduce": [
-        (0, {"in_tiles": [(2, 4)], "out_tile": (2, 4), "roots": [0]}, (32, 32, 0, 32, 1)),
-        (1, {"in_tiles": [(2, 4)], "out_tile": (2, 4), "roots": [0]}, (32, 0, 32, 32, 1)),
-    ],
-    "reduce_scatter_out": [
-        (0, {"input": (3, 8), "output": (3, 4), "split_last_dim": True}, (96, 48, 48, 96, 0.5)),
-    ],
-    "_low_contention_reduce_scatter": [  # a local sum of int32 is an int64
-        (0, {"tensor": Spec((8, 2), I32), "reduce_op": "sum"}, (64, 64, 32, 64, 0.5)),
-    ],
-    "nccl_reduce_scatter_offset": [
-        (1, {"input": (8, 2), "out": [(4, 2)], "dim": 0}, (64, 32, 32, 64, 0.5)),
-    ],
-    "nccl_all_to_all_nd": [
-        (0, {"input": (2, 2, 3), "out": (2, 2, 3), "scatter_dim": 1, "gather_dim": 0}, (48, 48, 24, 48, 0.5)),
-    ],
-    "fused_all_gather_matmul": [
-        (0, {"A": (4, 8), "Bs": [(8, 3), (8, 5)], "gather_dim": 0}, (384, 512, 128, 256, 0.5)),
-        (0, {"A": (4, 8), "Bs": [(8, 3)], "gather_dim": 0, "return_A": False}, (224, 96, 128, 256, 0.5)),
-    ],
-    "fused_all_gather_scaled_matmul": [  # a scale of each row is gathered with its shard, one that is whole is not
-        (0, {**SCALED, "A_scale": ()}, (112, 176, 64, 128, 0.5)),
-        (0, {**SCALED, "A_scale": (4, 1)}, (128, 176, 80, 160, 0.5)),
-        (0, {**SCALED, "A_scale": (8, 1)}, (112, 176, 64, 128, 0.5)),
-    ],
-    "fused_matmul_reduce_scatter": [
-        (0, {"A": (4, 8), "B": (8, 3), "reduce_op": "sum", "scatter_dim": 0}, (224, 24, 24, 48, 0.5)),
-    ],
-    "fused_scaled_matmul_reduce_scatter": [
-        (0, {**SCATTERED, "A_scale": (4, 1)}, (112, 12, 12, 24, 0.5)),
-    ],
-    "memcpy_to_multicast_": [
-        (0, {"src": (8,), "symm_mem_out": (32,), "byte_offset": 0}, (32, 32, 32, 32, 1)),
-    ],
-    "nvshmem_get_out": [(0, {"dst": (8,), "offset": 0, "size": 5, "peer": 1}, (0, 20, 0, 20, 1))],
-    "nccl_get_out": [(0, {"dst": (8,), "offset": 0, "size": 5, "peer": 1}, (0, 20, 0, 20, 1))],
-    "all_to_all_vdev": [  # the splits are read on the device: all is taken to leave
-        (
-            0,
-            {"input": (8, 2), "out": (9, 2), "in_splits": SPLITS, "out_splits_offsets": OUT_SPLITS},
-            (80, 104, 80, 80, 0.5),
-        ),
-    ],
-    "all_to_all_vdev_2d": [
-        (
-            0,
-            {"input": (8, 2), "out": (9, 2), "in_splits": SPLITS, "out_splits_offsets": OUT_SPLITS},
-            (80, 104, 80, 80, 0.5),
-        ),
-    ],
-    "all_to_all_vdev_2d_offset": [
-        (
-            0,
-            {"input": (8, 2), "out": (9, 2), "in_splits_offsets": OUT_SPLITS, "out_splits_offsets": OUT_SPLITS},
-            (96, 104, 96, 96, 0.5),
-        ),
-    ],
-    **{
-        name: [(0, {argument: (8,), "peer": 1, **more}, (32, 0, 32, 32, 1))]
-        for name, argument, more in (
-            ("nvshmem_put", "tensor", {}),
-            ("nccl_put", "tensor", {}),
-            ("nvshmem_put_with_signal", "tensor", {"sigpad": Spec((1,), I64), "signal": 1}),
-            ("nccl_put_with_signal", "tensor", {"signal": 1}),
-            ("nccl_put_signal", "src", {}),
-        )
-    },
-    "nvshmem_get": [(0, {"tensor": (8,), "peer": 1}, (0, 32, 0, 32, 1))],
-    "nccl_get": [(0, {"tensor": (8,), "peer": 1}, (0, 32, 0, 32, 1))],
-}
-"""Ops of symmetric memory that no strategy draws or no oracle computes: rank of 2, arguments, bytes."""
-
-DRAWN = tuple(op for op in cr.ops() if op.removeprefix("symm_mem::") not in BY_HAND)
-HAND = [(f"symm_mem::{name}", *case) for name, cases in BY_HAND.items() for case in cases]
+DRAWN = tuple(
+    row.op
+    for row in map(cr.lookup, cr.ops())
+    if not drawable(row) and row.rule.name not in ("put", "get", "all_to_all_vdev")
+)
+"""What an oracle computes; of the others, `test_symm_mem` has the bytes that were computed by hand."""
 
 
 def one_call(op: str, rank: int, /, **arguments: Any) -> cr.Call:
     """One rank's call, in a group of two."""
     return cr.call(op, group=cr.Group(size=2, rank=rank), **arguments)
-
-
-@pytest.mark.parametrize(("op", "rank", "arguments", "expected"), HAND)
-def test_bytes_of_symmetric_memory_are_those_computed_by_hand(
-    op: str, rank: int, arguments: dict[str, Any], expected: tuple[float, ...]
-) -> None:
-    """What the kernels read, write and send."""
-    found = cr.traffic(one_call(op, rank, **arguments))
-    assert expected == (found.read, found.written, found.sent, found.buffer, found.bus_factor)
 
 
 def foreign(rank: int, value: torch.Tensor) -> int:
@@ -151,7 +44,7 @@ def foreign(rank: int, value: torch.Tensor) -> int:
 def marked(value: Any, rank: int) -> Any:
     """Tensors of the sizes of `value`, a `Spec` or lists of them, in which every element is this rank's bit."""
     if isinstance(value, Spec):
-        return torch.full(value.shape, 1 << rank, dtype=I64)
+        return torch.full(value.shape, 1 << rank, dtype=torch.int64)
     return [marked(item, rank) for item in value]
 
 
@@ -185,8 +78,7 @@ def test_what_all_ranks_send_is_what_must_cross(op: str) -> None:
 
 def test_every_row_has_its_bytes_checked() -> None:
     """An op is drawn, or computed by hand."""
-    assert not [op for op in DRAWN if drawable(cr.lookup(op))]
-    assert {f"symm_mem::{name}" for name in BY_HAND} | set(DRAWN) == set(cr.ops())
+    assert {f"symm_mem::{name}" for name in TRAFFIC} | set(DRAWN) == set(cr.ops())
 
 
 def test_a_sparse_tensor_counts_as_the_dense_one() -> None:
