@@ -2,6 +2,8 @@
 
 import importlib
 import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 with warnings.catch_warnings():
     # torch warns once where numpy is not installed; nothing here needs numpy.
@@ -17,15 +19,22 @@ from collective_rules.errors import (
     CollectiveRulesError,
     DisagreementError,
     NotationError,
+    SimulationError,
     UnknownOpError,
 )
 from collective_rules.finding import Finding
 from collective_rules.infer import infer
-from collective_rules.mode import EchoError, Entry, Ledger, RuleMode
 from collective_rules.ops import EXCLUSIONS, OPS, Row, lookup
 from collective_rules.rules import RULES, Rule
 from collective_rules.spec import Group, Spec
 from collective_rules.traffic import Traffic, traffic
+
+if TYPE_CHECKING:
+    from collective_rules.dryrun import dry_run, run_script
+    from collective_rules.ledger import Entry, Ledger
+    from collective_rules.live.guard import guard
+    from collective_rules.recordings import LedgerWriter
+    from collective_rules.rule_mode import RuleMode
 
 __all__ = [
     "UNKNOWN",
@@ -33,7 +42,6 @@ __all__ = [
     "CallError",
     "CollectiveRulesError",
     "DisagreementError",
-    "EchoError",
     "Entry",
     "Finding",
     "Group",
@@ -43,6 +51,7 @@ __all__ = [
     "Row",
     "Rule",
     "RuleMode",
+    "SimulationError",
     "Spec",
     "Traffic",
     "UnknownOpError",
@@ -53,10 +62,10 @@ __all__ = [
     "collective_op_bytes",
     "dry_run",
     "exclusions",
+    "guard",
     "infer",
     "lookup",
     "ops",
-    "precheck",
     "rules",
     "run_script",
     "traffic",
@@ -64,37 +73,66 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LATER = {
-    "dry_run": "collective_rules.dryrun",
-    "run_script": "collective_rules.dryrun",
-    "precheck": "collective_rules.live.precheck",
+_ON_DEMAND = {
+    "Entry": "collective_rules.ledger",
+    "Ledger": "collective_rules.ledger",
     "LedgerWriter": "collective_rules.recordings",
+    "RuleMode": "collective_rules.rule_mode",
+    "dry_run": "collective_rules.dryrun",
+    "guard": "collective_rules.live.guard",
+    "run_script": "collective_rules.dryrun",
 }
-"""What is imported when it is first asked for: it needs much of torch that the rules do not."""
+"""Name → the module that has it, imported when the name is first used: these modules need much more of torch."""
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and refuses any other name
+
+    def __getattr__(name: str) -> object:
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module 'collective_rules' has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(_ON_DEMAND[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 del _torch, warnings
 
 
-def __getattr__(name: str) -> object:
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'collective_rules' has no attribute {name!r}")
+def ops() -> Mapping[str, Row]:
+    """Return the table of ops: the name of each op that has a rule, and its row.
 
-
-def ops() -> tuple[str, ...]:
-    """Return the names of all ops that have a rule.
-
-    >>> "c10d::allreduce_" in ops()
-    True
+    >>> ops()["c10d::allreduce_"].notation
+    'tensors[i]: *s -> tensors[i]: *s'
     """
-    return tuple(OPS)
+    return _Rows()
 
 
-def rules() -> tuple[Rule, ...]:
-    """Return all rules."""
-    return tuple(RULES.values())
+def rules() -> Mapping[str, Rule]:
+    """Return the table of rules: the name of each rule, and the rule.
+
+    >>> [form.text for form in rules()["all_reduce"].forms][0]
+    'input: *s -> output: *s'
+    """
+    return dict(RULES)
 
 
-def exclusions() -> dict[str, str]:
+def exclusions() -> Mapping[str, str]:
     """Return the ops of the collective namespaces that have no rule, each with the reason."""
     return dict(EXCLUSIONS)
+
+
+class _Rows(Mapping[str, Row]):
+    """Looks up the row of an op when it is asked for: to look all of them up takes long."""
+
+    def __getitem__(self, op: str) -> Row:
+        if op not in OPS:
+            raise KeyError(op)
+        return lookup(op)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(OPS)
+
+    def __len__(self) -> int:
+        return len(OPS)

@@ -17,6 +17,7 @@ __all__ = [
     "CollectiveRulesError",
     "DisagreementError",
     "NotationError",
+    "SimulationError",
     "UnknownOpError",
 ]
 
@@ -77,3 +78,7 @@ class UnknownOpError(CallError, LookupError):
 
 class DisagreementError(_FindingsError):
     """The ranks' calls do not belong to one collective. `findings` names the ranks and both values."""
+
+
+class SimulationError(CollectiveRulesError):
+    """Nothing is sent, and the program needs a value that only another rank has."""

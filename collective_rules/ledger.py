@@ -1,6 +1,6 @@
 """What a program communicated: each call up to a bound, and totals of them all.
 
-Knows nothing of how calls are seen. Calls that are alike share one `Known`, so that an entry stays small.
+Knows nothing of how calls are seen. Calls that are alike share one `CallFacts`, so that an entry stays small.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collective_rules.spec import Group, Spec
 from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
 
-__all__ = ["Entry", "Key", "Known", "Ledger", "Total"]
+__all__ = ["CallFacts", "Entry", "Ledger", "Total", "TotalKey"]
 
 _SIZES = 8
 _MOST_UNCOUNTED = 1000
 
 
-class Key(NamedTuple):
+class TotalKey(NamedTuple):
     """What totals are kept by. `group` is the group's name."""
 
     op: str
@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 @attrs.define(eq=False)
-class Known:
+class CallFacts:
     """What is the same of all calls that are alike, computed once.
 
     `bytes` are read, written, sent and buffer as plain numbers. `traffic` and `bytes` are None for a call whose bytes
@@ -53,7 +53,7 @@ class Known:
     expected: Any = None
 
     @classmethod
-    def of(cls, call: Call) -> Known:
+    def of(cls, call: Call) -> CallFacts:
         """Describe `call`, an illegal one too."""
         try:
             moved: Traffic | None = traffic(call)
@@ -78,7 +78,7 @@ class Entry:
     - `findings`: what is wrong with it, where the mode checks.
     """
 
-    known: Known
+    facts: CallFacts
     number: int
     index: int
     source: str
@@ -93,16 +93,16 @@ class Entry:
     @property
     def call(self) -> Call:
         """The call, with its source, its index in the group, and whether its caller waits in it."""
-        known = self.known.call
-        return Call(known.row, known.group, known.arguments, self.source, self.index, not self.asynchronous)
+        facts = self.facts.call
+        return Call(facts.row, facts.group, facts.arguments, self.source, self.index, not self.asynchronous)
 
     @property
     def traffic(self) -> Traffic | None:
         """The bytes that it moves; None where they cannot be counted."""
-        return self.known.traffic
+        return self.facts.traffic
 
     def __repr__(self) -> str:
-        return f"<{self.number}: {self.known.call!r} at {self.source}>"
+        return f"<{self.number}: {self.facts.call!r} at {self.source}>"
 
 
 @attrs.define
@@ -110,7 +110,7 @@ class Total:
     """Sums over calls, in bytes by `Traffic`'s conventions.
 
     `sizes` counts calls by what they pass ("float32[1024, 16]"), at most eight kinds of them; `more` counts the rest.
-    `uncounted` calls have bytes that are not known.
+    `uncounted` calls have bytes that are not facts.
     """
 
     calls: int = 0
@@ -122,18 +122,18 @@ class Total:
     uncounted: int = 0
     sizes: dict[str, int] = attrs.field(factory=dict)
 
-    def count(self, known: Known, calls: int = 1) -> None:
+    def count(self, facts: CallFacts, calls: int = 1) -> None:
         """Add so many calls that are alike."""
         self.calls += calls
-        if known.bytes is None:
+        if facts.bytes is None:
             self.uncounted += calls
         else:
-            read, written, sent, buffer = known.bytes
+            read, written, sent, buffer = facts.bytes
             self.read += read * calls
             self.written += written * calls
             self.sent += sent * calls
             self.buffer += buffer * calls
-        self._pass(known.sizes, calls)
+        self._pass(facts.sizes, calls)
 
     def add(self, other: Total) -> None:
         """Add another total."""
@@ -168,13 +168,13 @@ class Ledger:
         self.count = 0
         self._kept: deque[Entry] = deque(maxlen=keep)
         self._indices: dict[tuple[str, str], int] = {}
-        self._totals: dict[Key, Total] = {}
-        self._uncounted: dict[tuple[Known, str, str], int] = {}
+        self._totals: dict[TotalKey, Total] = {}
+        self._uncounted: dict[tuple[CallFacts, str, str], int] = {}
         self._lock = threading.RLock()
 
     @property
-    def totals(self) -> dict[Key, Total]:
-        """The sums over all calls, by `Key`."""
+    def totals(self) -> dict[TotalKey, Total]:
+        """The sums over all calls, by `TotalKey`."""
         with self._lock:
             self._count()
         return self._totals
@@ -199,27 +199,27 @@ class Ledger:
 
         Raises `CallError` for another name.
         """
-        unknown = [name for name in names if name not in Key._fields]
+        unknown = [name for name in names if name not in TotalKey._fields]
         if unknown:
-            raise CallError(f"{unknown[0]!r} is nothing to sum by; there are {', '.join(map(repr, Key._fields))}")
+            raise CallError(f"{unknown[0]!r} is nothing to sum by; there are {', '.join(map(repr, TotalKey._fields))}")
         sums: dict[tuple[str, ...], Total] = {}
         for key, total in list(self.totals.items()):
             sums.setdefault(tuple(getattr(key, name) for name in names), Total()).add(total)
         return dict(sorted(sums.items(), key=lambda item: -item[1].sent))
 
-    def enter(self, known: Known, source: str, module: str, phase: str, at: float, asynchronous: bool) -> Entry:
+    def enter(self, facts: CallFacts, source: str, module: str, phase: str, at: float, asynchronous: bool) -> Entry:
         """Add a call."""
-        sequence, place, uncounted = known.sequence, (known, module, phase), self._uncounted
+        sequence, place, uncounted = facts.sequence, (facts, module, phase), self._uncounted
         with self._lock:
             number = self.count
             self.count = number + 1
             index = self._indices.get(sequence, 0)
             self._indices[sequence] = index + 1
-            entry = Entry(known, number, index, source, module, phase, self.steps, at, asynchronous)
+            entry = Entry(facts, number, index, source, module, phase, self.steps, at, asynchronous)
             self._kept.append(entry)
             uncounted[place] = uncounted.get(place, 0) + 1
             if not index:
-                self.groups.setdefault(known.group, known.call.group)
+                self.groups.setdefault(facts.group, facts.call.group)
             if len(uncounted) > _MOST_UNCOUNTED:
                 self._count()
         for follower in self.followers:
@@ -228,12 +228,12 @@ class Ledger:
 
     def _count(self) -> None:
         """Put into the totals what was not yet; in one go, which is cheaper than call by call."""
-        for (known, module, phase), calls in self._uncounted.items():
-            key = Key(known.call.row.entry.op, known.group, module, phase)
+        for (facts, module, phase), calls in self._uncounted.items():
+            key = TotalKey(facts.call.row.entry.op, facts.group, module, phase)
             total = self._totals.get(key)
             if total is None:
                 total = self._totals[key] = Total()
-            total.count(known, calls)
+            total.count(facts, calls)
         self._uncounted.clear()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from collective_rules import DisagreementError, RuleMode
+from collective_rules import DisagreementError, RuleMode, guard
 from collective_rules.live import rendezvous, store
-from collective_rules.live.precheck import precheck
 from tests.leaks import held
 
 ones = torch.ones
@@ -36,7 +35,7 @@ def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> d
         if agree is None:
             extra = program(rank, size, *prepared)
         else:
-            mode: Any = precheck(deadline=deadline) if agree == "precheck" else RuleMode(agree=agree, deadline=deadline)
+            mode: Any = guard(deadline=deadline) if agree == "guard" else RuleMode(agree=agree, deadline=deadline)
             try:
                 with mode:
                     extra = program(rank, size, *prepared)
@@ -262,14 +261,14 @@ def any_source_too_often(rank: int, size: int) -> None:
 
 def windows(rank: int, size: int) -> float:
     """The last to post clears away what one rank is about to read; how long the end takes."""
-    append = store.Wire.append
+    append = store.RankStore.append
 
     def slowly(self: Any, key: str, value: bytes) -> None:
         time.sleep(0.5 if "window" in key and rank == 0 else 0)
         append(self, key, value)
         time.sleep(1.5 if "window" in key and rank == 1 else 0)
 
-    store.Wire.append = slowly
+    store.RankStore.append = slowly
     with RuleMode(agree=5, deadline=30):
         for _ in range(5):
             dist.all_reduce(ones(8))
@@ -288,9 +287,9 @@ def enters_late(rank: int, size: int) -> None:
 
 def connects_slowly(rank: int, size: int) -> None:
     """A name server that does not answer keeps one rank from its connection for longer than the deadline."""
-    connect = store.Wire.connect
+    connect = store.RankStore.connect
     if rank == 1:
-        store.Wire.connect = lambda self: (time.sleep(1.5), connect(self))[1]
+        store.RankStore.connect = lambda self: (time.sleep(1.5), connect(self))[1]
     with RuleMode(agree="always", deadline=2):
         dist.all_reduce(ones(3))
 
@@ -313,10 +312,10 @@ def aborts(rank: int, size: int) -> None:
 def leaves_nothing_after_an_error(rank: int, size: int) -> list[Any]:
     store = dist.distributed_c10d._get_default_store()
     counts = []
-    for agree in (None, "always", "exit", 1, "precheck"):
+    for agree in (None, "always", "exit", 1, "guard"):
         mode: Any = contextlib.nullcontext()
         if agree is not None:
-            mode = precheck(deadline=30) if agree == "precheck" else RuleMode(agree=agree, deadline=30)
+            mode = guard(deadline=30) if agree == "guard" else RuleMode(agree=agree, deadline=30)
         with contextlib.suppress(DisagreementError), mode:
             dist.all_reduce(ones(4))
             if agree is not None:
@@ -362,10 +361,10 @@ def leaves_nothing(rank: int, size: int) -> list[Any]:
     backend = dist.group.WORLD._get_backend(torch.device("cpu"))
     store = dist.distributed_c10d._get_default_store()
     counts = []
-    for agree in (None, "always", "exit", 3, "precheck"):
+    for agree in (None, "always", "exit", 3, "guard"):
         mode: Any = contextlib.nullcontext()
         if agree is not None:
-            mode = precheck(deadline=30) if agree == "precheck" else RuleMode(agree=agree, deadline=30)
+            mode = guard(deadline=30) if agree == "guard" else RuleMode(agree=agree, deadline=30)
         with mode:
             for _ in range(10):
                 dist.all_reduce(ones(3))
@@ -380,13 +379,13 @@ def leaves_nothing(rank: int, size: int) -> list[Any]:
 
 
 def some_of_them(rank: int, size: int) -> Any:
-    """A group of its own is prechecked while another rank is elsewhere."""
+    """A group of its own is guarded while another rank is elsewhere."""
     group = dist.new_group([0, 1])
     if rank > 1:
         return None
-    with precheck(group, deadline=30) as check:
+    with guard(group, deadline=30) as guarded:
         dist.all_reduce(ones(3), group=group)
-    return [check.ledger.count, len(check.findings)]
+    return [guarded.ledger.count, len(guarded.findings)]
 
 
 def whole_script(rank: int, size: int) -> int:

@@ -39,5 +39,5 @@ def flat(programs: Iterable[Program]) -> list[cr.Call]:
 
 def found(calls: Iterable[cr.Call], **settings: Any) -> list[tuple[str, tuple[int, ...], int | None, int]]:
     """The errors: the kind of constraint, the ranks, where the first one is, and how many have it."""
-    kinds = {id_: kind for rule in cr.rules() for id_, kind in rule.constraints.items()}
+    kinds = {id_: kind for rule in cr.rules().values() for id_, kind in rule.constraints.items()}
     return [(kinds.get(each.id, each.id), each.ranks, each.index, each.count) for each in cr.agree(calls, **settings)]

@@ -22,7 +22,7 @@ def call(op: str, rank: int, size: int = 2, **arguments: Any) -> cr.Call:
 
 def found(*calls: cr.Call, backend: str | None = None) -> list[tuple[str, str, tuple[int, ...]]]:
     """The kind, severity and ranks of each finding."""
-    kinds = {id_: kind for rule in cr.rules() for id_, kind in rule.constraints.items()}
+    kinds = {id_: kind for rule in cr.rules().values() for id_, kind in rule.constraints.items()}
     return [(kinds[each.id], each.severity, each.ranks) for each in cr.agree(calls, backend)]
 
 

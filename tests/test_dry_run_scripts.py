@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor.placement_types import _StridedShard, _StridedShardOffsetMode
 
 from collective_rules.dryrun import Result, UnknownValueError, dry_run, run_script
-from collective_rules.mode.simulated import EchoError
+from collective_rules.errors import SimulationError
 from tests.ledger_of import described
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -355,7 +355,7 @@ def test_a_premultiplied_sum_is_not_guessed() -> None:
     """Its factor is not in the call: with values it is an error, without them there is nothing to know."""
     with dry_run(4, fake=False):
         dist.init_process_group("nccl")
-        with pytest.raises(EchoError, match="premul_sum"):
+        with pytest.raises(SimulationError, match="premul_sum"):
             dist.all_reduce(torch.ones(3), op=dist._make_nccl_premul_sum(2.0))
     with dry_run(4) as ledger:
         dist.init_process_group("nccl")

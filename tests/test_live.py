@@ -95,7 +95,7 @@ def test_a_rank_that_never_comes_is_named_by_the_deadline(program: str, ranks: R
     assert "its last call: c10d::" in ended[2].message or IN_TIME[program][0] == "RE4" or program == "crossed"
 
 
-@pytest.mark.parametrize("agree", ["always", "exit", 5, "precheck"])
+@pytest.mark.parametrize("agree", ["always", "exit", 5, "guard"])
 @pytest.mark.parametrize(("program", "size"), [("clean", 2), ("clean", 4), ("drifts_legally", 3)])
 def test_ranks_that_agree_are_left_alone(program: str, agree: str | int, size: int, ranks: Ranks) -> None:
     ended = ranks.run(program, size, agree, deadline=30)
@@ -234,12 +234,12 @@ def test_a_program_may_make_its_groups_inside_the_block(ranks: Ranks) -> None:
     assert all(each.extra > 30 for each in ended)
 
 
-def test_a_precheck_raises_all_findings_on_every_rank(ranks: Ranks) -> None:
-    ended = ranks.run("quarrels", 3, "precheck", deadline=30)
+def test_a_guard_raises_all_findings_on_every_rank(ranks: Ranks) -> None:
+    ended = ranks.run("quarrels", 3, "guard", deadline=30)
     assert {("AGT2", (0, 1, 2))} == first_findings(ended)
 
 
-def test_a_precheck_of_a_group_leaves_the_others_out(ranks: Ranks) -> None:
+def test_a_guard_of_a_group_leaves_the_others_out(ranks: Ranks) -> None:
     ended = ranks.run("some_of_them", 3, None)
     assert [[1, 0], [1, 0], None] == [each.extra for each in ended]
 
@@ -304,6 +304,6 @@ def test_a_store_that_cannot_append_is_refused() -> None:
         dist.destroy_process_group()
 
 
-def test_a_precheck_of_no_group_is_refused() -> None:
+def test_a_guard_of_no_group_is_refused() -> None:
     with pytest.raises(cr.CallError, match="but should be a process group"):
-        cr.precheck(3)
+        cr.guard(3)

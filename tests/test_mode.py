@@ -120,7 +120,7 @@ def test_alike_calls_are_described_once_and_others_apart(group: dist.ProcessGrou
         dist.all_reduce(base, dist.ReduceOp.MAX)
         for outputs in ([torch.ones(2) for _ in range(4)], [base[0, :2]] * 4):
             dist.all_gather(outputs, torch.ones(2))
-    known = [id(entry.known) for entry in ledger.entries]
+    known = [id(entry.facts) for entry in ledger.entries]
     assert known[0] == known[1] == known[5]
     assert 7 == len({*known})
     assert known[-1] != known[-2]

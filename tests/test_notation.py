@@ -25,7 +25,9 @@ from collective_rules.notation import (
 from collective_rules.notation.tokenizer import tokenize
 from collective_rules.ops import OPS
 
-TEXTS = sorted({form.text for rule in cr.rules() for form in rule.forms} | {cr.lookup(op).notation for op in OPS})
+TEXTS = sorted(
+    {form.text for rule in cr.rules().values() for form in rule.forms} | {cr.lookup(op).notation for op in OPS}
+)
 PATHS = sorted({path for entry in OPS.values() for path in entry.parts.values()})
 RESERVED = ("W", "r", "p", "i", "peer")
 

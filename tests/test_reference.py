@@ -37,7 +37,7 @@ def test_the_page_is_the_same_under_every_torch(page, monkeypatch):
     assert "9.9.9" not in page
 
 
-@pytest.mark.parametrize("rule", cr.rules(), ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", cr.rules().values(), ids=lambda rule: rule.name)
 def test_a_rule_s_section_states_all_of_it(page, rule):
     """Its forms as they are written, every constraint, its traffic, and each op that follows it."""
     section = _section(page, rule.name)

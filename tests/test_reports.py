@@ -19,7 +19,7 @@ import collective_rules as cr
 from collective_rules.cli.output import Report
 from collective_rules.cli.render import plain
 from collective_rules.errors import CollectiveRulesError
-from collective_rules.ledger import Known, Ledger
+from collective_rules.ledger import CallFacts, Ledger
 from collective_rules.records import from_record
 from collective_rules.reports import as_json, blocks, markdown, must_be_writable, page, tree, write
 from collective_rules.reports.flows import flows
@@ -30,7 +30,7 @@ _HOSTILE = "a<script>alert(1)</script>|`b`"
 
 
 def _enter(ledger, call, module="", phase="", source="train.py:1"):
-    return ledger.enter(Known.of(call), source, module, phase, 0.0, False)
+    return ledger.enter(CallFacts.of(call), source, module, phase, 0.0, False)
 
 
 def _group(size=4, rank=0, name="world", ranks=()):
@@ -391,7 +391,7 @@ def test_the_page_loads_nothing():
 def test_the_page_of_a_huge_job_stays_small():
     world = _group(65_536, 5)
     columns = [_group(8, 5, f"g{place}", tuple(range(place * 8, place * 8 + 8))) for place in range(40)]
-    known = [Known.of(_reduced(group, 100 + place)) for place, group in enumerate([world, *columns])]
+    known = [CallFacts.of(_reduced(group, 100 + place)) for place, group in enumerate([world, *columns])]
     ledger = Ledger()
     for number in range(20_000):
         module = f"layers.{number % 400}.{'attention' * 12}"

@@ -14,9 +14,8 @@ import torch
 import torch._dynamo
 
 from collective_rules.dryrun import StepsDone, UnknownValueError, run_script
-from collective_rules.errors import CollectiveRulesError
+from collective_rules.errors import CollectiveRulesError, SimulationError
 from collective_rules.mode.call_sites import source_line
-from collective_rules.mode.simulated import EchoError
 from collective_rules.recordings import write_ledger
 
 __all__ = ["run_rank"]
@@ -57,7 +56,7 @@ def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
     finally:
         alarm.stop()
     write_ledger(result.ledger, payload["ledger"], rank=options["rank"], world_size=options["world_size"])
-    unknown = isinstance(result.error, (UnknownValueError, EchoError))
+    unknown = isinstance(result.error, (UnknownValueError, SimulationError))
     return {
         "ended": "late" if alarm.rang else "unknown value" if unknown else result.reason,
         "status": result.status,

@@ -22,7 +22,8 @@ from collective_rules.dryrun.options import DryRunOptions
 from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.training import ease_training
 from collective_rules.errors import CollectiveRulesError
-from collective_rules.mode import Ledger, RuleMode
+from collective_rules.ledger import Ledger
+from collective_rules.mode import DispatchMode
 
 __all__ = ["StepsDone", "dry_run"]
 
@@ -80,7 +81,7 @@ def dry_run(
             "a process group is initialised already: call torch.distributed.destroy_process_group() before a dry run"
         )
     importlib.import_module("torch._dynamo")  # reads torch's names when it is first imported: before they change
-    mode = RuleMode(check=check, execute=False, backend=backend, keep=keep)
+    mode = DispatchMode(check=check, execute=False, backend=backend, keep=keep)
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_state())
         patches = Patches()

@@ -15,7 +15,7 @@ import attrs
 from collective_rules.dryrun.fake_values import line_of
 from collective_rules.dryrun.run import StepsDone, dry_run
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.mode import Ledger
+from collective_rules.ledger import Ledger
 
 __all__ = ["Result", "run_script"]
 

@@ -1,5 +1,5 @@
 """The guard of a running program: compares the ranks' collectives while they run, over a store."""
 
-from collective_rules.live.comparer import ALWAYS, EXIT, Guard
+from collective_rules.live.comparer import ALWAYS, EXIT, RankComparer
 
-__all__ = ["ALWAYS", "EXIT", "Guard"]
+__all__ = ["ALWAYS", "EXIT", "RankComparer"]

@@ -17,19 +17,19 @@ from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
-from collective_rules.live.rendezvous import Meetings
-from collective_rules.live.running_hash import Tally
+from collective_rules.live.rendezvous import Rendezvous
+from collective_rules.live.running_hash import RunningHash
 from collective_rules.live.session import Session
 from collective_rules.live.shutdown import compare_at_end, explain, is_failure, say_goodbye, tell_of_leaving
-from collective_rules.live.store import LostStoreError, Wire
+from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.live.timed_work import TimedWork
-from collective_rules.live.watchdog import TICK, Watch
+from collective_rules.live.watchdog import TICK, Watchdog
 from collective_rules.spec import Group
 
 if TYPE_CHECKING:
     from collective_rules.ledger import Entry
 
-__all__ = ["ALWAYS", "EXIT", "Guard"]
+__all__ = ["ALWAYS", "EXIT", "RankComparer"]
 
 ALWAYS, EXIT = "always", "exit"
 _MOST_LAST, _MOST_WORKS = 20_000, 4096
@@ -38,14 +38,13 @@ _uses: Counter[str] = Counter()
 """How many guards this process has connected, by who takes part: all ranks count alike."""
 
 
-class Guard:
+class RankComparer:
     """Compares the ranks of a program while it runs.
 
     - `how`: "always", before each call is sent; "exit", at the end of the block; a number N, after every N collectives
       of a group.
     - `deadline`: seconds that a rank waits for the others, also inside gloo's own collectives.
     - `ranks`: the global ranks that take part, None for all. `whole`: at the end, compare every call.
-    - `note`: takes what is found wrong but is no error.
 
     Raises `CallError` for arguments of other kinds.
     """
@@ -55,7 +54,6 @@ class Guard:
         how: str | int,
         deadline: float,
         *,
-        note: Callable[[tuple[Finding, ...]], None],
         ranks: tuple[int, ...] | None = None,
         whole: bool = False,
     ) -> None:
@@ -66,18 +64,19 @@ class Guard:
             raise CallError(f"deadline={deadline!r}, but should be a positive number of seconds")
         self._how, self._deadline, self._ranks, self._whole = how, float(deadline), ranks, whole
         self._every = how if isinstance(how, int) else 0
-        self._note = note
+        self._note: Callable[[tuple[Finding, ...]], None] = lambda findings: None
         self._session: Session | None = None
-        self._meetings: Meetings | None = None
-        self._watch: Watch | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._watchdog: Watchdog | None = None
         # By identity: to compare the ranks of a large group takes long.
-        self._tallies: dict[int, tuple[Group, Tally | None]] = {}
+        self._hashes: dict[int, tuple[Group, RunningHash | None]] = {}
         self._timeouts: list[tuple[Any, timedelta]] = []
         self._works: deque[TimedWork] = deque(maxlen=_MOST_WORKS)
         self._lock = threading.Lock()
 
-    def start(self) -> None:
+    def start(self, note: Callable[[tuple[Finding, ...]], None]) -> None:
         """Meet the other ranks at the store, if there is one yet."""
+        self._note = note
         if dist.is_initialized():
             self._connect()
 
@@ -90,25 +89,25 @@ class Guard:
         if session is None:
             return
         session.refuse()
-        call = entry.known.call
-        tally = self._tally(call.group)
-        if tally is None or call.row.rule.one_sided:
+        call = entry.facts.call
+        running = self._running_hash(call.group)
+        if running is None or call.row.rule.one_sided:
             return
-        described = session.describer.of(entry.known)
+        encoded = session.encoder.of(entry.facts)
         with self._lock:
-            index = tally.count
+            index = running.count
             if call.row.rule.point_to_point:
-                tally.messages += 1
+                running.messages += 1
             else:
-                tally.enter(described)
-                if self._every and tally.count % self._every == 0:
-                    key = f"{tally.key}/window {tally.count}/"
-                    session.windows.append((key, tally.group, tally.number, tally.count))
+                running.enter(encoded)
+                if self._every and running.count % self._every == 0:
+                    key = f"{running.key}/window {running.count}/"
+                    session.windows.append((key, running.group, running.number, running.count))
             session.tail.append((entry, index))
         before, session.stamp, session.thread = session.stamp, time.monotonic(), threading.get_ident()
-        if self._meetings is not None:
+        if self._rendezvous is not None:
             try:
-                self._meetings.meet(entry, index, tally.key, backend)
+                self._rendezvous.meet(entry, index, running.key, backend)
             except LostStoreError as error:
                 raise session.lose(error) from error
         elif session.stamp - before > TICK:
@@ -116,7 +115,7 @@ class Guard:
 
     def after(self, entry: Entry, backend: str | None, returned: Any) -> Any:
         """Return what an op returned; of a message, a Work that does not wait longer than the deadline."""
-        session, call = self._session, entry.known.call
+        session, call = self._session, entry.facts.call
         if session is None or backend != "gloo" or not isinstance(returned, torch.ScriptObject):
             return returned
         if not call.row.rule.point_to_point:
@@ -136,10 +135,10 @@ class Guard:
         Raises `DisagreementError` as `before` does.
         """
         session = self._session
-        if session is not None and self._meetings is not None:
+        if session is not None and self._rendezvous is not None:
             session.refuse()
             try:
-                self._meetings.waited(entry)
+                self._rendezvous.waited(entry)
             except LostStoreError as error:
                 raise session.lose(error) from error
 
@@ -168,24 +167,24 @@ class Guard:
         finally:
             self._end(session)
 
-    def _told(self) -> list[Tally]:
-        return [tally for _, tally in self._tallies.values() if tally is not None]
+    def _told(self) -> list[RunningHash]:
+        return [running for _, running in self._hashes.values() if running is not None]
 
     def _end(self, session: Session) -> None:
         for backend, timeout in self._timeouts:
             backend._set_default_timeout(timeout)
         self._timeouts = []
-        if self._watch is not None:
-            self._watch.stop()
-        self._session = self._meetings = self._watch = None
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self._session = self._rendezvous = self._watchdog = None
         try:
-            keys = [f"{tally.key}/any/{rank}" for tally in self._told() for rank in range(tally.group.size)]
+            keys = [f"{running.key}/any/{rank}" for running in self._told() for rank in range(running.group.size)]
             serves = session.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
             if not session.lost:
                 say_goodbye(session, keys, serves=serves)
         except LostStoreError:
             pass  # its process has left: nobody is there to be told, and nothing to be deleted
-        self._tallies = {}
+        self._hashes = {}
 
     def _connect(self) -> Session | None:
         if not dist.is_initialized():
@@ -196,34 +195,34 @@ class Guard:
             if self._session is not None:
                 return self._session
             _uses[name] += 1
-            wire = Wire(f"collective_rules/{name}/{_uses[name]}", 10 * self._deadline + 60)
+            store = RankStore(f"collective_rules/{name}/{_uses[name]}", 10 * self._deadline + 60)
             tail: deque[Any] = deque(maxlen=_MOST_LAST)
-            session = Session(wire, rank, ranks, self._deadline, self._note, tail)
+            session = Session(store, rank, ranks, self._deadline, self._note, tail)
             self._session = session
         if self._how == ALWAYS:
-            self._meetings = Meetings(session)
+            self._rendezvous = Rendezvous(session)
         try:
             session.enter()
-            self._watch = Watch(session)
+            self._watchdog = Watchdog(session)
             session.post_last()
         except LostStoreError as error:
             raise session.lose(error) from error
-        self._watch.start()
+        self._watchdog.start()
         return session
 
-    def _tally(self, group: Group) -> Tally | None:
+    def _running_hash(self, group: Group) -> RunningHash | None:
         """Return what is counted of a group; None for one that is not guarded."""
-        known = self._tallies.get(id(group))
+        known = self._hashes.get(id(group))
         if known is not None:
             return known[1]
-        tally = None
+        running = None
         ranks = group.ranks or tuple(range(group.size))
         if group.size > 1 and self._session is not None and {*ranks} <= {*self._session.ranks}:
             digest = hashlib.blake2b(repr((group.name, ranks)).encode(), digest_size=8).hexdigest()
-            tally = Tally(digest, group)
+            running = RunningHash(digest, group)
             self._shorten(group)
-        self._tallies[id(group)] = (group, tally)
-        return tally
+        self._hashes[id(group)] = (group, running)
+        return running
 
     def _shorten(self, group: Group) -> None:
         """Let gloo give up at the deadline, so that no rank hangs in what another one does not take part in."""

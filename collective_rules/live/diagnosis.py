@@ -21,12 +21,12 @@ from collective_rules.agree import agree
 from collective_rules.agreement.unify import odd_ones
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
-from collective_rules.live.protocol import Post, pack_tail, unpack_tail
+from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
 from collective_rules.live.session import MISSING, Session, Waiting
 from collective_rules.messages import ranks_text, worst_first
 
 __all__ = [
-    "Answer",
+    "RankState",
     "answer",
     "ask",
     "by_cause",
@@ -49,7 +49,7 @@ _LIBRARY = (_OWN, _TORCH, os.path.abspath(threading.__file__), "<frozen")
 
 
 @attrs.frozen
-class Answer:
+class RankState:
     """What a rank says of itself: what it does, what it waits in, if anything, and its last calls.
 
     `whole`: whether these are all that it made. `waits`: a meeting's key, what it is, and who comes to it.
@@ -68,7 +68,7 @@ def answer(session: Session) -> bytes:
     tail = last_calls(session, _LAST)
     whole = len(tail) < _LAST and len(session.tail) == len(tail)
     told = {"does": _doing_now(session), "waits": waits, "whole": whole}
-    return json.dumps(told).encode() + b"\n" + pack_tail(tail, session.describer)
+    return json.dumps(told).encode() + b"\n" + pack_tail(tail, session.encoder)
 
 
 def _doing_now(session: Session) -> str:
@@ -89,47 +89,47 @@ def last_calls(session: Session, most: int) -> list[Any]:
             continue
 
 
-def ask(session: Session) -> dict[int, Answer]:
+def ask(session: Session) -> dict[int, RankState]:
     """Ask all ranks, and return what those said who answered in time, this one too."""
-    wire, answers = session.wire, {session.rank: _read(session, session.rank, answer(session))}
+    store, answers = session.store, {session.rank: _read(session, session.rank, answer(session))}
     others = [rank for rank in session.ranks if rank != session.rank]
     for rank in others:
-        wire.delete(f"answer/{rank}")
-        wire.set(f"wake/{rank}", b"ask")
+        store.delete(f"answer/{rank}")
+        store.set(f"wake/{rank}", b"ask")
     until = time.monotonic() + session.patience
     while len(answers) < len(session.ranks) and time.monotonic() < until:
         for rank in others:
-            text = None if rank in answers else wire.find(f"answer/{rank}")
+            text = None if rank in answers else store.find(f"answer/{rank}")
             if text is not None:
                 answers[rank] = _read(session, rank, text)
         time.sleep(0.01)
     return answers
 
 
-def _read(session: Session, rank: int, text: bytes) -> Answer:
+def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
     told = json.loads(head)
     waits = told["waits"] and (told["waits"][0], told["waits"][1], dict(told["waits"][2]))
-    calls = tuple(unpack_tail(tail, session.reader))
-    return Answer(rank, told["does"], waits, told["whole"], calls)
+    calls = tuple(unpack_tail(tail, session.decoder))
+    return RankState(rank, told["does"], waits, told["whole"], calls)
 
 
 def departed(session: Session) -> dict[int, str]:
     """Return the ranks that have left the block, and how."""
-    text = session.wire.find("left") or b""
+    text = session.store.find("left") or b""
     return {left["rank"]: left["how"] for left in map(json.loads, text.splitlines())}
 
 
 def missing_of(session: Session, key: str, members: Mapping[int, int]) -> tuple[int, ...]:
     """Return the global ranks that have not come to the meeting at `key`; none where it is over."""
-    text = session.wire.find(key + "p")
+    text = session.store.find(key + "p")
     if text is None:
         return ()
-    here = {members[post.rank] for post in Post.unpack(text)}
+    here = {members[post.rank] for post in Arrival.unpack(text)}
     return tuple(rank for rank in members.values() if rank not in here)
 
 
-def not_come(session: Session, waiting: Waiting, answers: Mapping[int, Answer]) -> tuple[Finding, ...]:
+def not_come(session: Session, waiting: Waiting, answers: Mapping[int, RankState]) -> tuple[Finding, ...]:
     """Return who does not come to where this rank waits, and what those ranks do instead; nothing if all have come."""
     left = departed(session)
     missing = missing_of(session, waiting.key, waiting.members)
@@ -179,7 +179,7 @@ def _at_fault(
     waiting: Waiting,
     missing: tuple[int, ...],
     left: Mapping[int, str],
-    answers: Mapping[int, Answer],
+    answers: Mapping[int, RankState],
 ) -> set[int]:
     """Return the ranks for which all others wait: those that wait for nobody themselves.
 
@@ -204,12 +204,12 @@ def _at_fault(
     return set(odd_ones(sorted((sorted({*ranks}) for ranks in parties.values()), key=lambda ranks: -len(ranks))))
 
 
-def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mapping[int, Answer]) -> str:
+def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mapping[int, RankState]) -> str:
     known = answers.get(rank)
     if rank in left:
         return left[rank]
     if known is None:
-        last = session.wire.find(f"last/{rank}")
+        last = session.store.find(f"last/{rank}")
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
@@ -218,7 +218,7 @@ def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mappin
     return known.does
 
 
-def in_order(answers: Iterable[Answer], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
+def in_order(answers: Iterable[RankState], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
     """Return what the last calls of ranks disagree on, from where all of them tell.
 
     That a rank goes no further in one group may be the consequence of what it is stuck in, and comes last.
@@ -252,7 +252,7 @@ def _group(call: Call) -> tuple[str, tuple[int, ...]]:
     return call.group.name, call.group.ranks
 
 
-def silent(session: Session, answers: Mapping[int, Answer]) -> tuple[Finding, ...]:
+def silent(session: Session, answers: Mapping[int, RankState]) -> tuple[Finding, ...]:
     """Return the finding that ranks do not answer, or have left the block, while others are in a collective."""
     left = departed(session)
     missing = [rank for rank in session.ranks if rank not in answers]
@@ -272,7 +272,7 @@ def by_cause(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda found: "missing" in found.names and found.id != MISSING))
 
 
-def tails(answers: Mapping[int, Answer]) -> str:
+def tails(answers: Mapping[int, RankState]) -> str:
     """Return what the ranks that answered are at, and their last calls, for people."""
     lines = []
     for rank, known in sorted(answers.items()):

@@ -19,16 +19,25 @@ from collective_rules.records import from_record, to_record
 from collective_rules.spec import Group
 
 if TYPE_CHECKING:
-    from collective_rules.ledger import Entry, Known
+    from collective_rules.ledger import CallFacts, Entry
 
-__all__ = ["Described", "Describer", "Post", "Reader", "pack_findings", "pack_tail", "unpack_findings", "unpack_tail"]
+__all__ = [
+    "Arrival",
+    "CallDecoder",
+    "CallEncoder",
+    "EncodedCall",
+    "pack_findings",
+    "pack_tail",
+    "unpack_findings",
+    "unpack_tail",
+]
 
 _MOST = 10_000
 _HEAD = struct.Struct("<IHI?")
 
 
 @attrs.frozen(eq=False)
-class Described:
+class EncodedCall:
     """A call, as others are told of it: alike calls share one.
 
     - `record`: the op and its arguments, without group and source; empty where they cannot be written down.
@@ -41,23 +50,23 @@ class Described:
     varies: bool
 
 
-class Describer:
+class CallEncoder:
     """Describes calls, alike ones once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Known, Described]] = {}
+        self._known: dict[int, tuple[CallFacts, EncodedCall]] = {}
 
-    def of(self, known: Known) -> Described:
+    def of(self, known: CallFacts) -> EncodedCall:
         """Describe what is known of a call."""
         found = self._known.get(id(known))
         if found is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            found = self._known[id(known)] = (known, describe(known.call, known.sizes))
+            found = self._known[id(known)] = (known, encode(known.call, known.sizes))
         return found[1]
 
 
-def describe(call: Call, sizes: str = "") -> Described:
+def encode(call: Call, sizes: str = "") -> EncodedCall:
     """Describe a call."""
     try:
         record = to_record(call)
@@ -66,7 +75,7 @@ def describe(call: Call, sizes: str = "") -> Described:
         text = b""
     agreed, varies = _agreed(call)
     code = int.from_bytes(hashlib.blake2b(repr(agreed).encode(), digest_size=8).digest(), "little")
-    return Described(text, f"{call.op} {sizes}".rstrip(), code, varies)
+    return EncodedCall(text, f"{call.op} {sizes}".rstrip(), code, varies)
 
 
 def _agreed(call: Call) -> tuple[list[Any], bool]:
@@ -83,8 +92,8 @@ def _agreed(call: Call) -> tuple[list[Any], bool]:
 
 
 @attrs.frozen
-class Post:
-    """One rank's call in a meeting: its rank in the group, and what it described."""
+class Arrival:
+    """One rank's call in a meeting: its rank in the group, and what it encoded."""
 
     rank: int
     blocking: bool
@@ -97,23 +106,23 @@ class Post:
         return _HEAD.pack(self.rank, len(source), len(self.record), self.blocking) + source + self.record
 
     @staticmethod
-    def unpack(text: bytes) -> Iterator[Post]:
+    def unpack(text: bytes) -> Iterator[Arrival]:
         """Yield the posts that were appended to a key."""
         start = 0
         while start < len(text):
             rank, source, record, blocking = _HEAD.unpack_from(text, start)
             middle = start + _HEAD.size + source
-            yield Post(rank, blocking, text[start + _HEAD.size : middle].decode(), text[middle : middle + record])
+            yield Arrival(rank, blocking, text[start + _HEAD.size : middle].decode(), text[middle : middle + record])
             start = middle + record
 
 
-class Reader:
+class CallDecoder:
     """From records back to calls, alike ones once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, Group], Call] = {}
 
-    def call(self, post: Post, group: Group, index: int | None) -> Call:
+    def call(self, post: Arrival, group: Group, index: int | None) -> Call:
         """Return the call of another rank of `group`."""
         theirs = attrs.evolve(group, rank=post.rank)
         found = self._known.get((post.record, theirs))
@@ -150,16 +159,16 @@ def _rich(value: Any) -> Any:
     return tuple(_rich(item) for item in value) if isinstance(value, list) else value
 
 
-def pack_tail(tail: Sequence[tuple[Entry, int]], describer: Describer) -> bytes:
+def pack_tail(tail: Sequence[tuple[Entry, int]], encoder: CallEncoder) -> bytes:
     """Return the last calls of a rank, each with its place among its group's; those that are alike are written once."""
     groups: dict[Group, int] = {}
     records: dict[bytes, int] = {}
     sources: dict[str, int] = {}
     calls = []
     for entry, index in tail:
-        record = describer.of(entry.known).record
+        record = encoder.of(entry.facts).record
         if record:
-            group = groups.setdefault(entry.known.call.group, len(groups))
+            group = groups.setdefault(entry.facts.call.group, len(groups))
             kind = records.setdefault(record, len(records))
             source = sources.setdefault(entry.source, len(sources))
             calls.append((group, kind, source, index, not entry.asynchronous))
@@ -168,12 +177,14 @@ def pack_tail(tail: Sequence[tuple[Entry, int]], describer: Describer) -> bytes:
     return zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 1)
 
 
-def unpack_tail(text: bytes, reader: Reader) -> list[Call]:
+def unpack_tail(text: bytes, decoder: CallDecoder) -> list[Call]:
     """Undo `pack_tail`."""
     told = json.loads(zlib.decompress(text))
     groups = [Group(size, rank, name, tuple(ranks)) for size, rank, name, ranks in told["groups"]]
     records = [record.encode() for record in told["records"]]
     return [
-        reader.call(Post(groups[group].rank, blocking, told["sources"][source], records[kind]), groups[group], index)
+        decoder.call(
+            Arrival(groups[group].rank, blocking, told["sources"][source], records[kind]), groups[group], index
+        )
         for group, kind, source, index, blocking in told["calls"]
     ]

@@ -19,7 +19,7 @@ from collective_rules.binding.batch import members
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
-from collective_rules.live.protocol import Described, Post, describe, pack_findings, unpack_findings
+from collective_rules.live.protocol import Arrival, EncodedCall, encode, pack_findings, unpack_findings
 from collective_rules.live.session import Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
@@ -27,7 +27,7 @@ from collective_rules.spec import Group
 if TYPE_CHECKING:
     from collective_rules.ledger import Entry
 
-__all__ = ["Meetings", "any_source"]
+__all__ = ["Rendezvous", "any_source"]
 
 _MOST_ALIKE, _MOST_OPEN = 4096, 4096
 _SMALL = 32
@@ -39,7 +39,7 @@ def any_source(where: str, rank: int) -> str:
     return f"{where}/any/{rank}"
 
 
-class Meetings:
+class Rendezvous:
     """The meetings of one session."""
 
     def __init__(self, session: Session) -> None:
@@ -56,15 +56,15 @@ class Meetings:
 
         Raises `DisagreementError` where they differ, and where others do not come.
         """
-        call, session = entry.known.call, self._session
+        call, session = entry.facts.call, self._session
         if call.group.size == 1:
             return
         session.post_last()
         if not call.row.rule.point_to_point:
             everyone = self._everyone(call.group)
-            described = session.describer.of(entry.known)
+            encoded = session.encoder.of(entry.facts)
             key = f"{where}/{index}"
-            self._meet(entry, call, described, key, everyone, index, backend)
+            self._meet(entry, call, encoded, key, everyone, index, backend)
             return
         try:
             singles = list(members(call))
@@ -84,7 +84,7 @@ class Meetings:
         if peer is None:
             # Whose send this takes only the run tells: from now on, sends to this rank are not compared.
             self._any_source.add((where, group.rank))
-            self._session.wire.set(any_source(where, group.rank), b"any")
+            self._session.store.set(any_source(where, group.rank), b"any")
             return
         if not 0 <= peer < group.size or peer == group.rank:
             return
@@ -95,10 +95,10 @@ class Meetings:
             number = self._counts.get((where, *pair, tag), 0)
             self._counts[where, *pair, tag] = number + 1
         everyone = self._everyone(group)
-        alone = single is entry.known.call
-        described = self._session.describer.of(entry.known) if alone else describe(single, entry.known.sizes)
+        alone = single is entry.facts.call
+        encoded = self._session.encoder.of(entry.facts) if alone else encode(single, entry.facts.sizes)
         key = f"{where}/{pair[0]}>{pair[1]}#{tag}/{number}"
-        self._meet(entry, single, described, key, {rank: everyone[rank] for rank in pair}, number, backend)
+        self._meet(entry, single, encoded, key, {rank: everyone[rank] for rank in pair}, number, backend)
 
     def _everyone(self, group: Group) -> Mapping[int, int]:
         found = self._members.get(id(group))
@@ -107,7 +107,7 @@ class Meetings:
         return found[1]
 
     def _is_open_to_all(self, where: str, rank: int) -> bool:
-        if (where, rank) not in self._any_source and self._session.wire.find(any_source(where, rank)) is not None:
+        if (where, rank) not in self._any_source and self._session.store.find(any_source(where, rank)) is not None:
             self._any_source.add((where, rank))
         return (where, rank) in self._any_source
 
@@ -115,16 +115,16 @@ class Meetings:
         self,
         entry: Entry,
         call: Call,
-        described: Described,
+        encoded: EncodedCall,
         key: str,
         everyone: Mapping[int, int],
         index: int,
         backend: str | None,
     ) -> None:
         session, blocking = self._session, not entry.asynchronous
-        wire = session.wire
-        session.post(key, Post(call.group.rank, blocking, entry.source, described.record).pack())
-        come = wire.add(key + "n", 1) if len(everyone) > _SMALL else 0
+        store = session.store
+        session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
+        come = store.add(key + "n", 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):
             posts = self._posts(key)
             findings = self._compare(posts, call.group, index, backend)
@@ -134,22 +134,22 @@ class Meetings:
                 session.refuse()
             session.mention(findings)
             if len(posts) == len(everyone):
-                wire.set(key + "v", pack_findings(findings).encode() if findings else b"")
+                store.set(key + "v", pack_findings(findings).encode() if findings else b"")
                 session.finished.append(key)
                 session.posted.pop(key, None)
                 return
         if blocking:
-            self._wait(key, everyone, call, index, call_text(call, described.text, index, entry.source))
+            self._wait(key, everyone, call, index, call_text(call, encoded.text, index, entry.source))
         else:
-            text = call_text(call, described.text, index, entry.source)
+            text = call_text(call, encoded.text, index, entry.source)
             self._open.setdefault(entry.number, []).append((key, everyone, call, index, text))
             if len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
 
-    def _posts(self, key: str) -> list[Post]:
-        return sorted(Post.unpack(self._session.wire.find(key + "p") or b""), key=lambda post: post.rank)
+    def _posts(self, key: str) -> list[Arrival]:
+        return sorted(Arrival.unpack(self._session.store.find(key + "p") or b""), key=lambda post: post.rank)
 
-    def _more_posts(self, key: str, size: int) -> list[Post]:
+    def _more_posts(self, key: str, size: int) -> list[Arrival]:
         """Give the others a moment to come: of more ranks there is a majority, and the odd one out can be named."""
         until = time.monotonic() + self._session.patience / 2
         posts = self._posts(key)
@@ -166,14 +166,14 @@ class Meetings:
         if verdict:
             self._session.mention(unpack_findings(verdict.decode()))
 
-    def _compare(self, posts: list[Post], group: Group, index: int, backend: str | None) -> tuple[Finding, ...]:
+    def _compare(self, posts: list[Arrival], group: Group, index: int, backend: str | None) -> tuple[Finding, ...]:
         """Return what those who came disagree on. What was once found alike is not looked at again."""
         if len(posts) < 2 or not all(post.record for post in posts):
             return ()
         kind = (group.size, backend, *[(post.rank, post.blocking, post.record) for post in posts])
         if kind in self._alike:
             return ()
-        calls = [self._session.reader.call(post, group, index) for post in posts]
+        calls = [self._session.decoder.call(post, group, index) for post in posts]
         ranks = group.ranks or tuple(range(group.size))
         findings = agree(calls, backend, ranks=[ranks[post.rank] for post in posts])
         if not findings:

@@ -11,16 +11,16 @@ from typing import Any
 
 import attrs
 
-from collective_rules.live.protocol import Described
+from collective_rules.live.protocol import EncodedCall
 from collective_rules.spec import Group
 
-__all__ = ["Tally"]
+__all__ = ["RunningHash"]
 
 _FACTOR, _MASK = 0x5851F42D4C957F2D, (1 << 63) - 1
 
 
 @attrs.define(eq=False)
-class Tally:
+class RunningHash:
     """One group's: `count` collectives, `messages` sends and receives, and `number` of all collectives so far.
 
     `varies`: whether a call had sizes that are a rank's own. `key` names the group in the store.
@@ -38,11 +38,11 @@ class Tally:
         """The global ranks of the group."""
         return self.group.ranks or tuple(range(self.group.size))
 
-    def enter(self, described: Described) -> None:
+    def enter(self, encoded: EncodedCall) -> None:
         """Add a collective."""
         self.count += 1
-        self.number = (self.number * _FACTOR + described.code) & _MASK
-        self.varies = self.varies or described.varies
+        self.number = (self.number * _FACTOR + encoded.code) & _MASK
+        self.varies = self.varies or encoded.varies
 
     def told(self) -> list[Any]:
         """Return it as plain data."""
@@ -52,8 +52,8 @@ class Tally:
 def differing(told: dict[int, list[list[Any]]]) -> Iterator[str]:
     """Yield the keys of groups on which ranks do not tell the same, or that not all of the group's ranks tell of."""
     groups: dict[str, dict[int, list[Any]]] = {}
-    for rank, tallies in told.items():
-        for key, *rest in tallies:
+    for rank, hashes in told.items():
+        for key, *rest in hashes:
             groups.setdefault(key, {})[rank] = rest
     for key, known in groups.items():
         members, count, number, _ = next(iter(known.values()))

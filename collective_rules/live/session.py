@@ -16,8 +16,8 @@ import attrs
 from collective_rules.call import Call
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR, Finding
-from collective_rules.live.protocol import Describer, Reader, pack_findings, unpack_findings
-from collective_rules.live.store import LostStoreError, Wire
+from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findings, unpack_findings
+from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.spec import Group
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class Session:
     - `error`: what every rank raises from now on. `lost`: whether the store is gone.
     """
 
-    wire: Wire
+    store: RankStore
     rank: int
     ranks: tuple[int, ...]
     deadline: float
     note: Callable[[tuple[Finding, ...]], None]
     tail: deque[tuple[Entry, int]]
-    describer: Describer = attrs.field(factory=Describer)
-    reader: Reader = attrs.field(factory=Reader)
+    encoder: CallEncoder = attrs.field(factory=CallEncoder)
+    decoder: CallDecoder = attrs.field(factory=CallDecoder)
     error: DisagreementError | None = None
     lost: bool = False
     failure: str = ""
@@ -96,10 +96,10 @@ class Session:
         """
         known = tuple(findings)
         text = json.dumps({"rank": self.rank, "findings": pack_findings(known)})
-        first = self.wire.claim("error", text.encode())
+        first = self.store.claim("error", text.encode())
         for rank in self.ranks:
             if rank != self.rank:
-                self.wire.set(f"wake/{rank}", b"error")
+                self.store.set(f"wake/{rank}", b"error")
         return self.learn(first)
 
     def learn(self, text: bytes) -> DisagreementError:
@@ -114,12 +114,12 @@ class Session:
         self.posted[key] = None
         if len(self.posted) > _MOST_POSTED:
             self.posted.pop(next(iter(self.posted)), None)
-        self.wire.append(key + "p", text)
+        self.store.append(key + "p", text)
 
     def release(self) -> None:
         """End this rank's waits: it has to look for an error."""
         for waiting in [*self.waits.values()]:
-            self.wire.set(waiting.key + "v", b"!")
+            self.store.set(waiting.key + "v", b"!")
 
     def refuse(self) -> None:
         """Raise what was published, if anything was."""
@@ -163,9 +163,9 @@ class Session:
 
     def await_verdict(self, key: str) -> bytes:
         """Return the verdict of a meeting, once it is there; raise what was published meanwhile."""
-        verdict = b"!" if self.error is not None else self.wire.get(key + "v")
+        verdict = b"!" if self.error is not None else self.store.get(key + "v")
         if verdict == b"!":
-            text = self.wire.find("error")
+            text = self.store.find("error")
             if text is not None:
                 self.learn(text)
             self.refuse()
@@ -183,15 +183,15 @@ class Session:
 
     def enter(self) -> None:
         """Let the others know that this rank enters the block, before it has a connection of its own."""
-        self.wire.announce(f"here/{self.rank}", "here")
+        self.store.announce(f"here/{self.rank}", "here")
 
     def is_connecting(self, rank: int) -> bool:
         """Whether a rank enters the block, and has no connection of its own yet."""
-        return self.wire.find(f"here/{rank}") is not None and self.wire.find(f"last/{rank}") is None
+        return self.store.find(f"here/{rank}") is not None and self.store.find(f"last/{rank}") is None
 
     def post_last(self) -> None:
         """Let the others know this rank's last call, should it not be able to answer."""
-        self.wire.set(f"last/{self.rank}", self.last().encode())
+        self.store.set(f"last/{self.rank}", self.last().encode())
 
     def last(self) -> str:
         """Return this rank's last call, for people."""
@@ -199,7 +199,7 @@ class Session:
             entry, index = self.tail[-1]
         except IndexError:
             return "none in this block"
-        return call_text(entry.known.call, self.describer.of(entry.known).text, index, entry.source)
+        return call_text(entry.facts.call, self.encoder.of(entry.facts).text, index, entry.source)
 
 
 def call_text(call: Call, text: str, index: int, source: str) -> str:

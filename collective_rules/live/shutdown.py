@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from collective_rules.errors import CollectiveRulesError, DisagreementError
 from collective_rules.finding import ERROR, Finding
-from collective_rules.live.diagnosis import Answer, in_order, last_calls
-from collective_rules.live.protocol import Post, pack_findings, pack_tail, unpack_findings, unpack_tail
-from collective_rules.live.running_hash import Tally, differing
+from collective_rules.live.diagnosis import RankState, in_order, last_calls
+from collective_rules.live.protocol import Arrival, pack_findings, pack_tail, unpack_findings, unpack_tail
+from collective_rules.live.running_hash import RunningHash, differing
 from collective_rules.live.session import Session
 from collective_rules.live.watchdog import hang, leads
 
@@ -24,17 +24,17 @@ _COMPARING = 120.0  # seconds beyond the deadline for one rank to compare the ca
 _FAILED = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset)", re.IGNORECASE)
 
 
-def tell_of_leaving(session: Session, tallies: Iterable[Tally], error: BaseException | None) -> None:
+def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: BaseException | None) -> None:
     """Tell the others that this rank makes no further call, and what it made."""
     how = f"is at the end of the block; its last call: {session.last()}"
     if error is not None:
         text = str(error).partition("\n")[0][:200]
         how = f"left the block by {type(error).__name__}: {text}; its last call: {session.last()}"
-    session.wire.append("left", json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
+    session.store.append("left", json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
     if error is not None:
         _post_tail(session)
-    told = json.dumps([tally.told() for tally in tallies]).encode()
-    session.wire.append("exit/p", Post(_place(session), True, "", told).pack())
+    told = json.dumps([running.told() for running in hashes]).encode()
+    session.store.append("exit/p", Arrival(_place(session), True, "", told).pack())
 
 
 def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
@@ -42,13 +42,13 @@ def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
 
     Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where totals differ.
     """
-    wire, key = session.wire, "exit/"
-    posts = list(Post.unpack(wire.get(key + "p")))
+    store, key = session.store, "exit/"
+    posts = list(Arrival.unpack(store.get(key + "p")))
     if len(posts) == len(session.ranks):
         told = {session.ranks[post.rank]: json.loads(post.record) for post in posts}
-        varies = any(tally[-1] for tallies in told.values() for tally in tallies)
+        varies = any(running[-1] for hashes in told.values() for running in hashes)
         verdict = b"more" if whole or varies or any(differing(told)) else b"alike"
-        wire.set(key + "v", verdict)
+        store.set(key + "v", verdict)
     else:
         with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block"):
             verdict = session.await_verdict(key)
@@ -57,12 +57,12 @@ def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
         return ()
     key = "tails/"
     _post_tail(session)
-    if len(list(Post.unpack(wire.get(key + "p")))) == len(session.ranks):
+    if len(list(Arrival.unpack(store.get(key + "p")))) == len(session.ranks):
         findings = _compare_tails(session)
         if any(found.severity == ERROR for found in findings):
             session.publish(findings)
             session.refuse()
-        wire.set(key + "v", pack_findings(findings).encode())
+        store.set(key + "v", pack_findings(findings).encode())
         return findings
     with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block", extra=_COMPARING):
         return unpack_findings(session.await_verdict(key).decode())
@@ -75,16 +75,16 @@ def _place(session: Session) -> int:
 def _post_tail(session: Session) -> None:
     tail = last_calls(session, _LAST)
     whole = b"1" if len(tail) == len(session.tail) < _LAST else b"0"
-    session.wire.set(f"tail/{session.rank}", whole + pack_tail(tail, session.describer))
-    session.wire.append("tails/p", Post(_place(session), True, "", b"").pack())
+    session.store.set(f"tail/{session.rank}", whole + pack_tail(tail, session.encoder))
+    session.store.append("tails/p", Arrival(_place(session), True, "", b"").pack())
 
 
 def _compare_tails(session: Session) -> tuple[Finding, ...]:
     told = []
     for rank in session.ranks:
-        text = session.wire.get(f"tail/{rank}")
-        calls = tuple(unpack_tail(text[1:], session.reader))
-        told.append(Answer(rank, "", None, text[:1] == b"1", calls))
+        text = session.store.get(f"tail/{rank}")
+        calls = tuple(unpack_tail(text[1:], session.decoder))
+        told.append(RankState(rank, "", None, text[:1] == b"1", calls))
     return in_order(told)
 
 
@@ -100,15 +100,15 @@ def explain(session: Session, error: BaseException) -> DisagreementError | None:
     if not is_failure(error):
         return None
     session.failure = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])[:200]
-    published = session.wire.find("error")
+    published = session.store.find("error")
     if published is not None:
         session.learn(published)
     if session.error is None:
-        session.wire.delete("calm")
+        session.store.delete("calm")
         if leads(session):
             return hang(session)
         until = time.monotonic() + 2 * session.patience + 1
-        while session.error is None and time.monotonic() < until and session.wire.find("calm") is None:
+        while session.error is None and time.monotonic() < until and session.store.find("calm") is None:
             time.sleep(0.02)
     return session.error
 
@@ -118,17 +118,17 @@ def say_goodbye(session: Session, keys: Iterable[str], *, serves: bool) -> None:
 
     The rank that serves the store gives the others a moment to leave before it.
     """
-    wire, size = session.wire, len(session.ranks)
+    store, size = session.store, len(session.ranks)
     if session.error is not None and session.posted:
-        wire.append("rest", "\n".join([*session.posted, ""]).encode())
-    if wire.add("gone", 1) == size:
-        rest = dict.fromkeys((wire.find("rest") or b"").decode().split())
+        store.append("rest", "\n".join([*session.posted, ""]).encode())
+    if store.add("gone", 1) == size:
+        rest = dict.fromkeys((store.find("rest") or b"").decode().split())
         meetings = [key + part for key in rest for part in "pnv"]
         per_rank = [f"{kind}/{rank}" for kind in ("answer", "here", "last", "tail", "wake") for rank in session.ranks]
         fixed = ("calm", "error", "exit/p", "exit/v", "gone", "lead", "left", "rest", "tails/p", "tails/v")
         for key in (*fixed, *per_rank, *keys, *meetings):
-            wire.delete(key)
+            store.delete(key)
         return
     until = time.monotonic() + session.patience / (1 if session.error is None else 4)
-    while serves and time.monotonic() < until and wire.find("gone") is not None:
+    while serves and time.monotonic() < until and store.find("gone") is not None:
         time.sleep(0.002)

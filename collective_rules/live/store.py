@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["LostStoreError", "Wire"]
+__all__ = ["LostStoreError", "RankStore"]
 
 _T = TypeVar("_T")
 _LONGEST = 7 * 24 * 3600.0
@@ -25,7 +25,7 @@ class LostStoreError(CollectiveRulesError):
     """The store does not answer."""
 
 
-class Wire:
+class RankStore:
     """The store, below `prefix`. A `get` waits at most `patience` seconds.
 
     Raises `CollectiveRulesError` for a store that cannot append, such as that of an init_method "file://".

@@ -21,11 +21,11 @@ from collective_rules.live.diagnosis import (
     silent,
     tails,
 )
-from collective_rules.live.protocol import Post
+from collective_rules.live.protocol import Arrival
 from collective_rules.live.session import Session, Waiting
 from collective_rules.live.store import LostStoreError
 
-__all__ = ["TICK", "Watch", "hang"]
+__all__ = ["TICK", "Watchdog", "hang"]
 
 TICK = 0.1
 _CONNECTING = 30.0
@@ -34,7 +34,7 @@ _KEPT = 64
 """How many meetings that are over stay in the store: a rank may be about to read what came of one."""
 
 
-class Watch:
+class Watchdog:
     """Looks after a session from `start` to `stop`."""
 
     def __init__(self, session: Session) -> None:
@@ -42,7 +42,7 @@ class Watch:
         self._tick = min(TICK, session.deadline / 20)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="collective_rules live", daemon=True)
-        self._connection = session.wire.connect()
+        self._connection = session.store.connect()
         self._posted = ""
         self._reported = 0.0
 
@@ -57,7 +57,7 @@ class Watch:
 
     def _run(self) -> None:
         session = self._session
-        session.wire.adopt(self._connection)
+        session.store.adopt(self._connection)
         while not self._ended.wait(self._tick):
             try:
                 self._once()
@@ -70,14 +70,14 @@ class Watch:
 
     def _once(self) -> None:
         session = self._session
-        wire = session.wire
-        woken = wire.find(f"wake/{session.rank}")
+        store = session.store
+        woken = store.find(f"wake/{session.rank}")
         if woken is not None:
-            wire.delete(f"wake/{session.rank}")
+            store.delete(f"wake/{session.rank}")
             if woken == b"ask":
-                wire.set(f"answer/{session.rank}", answer(session))
+                store.set(f"answer/{session.rank}", answer(session))
         if session.error is None:
-            text = wire.find("error") if woken is not None else None
+            text = store.find("error") if woken is not None else None
             if text is not None:
                 session.learn(text)
         if session.error is not None:
@@ -87,7 +87,7 @@ class Watch:
         last = session.last()
         if last != self._posted:
             self._posted = last
-            wire.set(f"last/{session.rank}", last.encode())
+            store.set(f"last/{session.rank}", last.encode())
         self._compare_windows()
         for waiting in [*session.waits.values()]:
             self._look(waiting)
@@ -99,19 +99,19 @@ class Watch:
         while len(session.finished) > keep:
             key = session.finished.popleft()
             for part in "pnv":
-                session.wire.delete(key + part)
+                session.store.delete(key + part)
 
     def _compare_windows(self) -> None:
-        """Post this rank's running numbers, and compare them with the others' where it is the last."""
+        """Arrival this rank's running numbers, and compare them with the others' where it is the last."""
         session = self._session
         while session.windows:
             key, group, number, count = session.windows.popleft()
             ranks = group.ranks or tuple(range(group.size))
-            session.post(key, Post(group.rank, False, "", b"%x" % number).pack())
-            posts = list(Post.unpack(session.wire.find(key + "p") or b""))  # deleted, where another one was faster
+            session.post(key, Arrival(group.rank, False, "", b"%x" % number).pack())
+            posts = list(Arrival.unpack(session.store.find(key + "p") or b""))  # deleted, where another one was faster
             if len(posts) < len(ranks):
                 continue
-            session.wire.delete(key + "p")
+            session.store.delete(key + "p")
             session.posted.pop(key, None)
             if len({post.record for post in posts}) > 1 and self._leads():
                 found = in_order([each for rank, each in ask(session).items() if rank in ranks], group.name, count)
@@ -119,7 +119,7 @@ class Watch:
                     session.publish(found)
                 else:
                     session.mention(found)
-                    session.wire.delete("lead")
+                    session.store.delete("lead")
 
     def _look(self, waiting: Waiting) -> None:
         """Find out who keeps this rank waiting: at the deadline, or as soon as it is known that they will not come."""
@@ -129,12 +129,12 @@ class Watch:
         left = departed(session)
         missing = missing_of(session, waiting.key, waiting.members)
         if not missing:
-            if session.wire.find(waiting.key + "p") is None:  # deleted: it was over before this rank asked
-                session.wire.set(waiting.key + "v", b"")
+            if session.store.find(waiting.key + "p") is None:  # deleted: it was over before this rank asked
+                session.store.set(waiting.key + "v", b"")
             return
-        if waiting.to_any and session.wire.find(waiting.to_any) is not None:
+        if waiting.to_any and session.store.find(waiting.to_any) is not None:
             session.finished.append(waiting.key)
-            session.wire.set(waiting.key + "v", b"")  # whose send the receiver takes only the run tells
+            session.store.set(waiting.key + "v", b"")  # whose send the receiver takes only the run tells
             return
         gone = bool(left.keys() & {*missing})
         late = now - waiting.due
@@ -151,7 +151,7 @@ class Watch:
         if findings:
             session.publish(findings)
         else:
-            session.wire.delete("lead")
+            session.store.delete("lead")
 
     def _look_inside(self) -> None:
         """Find out why this rank does not come out of a collective that was already sent."""
@@ -169,7 +169,7 @@ class Watch:
 def leads(session: Session) -> bool:
     """Whether this rank is the one that asks the others."""
     mine = str(session.rank).encode()
-    return session.wire.claim("lead", mine) == mine
+    return session.store.claim("lead", mine) == mine
 
 
 def hang(session: Session) -> DisagreementError | None:
@@ -186,6 +186,6 @@ def hang(session: Session) -> DisagreementError | None:
     print(f"collective_rules: {text}", file=sys.stderr, flush=True)
     if findings:
         return session.publish(findings)
-    session.wire.set("calm", b"")
-    session.wire.delete("lead")
+    session.store.set("calm", b"")
+    session.store.delete("lead")
     return None

@@ -1,7 +1,6 @@
-"""The dispatch mode: the rules, applied to a running program. What it saw is a `Ledger`."""
+"""The dispatch mode: sees the collectives of a running program, records and checks them, or simulates them."""
 
-from collective_rules.ledger import Entry, Key, Ledger, Total
-from collective_rules.mode.dispatch_mode import RuleMode
-from collective_rules.mode.simulated import EchoError
+from collective_rules.mode.dispatch_mode import DispatchMode
+from collective_rules.mode.observer import Observer
 
-__all__ = ["EchoError", "Entry", "Key", "Ledger", "RuleMode", "Total"]
+__all__ = ["DispatchMode", "Observer"]

@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["Places", "is_program", "is_waited_for", "place_text", "source_line"]
+__all__ = ["CallSites", "is_program", "is_waited_for", "place_text", "source_line"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
@@ -116,7 +116,7 @@ class _Local(threading.local):
         self.steps = 0
 
 
-class Places:
+class CallSites:
     """Follows modules and optimizers from `start` to `stop`. `stepped` is called after each optimizer step."""
 
     def __init__(self, stepped: Callable[[], None]) -> None:

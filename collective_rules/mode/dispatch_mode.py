@@ -25,14 +25,14 @@ from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import Entry, Ledger
-from collective_rules.live.comparer import Guard
-from collective_rules.mode.call_sites import Places, is_waited_for, source_line
+from collective_rules.mode.call_sites import CallSites, is_waited_for, source_line
+from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
-from collective_rules.mode.reader import Reader, Readers
-from collective_rules.mode.simulated import Echo
+from collective_rules.mode.reader import ArgumentReader, ArgumentReaders
+from collective_rules.mode.simulated import Simulator
 from collective_rules.mode.threads import follow, unfollow
 
-__all__ = ["UNWAITED", "RuleMode"]
+__all__ = ["UNWAITED", "DispatchMode"]
 
 UNWAITED = "MODE2"
 """The id of the finding that a functional collective's result was never waited on."""
@@ -49,36 +49,12 @@ class _Subclasses(dict[type, bool]):
         return waits
 
 
-class RuleMode(TorchDispatchMode):
-    """Applies the rules to the collectives of the block, in the manner of torch's `FlopCounterMode`.
+class DispatchMode(TorchDispatchMode):
+    """Sees each collective of a block: records it, checks it, and sends it or simulates it.
 
-    - Always, each collective is put into the ledger, which `with` returns and `mode.ledger` holds.
-    - `check`: False; True or "raise" to raise `CallError` for an illegal call before anything is sent, and for what
-      comes back otherwise than inferred; "warn" to warn of them; "record" only to note them in `ledger.findings`.
-    - `execute=False`: nothing is sent. Outputs are made from the rules, and every other rank is taken to hold what
-      this one holds. What only another rank knows (a received object, the sender of an any-source receive) raises
-      `EchoError`.
-    - `backend`: whose limits are checked too: "gloo", None for those of no backend, "auto" for the group's own.
-    - `keep`: how many calls the ledger keeps, the last ones; its totals count all.
-    - `agree`: False; "always" to compare each call with those of the other ranks before it is sent, and raise the same
-      `DisagreementError` on all of them; "exit" to compare all calls at the end of the block; a number N to compare
-      the running totals after every N collectives of a group. Every rank has to enter the block.
-    - `deadline`: how many seconds a rank waits for the others, where it agrees.
+    `check`, `execute`, `backend` and `keep` are those of `RuleMode`. `observer` follows the calls, too.
 
-    Seen are collectives made through the dispatcher, by this thread and by threads started inside the block: those of
-    torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. Not seen are calls on
-    backend objects, and threads that were running before. A mode that is entered again while it is active stays one.
-
-    Raises `CallError` for an argument that it does not know.
-
-    >>> import torch, torch.distributed as dist
-    >>> from torch.testing._internal.distributed.fake_pg import FakeStore
-    >>> dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    >>> with RuleMode(check=True) as ledger:
-    ...     dist.all_reduce(torch.ones(1024))
-    >>> ledger.entries[0].call, ledger.total.sent
-    (<c10d::allreduce_ on rank 0 of 8, ...>, 7168.0)
-    >>> dist.destroy_process_group()
+    Raises `CallError` for an argument of another kind.
     """
 
     def __init__(
@@ -88,8 +64,7 @@ class RuleMode(TorchDispatchMode):
         execute: bool = True,
         backend: str | None = "auto",
         keep: int = 100_000,
-        agree: bool | str | int = False,
-        deadline: float = 30.0,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         if not isinstance(check, (bool, str)) or check not in _CHECKS:
@@ -97,21 +72,19 @@ class RuleMode(TorchDispatchMode):
         if not isinstance(execute, bool):
             raise CallError(f"execute={execute!r}, but should be True or False")
         if backend not in (None, "auto", *BACKENDS):
-            known = ", ".join(map(repr, BACKENDS))
-            raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {known}")
+            names = ", ".join(map(repr, BACKENDS))
+            raise CallError(f"backend={backend!r}, but should be 'auto', None or one of {names}")
         if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= sys.maxsize:
             raise CallError(f"keep={keep!r}, but should be the number of calls to keep, 0 or more")
-        if agree is not False and not execute:
-            raise CallError(f"agree={agree!r}, but nothing is sent with execute=False: there are no ranks to agree")
         self.ledger = Ledger(keep)
-        self._guard = None if agree is False else Guard(agree, deadline, note=self._note)
+        self._observer = observer
         self._check = _CHECKS[check]
         self._execute = execute
         self._backend = backend
-        self._readers = Readers()
+        self._readers = ArgumentReaders()
         self._defers = _Subclasses()
-        self._echo = Echo()
-        self._places = Places(self._stepped)
+        self._simulator = Simulator()
+        self._sites = CallSites(self._stepped)
         self._pending: dict[int, Entry] = {}
         self._lost: list[Entry] = []
         self._depth = 0
@@ -127,12 +100,12 @@ class RuleMode(TorchDispatchMode):
         if self._depth:
             self._depth += 1
             return self.ledger
-        if self._guard is not None:
-            self._guard.start()
+        if self._observer is not None:
+            self._observer.start(self._note)
         self._start = time.perf_counter()
         self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
         try:
-            self._places.start()
+            self._sites.start()
             follow(self)
             super().__enter__()  # type: ignore[no-untyped-call]  # torch's
         except BaseException:  # an interrupt: what was not entered is not left by the with statement
@@ -161,8 +134,8 @@ class RuleMode(TorchDispatchMode):
             for entry in pending if error is None else ():
                 self._report((_unwaited(entry),), entry, warn=True)
         finally:
-            if self._guard is not None:
-                self._guard.leave(error)
+            if self._observer is not None:
+                self._observer.leave(error)
 
     def _leave(self) -> None:
         """Take the mode away, its hooks and what follows threads, whichever of them are there; an interrupt waits."""
@@ -185,7 +158,7 @@ class RuleMode(TorchDispatchMode):
             try:
                 unfollow(self)
             finally:
-                self._places.stop()
+                self._sites.stop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for kind in types:
@@ -199,23 +172,23 @@ class RuleMode(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         return self._collective(reader, func, args, kwargs or {})
 
-    def _collective(self, reader: Reader, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _collective(self, reader: ArgumentReader, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if reader.waits:
             self._waited((*args, *kwargs.values()))
             return func(*args, **kwargs) if self._execute else next(iter((*args, *kwargs.values())))
         entry, backend = self._see(reader, args, kwargs)
         if self._check:
             self._precheck(entry, backend)
-        if self._guard is not None:
-            self._guard.before(entry, backend)
+        if self._observer is not None:
+            self._observer.before(entry, backend)
         if self._execute:
             returned = func(*args, **kwargs)
             if self._check:
                 self._postcheck(entry, reader.named(args, kwargs), returned)
-            if self._guard is not None:
-                returned = self._guard.after(entry, backend, returned)
+            if self._observer is not None:
+                returned = self._observer.after(entry, backend, returned)
         else:
-            returned = self._echo.answer(entry.known, reader.named(args, kwargs), entry.source)
+            returned = self._simulator.answer(entry.facts, reader.named(args, kwargs), entry.source)
             for outer in _outer_modes(self):
                 outer._see(reader, args, kwargs)
         if reader.functional:
@@ -229,25 +202,27 @@ class RuleMode(TorchDispatchMode):
             self._precheck(*self._see(reader, args, kwargs))
 
     def _precheck(self, entry: Entry, backend: str | None) -> None:
-        known = entry.known
-        if self._check and known.findings is None:
-            known.findings = check_call(known.call, backend)
-        if known.findings:
-            self._report(known.findings, entry)
+        facts = entry.facts
+        if self._check and facts.findings is None:
+            facts.findings = check_call(facts.call, backend)
+        if facts.findings:
+            self._report(facts.findings, entry)
 
     def _postcheck(self, entry: Entry, named: Mapping[str, Any], returned: Any) -> None:
-        known = entry.known
-        wrong = difference(known, named, returned) if _is_legal(known.findings) else None
+        facts = entry.facts
+        wrong = difference(facts, named, returned) if _is_legal(facts.findings) else None
         if wrong is not None:
             self._report((wrong,), entry)
 
-    def _see(self, reader: Reader, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Entry, str | None]:
-        known, seen = reader.read(args, kwargs)
-        module, phase = self._places.now()
+    def _see(
+        self, reader: ArgumentReader, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Entry, str | None]:
+        facts, resolved = reader.read(args, kwargs)
+        module, phase = self._sites.now()
         asynchronous = not is_waited_for() if reader.caller_knows else reader.asynchronous(args, kwargs)
         at = time.perf_counter() - self._start
-        entry = self.ledger.enter(known, source_line(3), module, phase, at, asynchronous)
-        return entry, seen.backend if self._backend == "auto" else self._backend
+        entry = self.ledger.enter(facts, source_line(3), module, phase, at, asynchronous)
+        return entry, resolved.backend if self._backend == "auto" else self._backend
 
     def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
         """Note findings, and warn or raise as the mode was asked to."""
@@ -281,8 +256,8 @@ class RuleMode(TorchDispatchMode):
                     entry = self._pending.pop(tensor.untyped_storage()._cdata, None)
                     if entry is not None:
                         entry.waited = source_line()
-                        if self._guard is not None:
-                            self._guard.waited(entry)
+                        if self._observer is not None:
+                            self._observer.waited(entry)
 
     def _stepped(self) -> None:
         self.ledger.steps += 1
@@ -292,13 +267,15 @@ def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
     return not any(finding.severity == ERROR for finding in findings or ())
 
 
-def _outer_modes(mode: RuleMode) -> list[RuleMode]:
+def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:
     """The modes that would have seen the op, had it been passed on."""
-    return [other for other in _get_current_dispatch_mode_stack() if isinstance(other, RuleMode) and other is not mode]
+    return [
+        other for other in _get_current_dispatch_mode_stack() if isinstance(other, DispatchMode) and other is not mode
+    ]
 
 
 def _unwaited(entry: Entry) -> Finding:
-    call = entry.known.call
+    call = entry.facts.call
     message = (
         f"{call.op}: its result was never waited on, so nothing says when it holds the answer   [{UNWAITED}]\n"
         "Use the result, or call wait_tensor on it, before the block ends."

@@ -15,11 +15,11 @@ from collective_rules.backends import BACKENDS
 from collective_rules.ops import Row
 from collective_rules.spec import Group
 
-__all__ = ["Groups", "Seen"]
+__all__ = ["GroupResolver", "ResolvedGroup"]
 
 
 @attrs.frozen(eq=False)
-class Seen:
+class ResolvedGroup:
     """A group, and the backend that serves it where the tables know its limits ("gloo"), else None.
 
     Told apart by identity: to compare the ranks of a large group takes long.
@@ -29,21 +29,21 @@ class Seen:
     backend: str | None
 
 
-class Groups:
+class GroupResolver:
     """The groups that were met: by what they are, and as long as the object lives by its identity."""
 
     def __init__(self) -> None:
-        self._seen: dict[Group, Seen] = {}
-        self._living: dict[int, Seen] = {}
+        self._seen: dict[Group, ResolvedGroup] = {}
+        self._living: dict[int, ResolvedGroup] = {}
         self._ends: dict[int, weakref.ref[dist.ProcessGroup]] = {}
 
-    def reader(self, row: Row, keys: Mapping[str, Any]) -> Callable[[Any], Seen]:
+    def reader(self, row: Row, keys: Mapping[str, Any]) -> Callable[[Any], ResolvedGroup]:
         """Return what finds the group of one op among its arguments, which lie at `keys`, by their names."""
         key = keys.get(row.group)
         if row.group == "process_group":
             unbox, living = dist.ProcessGroup.unbox, self._living
 
-            def find(arguments: Any) -> Seen:
+            def find(arguments: Any) -> ResolvedGroup:
                 group = unbox(arguments[key])
                 return living.get(id(group)) or self._of(group)
 
@@ -57,7 +57,7 @@ class Groups:
             return lambda arguments: _symmetric(arguments[key])
         return lambda arguments: _ALONE  # an op without a group: wait_tensor, put and get
 
-    def _of(self, group: dist.ProcessGroup) -> Seen:
+    def _of(self, group: dist.ProcessGroup) -> ResolvedGroup:
         living = self._living.get(id(group))
         if living is not None:
             return living
@@ -71,21 +71,21 @@ class Groups:
         self._living.pop(identity, None)
         self._ends.pop(identity, None)
 
-    def _describe(self, group: dist.ProcessGroup) -> Seen:
+    def _describe(self, group: dist.ProcessGroup) -> ResolvedGroup:
         ranks = dist.distributed_c10d._world.pg_group_ranks.get(group, {})
         described = Group(group.size(), group.rank(), group.group_name, tuple(sorted(ranks, key=ranks.__getitem__)))
-        return self._seen.setdefault(described, Seen(described, _backend(group)))
+        return self._seen.setdefault(described, ResolvedGroup(described, _backend(group)))
 
-    def _legacy(self, ranks: list[int], size: int) -> Seen:
+    def _legacy(self, ranks: list[int], size: int) -> ResolvedGroup:
         mine = dist.get_rank() if dist.is_initialized() else 0
         start = ranks.index(mine) // size * size if mine in ranks else 0
         own = tuple(ranks[start : start + size])
         name = f"ranks {own}" if len(own) <= 8 else f"ranks {own[0]}…{own[-1]}"
         described = Group(size, own.index(mine) if mine in own else 0, name, own if len(own) == size else ())
-        return self._seen.setdefault(described, Seen(described, None))
+        return self._seen.setdefault(described, ResolvedGroup(described, None))
 
 
-_ALONE = Seen(Group(1), None)
+_ALONE = ResolvedGroup(Group(1), None)
 
 
 def _resolve(group: Any) -> dist.ProcessGroup:
@@ -103,6 +103,6 @@ def _backend(group: dist.ProcessGroup) -> str | None:
     return name if name in BACKENDS else None
 
 
-def _symmetric(handle: Any) -> Seen:
+def _symmetric(handle: Any) -> ResolvedGroup:
     name = getattr(handle, "group_name", "")
-    return Seen(Group(handle.world_size, handle.rank, name if isinstance(name, str) else ""), None)
+    return ResolvedGroup(Group(handle.world_size, handle.rank, name if isinstance(name, str) else ""), None)

@@ -9,7 +9,7 @@ import torch
 
 from collective_rules.finding import ERROR, Finding
 from collective_rules.infer import infer
-from collective_rules.ledger import Known
+from collective_rules.ledger import CallFacts
 from collective_rules.spec import Spec
 
 __all__ = ["RETURNED", "difference"]
@@ -18,7 +18,7 @@ RETURNED = "MODE1"
 """The id of the finding that what came back is not what was inferred."""
 
 
-def difference(known: Known, named: Mapping[str, Any], returned: Any) -> Finding | None:
+def difference(known: CallFacts, named: Mapping[str, Any], returned: Any) -> Finding | None:
     """Return what is wrong with `returned`, None where it is as inferred."""
     row = known.call.row
     if known.expected is None:

@@ -14,11 +14,11 @@ import torch
 
 from collective_rules.call import call
 from collective_rules.errors import UnknownOpError
-from collective_rules.ledger import Known
-from collective_rules.mode.group_arguments import Groups, Seen
+from collective_rules.ledger import CallFacts
+from collective_rules.mode.group_arguments import GroupResolver, ResolvedGroup
 from collective_rules.ops import OPS, Row, lookup
 
-__all__ = ["Reader", "Readers"]
+__all__ = ["ArgumentReader", "ArgumentReaders"]
 
 _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
 _MOST_KINDS = 100_000
@@ -35,7 +35,7 @@ Signature = tuple[Callable[[Any], Any], tuple[tuple[Any, Sign], ...]]
 
 
 @attrs.define(eq=False)
-class Reader:
+class ArgumentReader:
     """Reads the arguments of one op.
 
     `functional`: it returns tensors that are to be waited on. `waits`: it is that wait. `caller_knows`: no argument
@@ -47,11 +47,11 @@ class Reader:
     functional: bool
     waits: bool
     caller_knows: bool
-    _find_at: Callable[[Any], Seen]
-    _find_named: Callable[[Any], Seen]
+    _find_at: Callable[[Any], ResolvedGroup]
+    _find_named: Callable[[Any], ResolvedGroup]
     _async_at: int
     _signatures: dict[Any, Signature] = attrs.field(factory=dict)
-    _kinds: dict[Any, Known] = attrs.field(factory=dict)
+    _kinds: dict[Any, CallFacts] = attrs.field(factory=dict)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments by their schema names."""
@@ -72,7 +72,7 @@ class Reader:
                     return bool(kwargs[name])
         return bool(self.row.returns)
 
-    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Known, Seen]:
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[CallFacts, ResolvedGroup]:
         """Return what is known of the call with these arguments, and its group."""
         if kwargs:
             # By name, in whatever order; else by place, where defaults at the end are left out.
@@ -115,20 +115,20 @@ class Reader:
                 others.append((key, _SIGNS.get((argument.kind, argument.depth, argument.optional), _sign)))
         return itemgetter(*scalars) if scalars else _nothing, tuple(others)
 
-    def _describe(self, seen: Seen, named: Mapping[str, Any]) -> Known:
+    def _describe(self, seen: ResolvedGroup, named: Mapping[str, Any]) -> CallFacts:
         arguments = {name: value for name, value in named.items() if not self.row.by_name[name].is_group}
-        return Known.of(call(self.row.op, group=seen.group, **arguments))
+        return CallFacts.of(call(self.row.op, group=seen.group, **arguments))
 
 
-class Readers:
+class ArgumentReaders:
     """The reader of each op, None for what is no collective; made when it is asked for the first time."""
 
     def __init__(self) -> None:
-        self._groups = Groups()
-        self._made: dict[int, Reader | None] = {}
+        self._groups = GroupResolver()
+        self._made: dict[int, ArgumentReader | None] = {}
         self._ops: list[Any] = []
 
-    def of(self, op: Any) -> Reader | None:
+    def of(self, op: Any) -> ArgumentReader | None:
         """Return the reader of `op`."""
         try:
             return self._made[id(op)]  # quicker than its hash, and told apart as well: the list keeps it alive
@@ -137,7 +137,7 @@ class Readers:
             reader = self._made[id(op)] = self._make(op)
             return reader
 
-    def _make(self, op: Any) -> Reader | None:
+    def _make(self, op: Any) -> ArgumentReader | None:
         if getattr(op, "namespace", None) not in _NAMESPACES:
             return None
         try:
@@ -146,7 +146,7 @@ class Readers:
             return None
         names = tuple(argument.name for argument in row.arguments)
         functional = bool(row.returns) and not any(output.kind == "work" for output in row.returns)
-        return Reader(
+        return ArgumentReader(
             row,
             names,
             functional,

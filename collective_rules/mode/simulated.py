@@ -4,7 +4,7 @@ What comes back is what a real run gives in which all ranks pass the same: a gat
 W times it, a broadcast leaves it as it is. A receive gets what was last sent in that group with as many elements of
 that dtype (a ring passes its own blocks on), zeros where nothing was. Uneven pieces are repeated, or cut, to fit.
 Contents of fake and meta tensors are not looked at, and a real one that would receive them is marked as unknown. Ops of
-symm_mem without a row in `_ECHOES` give zeros.
+symm_mem without a row in `_FILLERS` give zeros.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from collective_rules.binding.batch import well_formed_members
 from collective_rules.call import Call
-from collective_rules.errors import CollectiveRulesError
+from collective_rules.errors import SimulationError
 from collective_rules.infer import infer
-from collective_rules.ledger import Known
+from collective_rules.ledger import CallFacts
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
 
-__all__ = ["Echo", "EchoError", "is_unknown", "make_unknown"]
+__all__ = ["Simulator", "is_unknown", "make_unknown"]
 
 _UNKNOWN = "_collective_rules_unknown"
 
@@ -51,12 +51,8 @@ def is_unknown(tensor: Tensor) -> bool:
     return hasattr(tensor, _UNKNOWN)
 
 
-class EchoError(CollectiveRulesError):
-    """The program needs a value that only another rank knows, and nothing was sent."""
-
-
 @attrs.frozen
-class _Scene:
+class _Operands:
     """One call's tensors by the rule's names: what is read, what is written (lists nested as the rule has them)."""
 
     call: Call
@@ -85,7 +81,7 @@ def _reduce(call: Call, tensor: Tensor) -> Tensor:
     if name == "bxor":
         return tensor if size % 2 else torch.zeros_like(tensor)
     if name == "premul_sum":
-        raise EchoError(
+        raise SimulationError(
             f"{call.op}: a premul_sum's factor cannot be read back from the call, so its result is unknown; "
             "multiply the tensor first and use a sum, or use tensors without data (fake or meta ones)"
         )
@@ -103,7 +99,7 @@ def _fill_alike(call: Call, tensors: list[Tensor]) -> None:
         _fit(tensor, source)
 
 
-class Echo:
+class Simulator:
     """Makes what ops return. Remembers what was sent, by group, dtype and number of elements."""
 
     def __init__(self) -> None:
@@ -111,14 +107,14 @@ class Echo:
         # C++ holds no reference to the Python half of a Work: a reducer's would die before it is waited on.
         self._works: deque[_Done] = deque(maxlen=_WORKS)
 
-    def answer(self, known: Known, named: Mapping[str, Any], source: str) -> Any:
+    def answer(self, known: CallFacts, named: Mapping[str, Any], source: str) -> Any:
         """Return what the op would return, with its written arguments filled.
 
-        Raises `EchoError` for a value that only another rank knows, `CallError` for an illegal call.
+        Raises `SimulationError` for a value that only another rank knows, `CallError` for an illegal call.
         """
         call = known.call
         if call.op == "c10d::recv_any_source_":
-            raise EchoError(
+            raise SimulationError(
                 f"{call.op} at {source}: nothing is sent, so no rank can be named that this was received from; "
                 "name the source, or skip this line in a dry run"
             )
@@ -163,7 +159,7 @@ class Echo:
             _fill_alike(call, _tensors(held[call.row.writes[0]]))
             return
         spelling = call.row.spellings[0]
-        echo = _ECHOES.get(rule)
+        echo = _FILLERS.get(rule)
         for element in range(_length(call, held)):
             reads, writes = (
                 {
@@ -174,7 +170,7 @@ class Echo:
                 for side in (spelling.statement.reads, spelling.statement.writes)
             )
             if echo is not None:
-                echo(_Scene(call, reads, writes))
+                echo(_Operands(call, reads, writes))
             elif rule != "scatter":
                 for tensor in _tensors(list(writes.values())):
                     tensor.zero_()
@@ -220,46 +216,46 @@ def _fit(target: Tensor, values: Tensor) -> None:
     target.copy_(flat.reshape(target.shape))
 
 
-def _all_reduce(scene: _Scene) -> None:
-    for target in _tensors([scene.writes.get("output")]):
-        _fit(target, scene.reduce(scene.reads["input"]))
+def _all_reduce(operands: _Operands) -> None:
+    for target in _tensors([operands.writes.get("output")]):
+        _fit(target, operands.reduce(operands.reads["input"]))
 
 
-def _copies_in_list(scene: _Scene) -> None:
-    for target in scene.writes.get("outputs") or ():
-        _fit(target, scene.reads["input"])
+def _copies_in_list(operands: _Operands) -> None:
+    for target in operands.writes.get("outputs") or ():
+        _fit(target, operands.reads["input"])
 
 
-def _copies_in_one(scene: _Scene) -> None:
-    for target in _tensors([scene.writes.get("output")]):
-        _fit(target, scene.reads["input"])
+def _copies_in_one(operands: _Operands) -> None:
+    for target in _tensors([operands.writes.get("output")]):
+        _fit(target, operands.reads["input"])
 
 
-def _own_of_list(scene: _Scene) -> None:
-    inputs = scene.reads.get("inputs")
+def _own_of_list(operands: _Operands) -> None:
+    inputs = operands.reads.get("inputs")
     if inputs:
-        _fit(scene.writes["output"], inputs[scene.rank])
+        _fit(operands.writes["output"], inputs[operands.rank])
 
 
-def _own_reduced(scene: _Scene) -> None:
-    _fit(scene.writes["output"], scene.reduce(scene.reads["inputs"][scene.rank]))
+def _own_reduced(operands: _Operands) -> None:
+    _fit(operands.writes["output"], operands.reduce(operands.reads["inputs"][operands.rank]))
 
 
-def _own_piece_reduced(scene: _Scene) -> None:
-    target, count = scene.writes["output"], scene.writes["output"].numel()
-    flat = scene.reads["input"].reshape(-1)
-    _fit(target, scene.reduce(flat[scene.rank * count : (scene.rank + 1) * count]))
+def _own_piece_reduced(operands: _Operands) -> None:
+    target, count = operands.writes["output"], operands.writes["output"].numel()
+    flat = operands.reads["input"].reshape(-1)
+    _fit(target, operands.reduce(flat[operands.rank * count : (operands.rank + 1) * count]))
 
 
-def _own_to_all(scene: _Scene) -> None:
-    for target in scene.writes["outputs"]:
-        _fit(target, scene.reads["inputs"][scene.rank])
+def _own_to_all(operands: _Operands) -> None:
+    for target in operands.writes["outputs"]:
+        _fit(target, operands.reads["inputs"][operands.rank])
 
 
-def _own_rows_to_all(scene: _Scene) -> None:
-    source, target = scene.reads["input"], scene.writes["output"]
-    into, out = (_rows(scene.call, behind, tensor) for behind, tensor in (("input", source), ("output", target)))
-    mine = source.split(into)[scene.rank]
+def _own_rows_to_all(operands: _Operands) -> None:
+    source, target = operands.reads["input"], operands.writes["output"]
+    into, out = (_rows(operands.call, behind, tensor) for behind, tensor in (("input", source), ("output", target)))
+    mine = source.split(into)[operands.rank]
     for piece in target.split(out):
         _fit(piece, mine)
 
@@ -271,19 +267,19 @@ def _rows(call: Call, behind: str, tensor: Tensor) -> list[int]:
     return list(given) if given else [tensor.shape[0] // size] * size
 
 
-def _swapped_dims(scene: _Scene) -> None:
-    source, target = scene.reads["input"], scene.writes["output"]
-    gather, shard = scene.call.attribute("gather_dim"), scene.call.attribute("shard_dim")
-    size = source.shape[shard] // scene.group_size
-    piece = source.narrow(shard, scene.rank * size, size)
-    target.copy_(torch.cat([piece] * scene.group_size, dim=gather))
+def _swapped_dims(operands: _Operands) -> None:
+    source, target = operands.reads["input"], operands.writes["output"]
+    gather, shard = operands.call.attribute("gather_dim"), operands.call.attribute("shard_dim")
+    size = source.shape[shard] // operands.group_size
+    piece = source.narrow(shard, operands.rank * size, size)
+    target.copy_(torch.cat([piece] * operands.group_size, dim=gather))
 
 
-def _nothing(scene: _Scene) -> None:
+def _nothing(operands: _Operands) -> None:
     """What is there stays."""
 
 
-_ECHOES: Mapping[str, Callable[[_Scene], None]] = {
+_FILLERS: Mapping[str, Callable[[_Operands], None]] = {
     "all_reduce": _all_reduce,
     "reduce": _all_reduce,
     "broadcast": _copies_in_one,
@@ -307,7 +303,7 @@ def _refuse_objects(call: Call, source: str) -> None:
     while frame is not None:
         what = _OBJECTS.get(frame.f_code.co_name)
         if what is not None and frame.f_code.co_filename.endswith("distributed_c10d.py"):
-            raise EchoError(
+            raise SimulationError(
                 f"{frame.f_code.co_name} at {source}: rank {call.group.rank} needs {what}, and nothing is sent; "
                 "run as the source rank, or give the object in another way in a dry run"
             )
@@ -351,7 +347,7 @@ class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's st
         return self._future
 
 
-def _returned(known: Known, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
+def _returned(known: CallFacts, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
     row = known.call.row
     written = [tensor for name in row.writes for tensor in _tensors([held.get(name)])]
     parts = []

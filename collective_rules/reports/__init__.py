@@ -17,7 +17,7 @@ from collective_rules.reports.sections import blocks
 from collective_rules.reports.wording import bytes_text
 
 if TYPE_CHECKING:
-    from collective_rules.mode import Ledger
+    from collective_rules.ledger import Ledger
 
 __all__ = ["as_json", "blocks", "bytes_text", "markdown", "must_be_writable", "page", "tree", "write"]
 

@@ -13,7 +13,7 @@ from collective_rules.symbols import number
 
 if TYPE_CHECKING:
     from collective_rules.finding import Finding
-    from collective_rules.mode import Entry, Ledger, Total
+    from collective_rules.ledger import Entry, Ledger, Total
     from collective_rules.traffic import Traffic
 
 __all__ = ["as_json"]
@@ -28,7 +28,7 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
     - `findings`, and `calls`: the kept ones as `records.to_record` writes them, but that a group's ranks stand in
       `groups` alone, with what the mode saw of each. A call of a size that only the run knows has its `op` alone.
 
-    >>> from collective_rules.mode import Ledger
+    >>> from collective_rules.ledger import Ledger
     >>> as_json(Ledger())["total"]["calls"]
     0
     """

@@ -23,7 +23,7 @@ from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
 
 if TYPE_CHECKING:
-    from collective_rules.mode import Ledger
+    from collective_rules.ledger import Ledger
 
 __all__ = ["ASSUMPTION", "Flows", "flows", "own_rank"]
 

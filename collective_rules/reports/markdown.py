@@ -12,7 +12,7 @@ from collective_rules.reports.sections import findings, group_table, headline, n
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
-    from collective_rules.mode import Ledger
+    from collective_rules.ledger import Ledger
 
 __all__ = ["escaped", "fenced", "markdown", "table_lines"]
 
@@ -20,7 +20,7 @@ __all__ = ["escaped", "fenced", "markdown", "table_lines"]
 def markdown(ledger: Ledger) -> str:
     """Return the report as Markdown; names from the program are shown as they are, never read as markup.
 
-    >>> from collective_rules.mode import Ledger
+    >>> from collective_rules.ledger import Ledger
     >>> print(markdown(Ledger()))
     # Communication
     <BLANKLINE>

@@ -11,7 +11,7 @@ from collective_rules.reports.wording import bytes_text, cut, plural
 from collective_rules.text_table import visible
 
 if TYPE_CHECKING:
-    from collective_rules.mode import Ledger
+    from collective_rules.ledger import Ledger
 
 __all__ = ["by_pattern", "tree"]
 

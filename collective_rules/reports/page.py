@@ -32,7 +32,7 @@ from collective_rules.symbols import number
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
-    from collective_rules.mode import Entry, Ledger
+    from collective_rules.ledger import Entry, Ledger
 
 __all__ = ["page"]
 
@@ -230,7 +230,7 @@ def _calls(step: int | None, entries: list[Entry]) -> str:
             f"{entry.number:,}",
             entry.call.op,
             entry.call.group.name or "–",
-            cut(entry.known.sizes, 80),
+            cut(entry.facts.sizes, 80),
             "?" if entry.traffic is None else bytes_text(_sent(entry)),
             cut(entry.module, 80),
             entry.phase,

@@ -12,7 +12,7 @@ from collective_rules.text_table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from collective_rules.mode import Ledger, Total
+    from collective_rules.ledger import Ledger, Total
 
 __all__ = ["blocks", "findings", "group_label", "group_table", "headline", "notes", "op_table", "phase_table"]
 
@@ -26,7 +26,7 @@ def blocks(ledger: Ledger) -> tuple[str | Table, ...]:
     Bytes are those that this rank sends, by `traffic`'s convention of bandwidth-optimal algorithms.
 
     >>> import collective_rules as cr
-    >>> from collective_rules.mode import Ledger
+    >>> from collective_rules.ledger import Ledger
     >>> blocks(Ledger())
     ('No collective was called.',)
     """

@@ -82,7 +82,7 @@ def test_objects_are_gathered_as_echoes(silent: dist.ProcessGroup) -> None:
 def test_what_only_another_rank_knows_is_a_clear_error(
     silent: dist.ProcessGroup, act: Callable[[], Any], message: str
 ) -> None:
-    with cr.RuleMode(execute=False), pytest.raises(cr.EchoError, match=rf"test_mode_echo.py:\d+: .*{message}"):
+    with cr.RuleMode(execute=False), pytest.raises(cr.SimulationError, match=rf"test_simulated.py:\d+: .*{message}"):
         act()
 
 
