@@ -30,6 +30,7 @@ from collective_rules.spec import Group, Spec
 from collective_rules.traffic import Traffic, traffic
 
 if TYPE_CHECKING:
+    from collective_rules.comparison.precheck import precheck
     from collective_rules.dryrun import dry_run, run_script
     from collective_rules.ledger import Entry, Ledger
     from collective_rules.live.guard import guard
@@ -66,6 +67,7 @@ __all__ = [
     "infer",
     "lookup",
     "ops",
+    "precheck",
     "rules",
     "run_script",
     "traffic",
@@ -80,6 +82,7 @@ _ON_DEMAND = {
     "RuleMode": "collective_rules.rule_mode",
     "dry_run": "collective_rules.dryrun",
     "guard": "collective_rules.live.guard",
+    "precheck": "collective_rules.comparison.precheck",
     "run_script": "collective_rules.dryrun",
 }
 """Name → the module that has it, imported when the name is first used: these modules need much more of torch."""

@@ -85,7 +85,7 @@ def precheck_script(
         "seconds": round(seconds, 3),
         **as_data(rehearsal.comparison),
     }
-    return Report(data, _blocks(script, world_size, rehearsal), as_json, int(rehearsal.comparison.is_wrong))
+    return Report(data, _blocks(script, world_size, rehearsal), as_json, rehearsal.status)
 
 
 def _blocks(script: str, size: int, rehearsal: Rehearsal) -> tuple[Any, ...]:

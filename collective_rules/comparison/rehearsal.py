@@ -53,11 +53,22 @@ class RankResult:
 
 @attrs.frozen
 class Rehearsal:
-    """A script run as several ranks: how each ended, the output of the first rank, and the comparison."""
+    """A script run as several ranks: how each ended, the output of the first rank, its recordings, the comparison."""
 
     results: tuple[RankResult, ...]
     output: str
+    recordings: tuple[Recording, ...]
     comparison: Comparison
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong, the worst first; ranks are global."""
+        return self.comparison.findings
+
+    @property
+    def status(self) -> int:
+        """The exit status of the command: 1 where there is an error, else 0."""
+        return int(self.comparison.is_wrong)
 
 
 def rehearse(
@@ -101,8 +112,9 @@ def rehearse(
             watch(len(by_rank), len(ranks))
         results = tuple(by_rank[rank] for rank in ranks)
         _must_have_run(results, script, _tail(output))
+        recordings = tuple(_recordings(folder, ranks))
         comparison = compare(
-            _recordings(folder, ranks),
+            recordings,
             options.backend,
             findings=_findings(results),
             incomplete=[each.rank for each in results if each.ended in _LOST],
@@ -110,7 +122,7 @@ def rehearse(
             notes=_notes(results, options),
             context=options.context,
         )
-        return Rehearsal(results, _tail(output), comparison)
+        return Rehearsal(results, _tail(output), recordings, comparison)
 
 
 def _may_be_module(name: str) -> bool:
