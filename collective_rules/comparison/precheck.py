@@ -46,7 +46,7 @@ def precheck(
     ...     "dist.all_reduce(torch.ones(4 + dist.get_rank()))",
     ... ]
     >>> with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
-    ...     print(*lines, sep="\\n", file=script, flush=True)
+    ...     print(*lines, sep="; ", file=script, flush=True)
     ...     result = precheck(script.name, world_size=2)
     >>> result.status, [finding.id for finding in result.findings], [len(each.calls) for each in result.recordings]
     (1, ['AR1'], [1, 1])
