@@ -62,7 +62,7 @@ def chakra_comm_size(call: Call) -> int:
         raise CallError(f"{call.op}: Chakra has no comm_size for it: only what a process group does is recorded")
     if row.entry.batch is not None:
         return sum(chakra_comm_size(member) for member in well_formed_members(call))
-    if row.rule.name in ("recv", "barrier", "wait"):
+    if not row.reads or row.rule.waits:
         return _whole(traffic(call).buffer)
     total = 0
     for part in bind(call).spelling.statement.reads:

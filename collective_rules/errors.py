@@ -18,6 +18,7 @@ __all__ = [
     "DisagreementError",
     "NotationError",
     "SimulationError",
+    "UnknownFormError",
     "UnknownOpError",
 ]
 
@@ -47,6 +48,22 @@ class NotationError(CollectiveRulesError):
 
     def __str__(self) -> str:
         return f"{self.message}\n{pointed(self.text, self.start, self.stop)}"
+
+
+@attrs.frozen(str=False, eq=False)
+class UnknownFormError(CollectiveRulesError):
+    """A rule got a new form, and `asked` computes only `forms`: `where` says where to add the form."""
+
+    asked: str
+    form: str
+    forms: tuple[str, ...]
+    where: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.asked} does not know the form {self.form!r}, only {', '.join(self.forms)}: "
+            f"compute that form in {self.where}, and name it there"
+        )
 
 
 def pointed(text: str, start: int, stop: int, *, indent: str = "  ", width: int = 100) -> str:

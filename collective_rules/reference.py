@@ -87,7 +87,7 @@ _OVERLAPS = {
 def summary(function: Callable[..., Any]) -> str:
     """Return the first paragraph of a formula's or size function's docstring, as one line.
 
-    >>> summary(RULES["all_reduce"].sent)
+    >>> summary(RULES["all_reduce"].volumes.sent)
     '2 (W-1)/W of the buffer: a reduce_scatter, then an all_gather.'
     """
     return " ".join((function.__doc__ or "").partition("\n\n")[0].split())
@@ -224,9 +224,9 @@ def _facts(rule: Rule) -> Iterator[str]:
         yield "No other rank need take part."
     if not rule.one_sided:
         yield f"Agreed, besides the sizes: {', '.join(map(_code, rule.agreed)) or 'nothing'}"
-    yield f"Sent: {_prose(summary(rule.sent))}"
-    yield f"S: {_prose(summary(rule.buffer))}"
-    yield f"Bus factor: {_prose(summary(rule.bus_factor))}"
+    yield f"Sent: {_prose(summary(rule.volumes.sent))}"
+    yield f"S: {_prose(summary(rule.volumes.buffer))}"
+    yield f"Bus factor: {_prose(summary(rule.volumes.bus_factor))}"
     yield f"Source: {_prose(rule.source)}"
 
 

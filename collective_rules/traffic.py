@@ -81,7 +81,8 @@ def _moved(call: Call) -> Traffic:
         written = 0  # a root in place keeps what it has
     if row.rule.one_sided and reads:
         written = smaller(written, read)  # what is put is all that changes
-    return Traffic(read, written, row.rule.sent(volume), row.rule.buffer(volume), row.rule.bus_factor(volume))
+    volumes = row.rule.volumes
+    return Traffic(read, written, volumes.sent(volume), volumes.buffer(volume), volumes.bus_factor(volume))
 
 
 def _root(call: Call) -> int:

@@ -291,7 +291,7 @@ def laid_out(
 def kinds_tried(op: str) -> tuple[tuple[str, tuple[Tried, ...]], ...]:
     """Every dtype, reduced in every way: in a group of one, and what that takes in a group of two. Some are empty."""
     row, found = cr.lookup(op), []
-    if row.rule.point_to_point or row.rule.name == "wait":
+    if row.rule.point_to_point or row.rule.waits:
         return ()
     for reduce_op, length in itertools.product(REDUCE_OPS if row.reduce_op else ("",), (2, 0)):
         dtypes: Sequence[torch.dtype] = DTYPES if length else EMPTY

@@ -411,16 +411,14 @@ def _functions(rule: Rule) -> Changes:
     batched = _BATCHED if rule.name == "batch_p2p" else ""
     for column, functions in (("sent", _VOLUMES), ("buffer", _VOLUMES), ("bus_factor", _FACTORS)):
         for function in functions:
-            known = getattr(rule, column)
+            known = getattr(rule.volumes, column)
             if function is not known:
-                yield (
-                    f"{column}, {function.__name__}",
-                    {column: function},
-                    batched or _same_volume(rule, known, function),
-                )
+                changed = attrs.evolve(rule.volumes, **{column: function})
+                same = batched or _same_volume(rule, known, function)
+                yield f"{column}, {function.__name__}", {"volumes": changed}, same
     for other in dict.fromkeys(each.oracle for each in RULES.values()):
         if other is not rule.oracle:
-            yield f"oracle, {other.__name__ if other else 'none'}", {"oracle": other}
+            yield f"oracle, {other.compute.__name__ if other else 'none'}", {"oracle": other}
     for name, function in rule.derived.items():
         for other in _DERIVED:
             if other is not function:
@@ -526,7 +524,9 @@ def _smaller(v: volumes.Volume) -> volumes.Volume:
 
 def _rule_flags(rule: Rule) -> Changes:
     batched = _BATCHED if rule.name == "batch_p2p" else ""
-    yield "point_to_point, turned", {"point_to_point": not rule.point_to_point}
+    for direction in ("", "send", "receive", "both"):
+        if direction != rule.direction:
+            yield f"direction, {direction or 'none'}", {"direction": direction}
     yield "one_sided, turned", {"one_sided": not rule.one_sided}
     for contents in _CONTENTS:
         if contents != rule.contents:

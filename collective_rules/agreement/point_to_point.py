@@ -115,7 +115,7 @@ class Partners:
     def is_open(self, message: Message) -> bool:
         """Whether a message is a receive from any source."""
         call = self._alike(message)
-        return call.row.rule.name == "recv" and call.attribute("peer") is None
+        return call.row.rule.direction == "receive" and call.attribute("peer") is None
 
     def _alike(self, message: Message) -> Call:
         """A call of the same kind, maybe another rank's."""
@@ -127,7 +127,7 @@ class Partners:
         for rank, stream in sorted(self._group.messages.items()):
             for place, kind in enumerate(stream.kinds):
                 call = self._kinds.calls[kind]
-                if call.row.rule.name == "send":
+                if call.row.rule.direction == "send":
                     waiting.setdefault(call.attribute("peer"), _Sent()).add((rank, place), call.attribute("tag"))
         left: list[Message] = []
         for rank, stream in sorted(self._group.messages.items()):
@@ -146,7 +146,7 @@ class Partners:
         receives: dict[Any, list[tuple[int, Any]]] = {}
         for place, kind in enumerate(stream.kinds):
             call = self._kinds.calls[kind]
-            if call.row.rule.name != "send":
+            if call.row.rule.direction != "send":
                 receives.setdefault(call.attribute("tag"), []).append((place, call.attribute("peer")))
         for tag, known in receives.items():
             named: dict[Any, list[Message]] = {}
@@ -218,7 +218,7 @@ class Partners:
         clean: set[tuple[int, int]] = set()
         streams = self._group.messages
         for receive, send in self.pairs.items():
-            if self._alike(send).row.rule.name != "send":
+            if self._alike(send).row.rule.direction != "send":
                 continue  # the same pair from its other end
             kinds = (streams[send[0]].kinds[send[1]], streams[receive[0]].kinds[receive[1]])
             if kinds in clean:
@@ -262,19 +262,19 @@ class Partners:
         if key not in self._known_sure:
             sources = self._group.messages if source is None else (source,)
             sent = sum((self._between(rank, target, "send", tag) for rank in sources), Counter[Any]())
-            received = self._between(target, source, "recv", tag)
+            received = self._between(target, source, "receive", tag)
             known = all(None not in look for looks in (*sent, *received) for look in looks)
             there = {target, *(range(self._group.size) if source is None else (source,))} <= self._expected
             self._known_sure[key] = known and there and not (sent <= received or received <= sent)
         return self._known_sure[key]
 
-    def _between(self, rank: int, peer: int | None, rule: str, tag: Any) -> Counter[Any]:
+    def _between(self, rank: int, peer: int | None, direction: str, tag: Any) -> Counter[Any]:
         """What the messages of one kind between two ranks look like; a receive from any source may be one of them."""
         looks: Counter[Any] = Counter()
         for place, kind in enumerate(self._group.messages[rank].kinds):
             call = self._kinds.calls[kind]
             other = call.attribute("peer")
-            if call.row.rule.name != rule or tag not in (..., call.attribute("tag")):
+            if call.row.rule.direction != direction or tag not in (..., call.attribute("tag")):
                 continue
             if peer in (other, None):
                 looks[self._looks((rank, place))] += 1
@@ -307,7 +307,7 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
 
 def _alone(call: Call) -> Finding:
     rank, peer = call.group.rank, call.attribute("peer")
-    receives = call.row.rule.name == "recv"
+    receives = call.row.rule.direction == "receive"
     does = "waits for" if receives else "sends to"
     if peer is None:
         fails = f"any rank, and none {'sends it anything' if receives else 'receives it'}"

@@ -72,7 +72,7 @@ def _described(row: Row) -> dict[str, Any]:
         "constraints": [{"id": id_, "kind": kind, "says": KINDS[kind].says} for id_, kind in rule.constraints.items()],
         "notes": list(notes(row)),
         "limits": [limit for backend in BACKENDS for limit in _limits(backend, row)],
-        "traffic": {name: summary(getattr(rule, name)) for name in ("sent", "buffer", "bus_factor")},
+        "traffic": {name: summary(getattr(rule.volumes, name)) for name in ("sent", "buffer", "bus_factor")},
         "source": rule.source,
         "defined_in": row.source,
         "since": entry.since,

@@ -222,7 +222,7 @@ class _Rank:
             if each.is_group or each.name in given
         ]
         call = f"torch.ops.{namespace}.{name}({', '.join(arguments)})"
-        if self.row.rule.name == "wait":
+        if self.row.rule.waits:
             return [call]
         output = self.row.returns[0]
         fresh = output.kind == "fresh"

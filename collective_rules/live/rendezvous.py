@@ -80,7 +80,7 @@ class Rendezvous:
 
     def _meet_partner(self, entry: Entry, single: Call, where: str, backend: str | None) -> None:
         group, peer, tag = single.group, single.attribute("peer"), single.attribute("tag")
-        sends = single.row.rule.name == "send"
+        sends = single.row.rule.direction == "send"
         if peer is None:
             # Whose send this takes only the run tells: from now on, sends to this rank are not compared.
             self._any_source.add((where, group.rank))
@@ -159,7 +159,7 @@ class Rendezvous:
         return posts
 
     def _wait(self, key: str, everyone: Mapping[int, int], call: Call, index: int, text: str) -> None:
-        to_any = any_source(key.partition("/")[0], call.attribute("peer")) if call.row.rule.name == "send" else ""
+        to_any = any_source(key.partition("/")[0], call.attribute("peer")) if call.row.rule.direction == "send" else ""
         with self._session.waiting(key, everyone, call, index, text, to_any=to_any):
             verdict = self._session.await_verdict(key)
         self._session.posted.pop(key, None)

@@ -24,7 +24,6 @@ _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
 _MOST_KINDS = 100_000
 _ASYNC = ("async_op", "asyncOp")
 _STRIDED = torch.strided
-_CALLER_KNOWS = frozenset({"send", "recv"})
 _SCALARS = frozenset({"bool", "int", "float", "str"})
 
 Sign = Callable[[Any, list[torch.Tensor]], Any]
@@ -150,8 +149,8 @@ class ArgumentReaders:
             row,
             names,
             functional,
-            row.rule.name == "wait",
-            not functional and row.rule.name in _CALLER_KNOWS,
+            row.rule.waits,
+            not functional and row.rule.point_to_point,
             self._groups.reader(row, {name: place for place, name in enumerate(names)}),
             self._groups.reader(row, {name: name for name in names}),
             next((names.index(name) for name in _ASYNC if name in names), -1),

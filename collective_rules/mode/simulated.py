@@ -4,7 +4,7 @@ What comes back is what a real run gives in which all ranks pass the same: a gat
 W times it, a broadcast leaves it as it is. A receive gets what was last sent in that group with as many elements of
 that dtype (a ring passes its own blocks on), zeros where nothing was. Uneven pieces are repeated, or cut, to fit.
 Contents of fake and meta tensors are not looked at, and a real one that would receive them is marked as unknown. Ops of
-symm_mem without a row in `_FILLERS` give zeros.
+symm_mem without a row in `FILLERS` give zeros.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from collective_rules.binding.batch import well_formed_members
+from collective_rules.binding.binder import bind
 from collective_rules.call import Call
-from collective_rules.errors import SimulationError
+from collective_rules.errors import SimulationError, UnknownFormError
 from collective_rules.infer import infer
 from collective_rules.ledger import CallFacts
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
 
-__all__ = ["Simulator", "is_unknown", "make_unknown"]
+__all__ = ["FILLERS", "Simulator", "is_unknown", "make_unknown"]
 
 _UNKNOWN = "_collective_rules_unknown"
 
@@ -56,6 +57,7 @@ class _Operands:
     """One call's tensors by the rule's names: what is read, what is written (lists nested as the rule has them)."""
 
     call: Call
+    form: str
     reads: Mapping[str, Any]
     writes: Mapping[str, Any]
 
@@ -142,15 +144,15 @@ class Simulator:
                 part = member.row.spellings[0].statement.parts[0].path.name
                 self._fill(member, {part: tensor}, source)
             return
-        rule = call.row.rule.name
-        if rule == "send":
+        rule = call.row.rule
+        if rule.direction == "send":
             tensor = next(iter(_tensors(list(held.values()))))
             self._sent[call.group.name, tensor.dtype, tensor.numel()] = tensor.clone()
             return
-        unknown = rule == "recv" or (rule in {"broadcast", "scatter"} and not call.is_root)
-        if unknown:
+        from_root = rule.route in ("from root", "chain from root")
+        if rule.direction == "receive" or (from_root and not call.is_root):
             _refuse_objects(call, source)
-        if rule == "recv":
+        if rule.direction == "receive":
             for tensor in _tensors(list(held.values())):
                 sent = self._sent.get((call.group.name, tensor.dtype, tensor.numel()))
                 tensor.zero_() if sent is None else tensor.copy_(sent.reshape(tensor.shape))
@@ -158,8 +160,8 @@ class Simulator:
         if call.row.entry.alike:
             _fill_alike(call, _tensors(held[call.row.writes[0]]))
             return
-        spelling = call.row.spellings[0]
-        echo = _FILLERS.get(rule)
+        spelling = bind(call).spelling if len(call.row.spellings) > 1 else call.row.spellings[0]
+        fill = _filler(rule.name, spelling.form.name)
         for element in range(_length(call, held)):
             reads, writes = (
                 {
@@ -169,11 +171,11 @@ class Simulator:
                 }
                 for side in (spelling.statement.reads, spelling.statement.writes)
             )
-            if echo is not None:
-                echo(_Operands(call, reads, writes))
-            elif rule != "scatter":
-                for tensor in _tensors(list(writes.values())):
-                    tensor.zero_()
+            if fill is not None:
+                fill(_Operands(call, spelling.form.name, reads, writes))
+                continue
+            for tensor in _tensors(list(writes.values())):
+                tensor.zero_()
 
 
 def _pick(value: Any, index: Sequence[str], element: int) -> Any:
@@ -242,9 +244,12 @@ def _own_reduced(operands: _Operands) -> None:
 
 
 def _own_piece_reduced(operands: _Operands) -> None:
-    target, count = operands.writes["output"], operands.writes["output"].numel()
-    flat = operands.reads["input"].reshape(-1)
-    _fit(target, operands.reduce(flat[operands.rank * count : (operands.rank + 1) * count]))
+    source, target = operands.reads["input"], operands.writes["output"]
+    if operands.form == "last_dim":
+        source = source.tensor_split(operands.group_size, -1)[operands.rank]
+    else:
+        source = source.reshape(-1)[operands.rank * target.numel() : (operands.rank + 1) * target.numel()]
+    _fit(target, operands.reduce(source))
 
 
 def _own_to_all(operands: _Operands) -> None:
@@ -254,6 +259,8 @@ def _own_to_all(operands: _Operands) -> None:
 
 def _own_rows_to_all(operands: _Operands) -> None:
     source, target = operands.reads["input"], operands.writes["output"]
+    if operands.form == "flat":
+        source, target = source.reshape(-1), target.view(-1)
     into, out = (_rows(operands.call, behind, tensor) for behind, tensor in (("input", source), ("output", target)))
     mine = source.split(into)[operands.rank]
     for piece in target.split(out):
@@ -279,22 +286,33 @@ def _nothing(operands: _Operands) -> None:
     """What is there stays."""
 
 
-_FILLERS: Mapping[str, Callable[[_Operands], None]] = {
-    "all_reduce": _all_reduce,
-    "reduce": _all_reduce,
-    "broadcast": _copies_in_one,
-    "all_gather": _copies_in_list,
-    "all_gather_into_tensor": _copies_in_one,
-    "gather": _copies_in_list,
-    "gather_into_tensor": _copies_in_one,
-    "scatter": _own_of_list,
-    "reduce_scatter": _own_reduced,
-    "reduce_scatter_tensor": _own_piece_reduced,
-    "all_to_all": _own_to_all,
-    "all_to_all_single": _own_rows_to_all,
-    "shard_dim_alltoall": _swapped_dims,
-    "barrier": _nothing,
+FILLERS: Mapping[str, tuple[Callable[[_Operands], None], tuple[str, ...]]] = {
+    "all_reduce": (_all_reduce, ("even", "copied")),
+    "reduce": (_all_reduce, ("even",)),
+    "broadcast": (_copies_in_one, ("even",)),
+    "all_gather": (_copies_in_list, ("even", "uneven")),
+    "all_gather_into_tensor": (_copies_in_one, ("concatenated", "stacked", "scalar", "row")),
+    "gather": (_copies_in_list, ("even",)),
+    "gather_into_tensor": (_copies_in_one, ("concatenated", "stacked")),
+    "scatter": (_own_of_list, ("even",)),
+    "reduce_scatter": (_own_reduced, ("even", "uneven")),
+    "reduce_scatter_tensor": (_own_piece_reduced, ("concatenated", "stacked", "last_dim")),
+    "all_to_all": (_own_to_all, ("even", "uneven")),
+    "all_to_all_single": (_own_rows_to_all, ("split", "flat")),
+    "shard_dim_alltoall": (_swapped_dims, ("even",)),
+    "barrier": (_nothing, ("even",)),
 }
+"""Rule → the function that fills what a call writes, and the forms that this function knows."""
+
+
+def _filler(rule: str, form: str) -> Callable[[_Operands], None] | None:
+    """Return the function that fills what a call of `rule` writes; None where zeros do."""
+    if rule not in FILLERS:
+        return None
+    filler, forms = FILLERS[rule]
+    if form not in forms:
+        raise UnknownFormError(f"the simulated {rule}", form, forms, "collective_rules/mode/simulated.py, FILLERS")
+    return filler
 
 
 def _refuse_objects(call: Call, source: str) -> None:

@@ -86,7 +86,7 @@ def row_of(name: str) -> Row | None:
         row = lookup(name)
     except UnknownOpError:  # an op of another torch, whose schema is not known here
         return None
-    return None if row.rule.name == "wait" else row
+    return None if row.rule.waits else row
 
 
 def name_known(name: str, notes: Notes, where: str) -> bool:

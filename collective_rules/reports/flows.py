@@ -33,20 +33,6 @@ ASSUMPTION = (
     "everything else straight to its receiver."
 )
 
-_RINGS = frozenset(
-    (
-        "all_reduce",
-        "all_gather",
-        "all_gather_into_tensor",
-        "all_gather_matmul",
-        "reduce_scatter",
-        "reduce_scatter_tensor",
-        "reduce_scatter_blocks",
-        "reduce_to_roots",
-        "matmul_reduce_scatter",
-    )
-)
-_EVEN = frozenset({"all_to_all_nd", "shard_dim_alltoall"})
 _LARGEST = 64
 
 
@@ -90,32 +76,32 @@ class _Sums:
         if call.group.size == 1:
             self.unplaced += number(moved.sent)
             return
-        rule, group, sent = call.row.rule.name, call.group, number(moved.sent)
+        route, group, sent = call.row.rule.route, call.group, number(moved.sent)
         name, size, rank = group.name, group.size, group.rank
         self.groups.setdefault(name, group)
-        root = call.attribute("root") or 0
-        if rule in _RINGS:
+        root, peer = call.attribute("root") or 0, call.attribute("peer")
+        if route == "ring":
             self.ring[name] += sent
-        elif rule in {"broadcast", "reduce"}:
-            last = (root - 1) % size if rule == "broadcast" else root
+        elif route in {"chain from root", "chain to root"}:
+            last = (root - 1) % size if route == "chain from root" else root
             self.chain[name, last] += number(moved.buffer)
             self._mine(group, (rank + 1) % size, sent)
-        elif rule in {"gather", "gather_into_tensor"}:
+        elif route == "to root":
             self.inward[name, root] += number(moved.buffer) / size
             self._mine(group, root, sent)
-        elif rule == "scatter":
+        elif route == "from root":
             self.outward[name, root] += number(moved.written)
-            for peer in range(size) if sent else ():
-                if peer != rank:
-                    self._mine(group, peer, sent / (size - 1))
-        elif rule in _EVEN or (rule == "all_to_all_single" and _is_even(call)):
+            for other in range(size) if sent else ():
+                if other != rank:
+                    self._mine(group, other, sent / (size - 1))
+        elif route == "to each" and _is_even(call):
             self.spread[name] += sent
-        elif rule in {"all_to_all", "all_to_all_single"}:
+        elif route == "to each":
             self._shares(call, sent)
-        elif rule == "recv" and call.attribute("peer") is not None:
-            self.others[_place(group, call.attribute("peer")), _place(group, rank)] += number(moved.written)
-        elif call.attribute("peer") is not None:
-            self._mine(group, call.attribute("peer"), sent)
+        elif route == "from peer" and peer is not None:
+            self.others[_place(group, peer), _place(group, rank)] += number(moved.written)
+        elif route == "to peer" and peer is not None:
+            self._mine(group, peer, sent)
         else:
             self.unplaced += sent
 
@@ -126,7 +112,7 @@ class _Sums:
     def _shares(self, call: Call, sent: float) -> None:
         """Divide what an uneven all_to_all sends as its lists or split sizes say."""
         bound, rank = bind(call), call.group.rank
-        if call.row.rule.name == "all_to_all":
+        if not call.row.entry.splits:
             reads = bound.spelling.statement.reads
             shares = {slot.rank: number(slot.spec.nbytes) for slot in bound.slots if slot.part in reads}
         else:
@@ -203,6 +189,9 @@ def _implied(sums: _Sums, me: int) -> dict[tuple[int, int], float]:
 
 
 def _is_even(call: Call) -> bool:
+    """Whether a call sends every rank the same number of bytes: it has neither split sizes nor a tensor for each."""
+    if any("p" in part.path.index for part in call.row.spellings[0].statement.reads):
+        return False
     splits = [call.arguments.get(split.argument or "") for split in call.row.entry.splits.values()]
     return not any(given or given is UNKNOWN for given in splits)
 

@@ -13,8 +13,9 @@ import attrs
 import torch
 
 from collective_rules.notation import Statement, parse
+from collective_rules.rules.oracles import Oracle
 
-__all__ = ["KINDS", "Form", "Kind", "Rule", "Unsolvable"]
+__all__ = ["KINDS", "Form", "Kind", "Rule", "Unsolvable", "Volumes"]
 
 
 @attrs.frozen
@@ -142,47 +143,80 @@ class Form:
 
 
 @attrs.frozen
+class Volumes:
+    """How many bytes a rule moves: functions of a `rules.volumes.Volume`.
+
+    `sent`: the bytes that this rank sends under a bandwidth-optimal algorithm. `buffer`, `bus_factor`: nccl-tests' S,
+    and its factor from algorithm to bus bandwidth.
+    """
+
+    sent: Callable[..., Any]
+    buffer: Callable[..., Any]
+    bus_factor: Callable[..., Any]
+
+
+def _numbered(constraints: str | Mapping[str, str]) -> Mapping[str, str]:
+    """Return {"AR1": "sizes", "AR2": "dtype"} of "AR: sizes dtype"."""
+    if not isinstance(constraints, str):
+        return constraints
+    prefix, _, kinds = constraints.partition(":")
+    return {f"{prefix}{number}": kind for number, kind in enumerate(kinds.split(), 1)}
+
+
+@attrs.frozen
 class Rule:
     """What one collective does, stated once for the whole group.
 
     - `forms`: the spellings, the usual one first.
-    - `constraints`: id → kind. Ids are stable: a new one gets the next number, none is used twice.
+    - `constraints`: id → kind. A row writes "AR: sizes dtype": AR1 is the constraint of kind `sizes`, AR2 of `dtype`.
+      Ids are stable: a new kind goes to the end, and none is taken out.
+    - `volumes`: how many bytes move.
+    - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`).
+    - `source`: where torch documents or implements the collective.
     - `agreed`: attributes beyond the sizes that every rank must pass alike.
     - `contents`: the ranks whose input's contents count: "all", "root" (broadcast reads the root's alone) or "none"
       (nothing moves).
-    - `fixed_dtypes`: parts whose dtype does not follow that of the others.
-    - `derived`: for a name that only Python can compute, its size function (see `rules.sizes`).
-    - `sent`: bytes this rank sends under a bandwidth-optimal algorithm; `buffer` and `bus_factor`: nccl-tests' S and
-      factor (see `rules.volumes`).
-    - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`).
-    - `source`: where torch documents or implements it.
+    - `fixed_dtypes`: parts whose dtype does not follow the dtype of the others.
+    - `derived`: for a name that only Python can compute, its size function (see `rules.size_functions`).
+    - `direction`: of messages between two ranks: "send", "receive", or "both" for a batch, whose members have rules of
+      their own; "" for a collective.
+    - `route`: the way on which bytes reach other ranks in a report of flows: around the "ring", along the ring as
+      "chain from root" or "chain to root", directly "to root", "from root", "to each" other rank, "to peer" or "from
+      peer"; "" where the report does not place them.
+    - `one_sided`: no other rank takes part.
+    - `waits`: a call moves nothing itself; it returns once the collective that makes its tensors has finished.
     """
 
     name: str
     title: str
     forms: tuple[Form, ...]
-    constraints: Mapping[str, str]
-    sent: Callable[..., Any]
-    buffer: Callable[..., Any]
-    bus_factor: Callable[..., Any]
-    oracle: Callable[..., Any] | None
+    constraints: Mapping[str, str] = attrs.field(converter=_numbered)
+    volumes: Volumes
+    oracle: Oracle | None
     source: str
     agreed: tuple[str, ...] = ("dtype",)
     contents: str = "all"
     fixed_dtypes: Mapping[str, torch.dtype] = attrs.field(factory=dict)
     derived: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
-    point_to_point: bool = False
+    direction: str = ""
+    route: str = ""
     one_sided: bool = False
+    waits: bool = False
 
     @property
     def notation(self) -> str:
         """The text of the usual form."""
         return self.forms[0].text
 
+    @property
+    def point_to_point(self) -> bool:
+        """Whether a call is a message between two ranks, or a batch of messages."""
+        return bool(self.direction)
+
     def id_of(self, kind: str) -> str:
         """Return the id of this rule's constraint of `kind`; every kind that can be violated has one."""
-        for id_, known in self.constraints.items():
-            if known == kind:
+        for id_, its_kind in self.constraints.items():
+            if its_kind == kind:
                 return id_
         raise KeyError(f"the rule {self.name} lists no constraint of kind {kind!r}")
 

@@ -134,8 +134,9 @@ def draw_size(draw: st.DrawFn, row: Row, most_ranks: int, wish: Wish) -> int:
 
 def _partner(row: Row) -> Row:
     """The op of the same namespace on the other side."""
-    other = {"send": "recv", "recv": "send"}[row.rule.name]
-    return lookup(next(op for op, entry in OPS.items() if entry.rule == other and op.startswith(f"{row.namespace}::")))
+    wanted = {"send": "receive", "receive": "send"}[row.rule.direction]
+    rows = (lookup(op) for op in OPS if op.startswith(f"{row.namespace}::"))
+    return next(other for other in rows if other.rule.direction == wanted)
 
 
 def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish: Wish) -> Calls:
@@ -146,8 +147,8 @@ def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
     made = []
     for sender, receiver in zip(ranks[: 2 * pairs : 2], ranks[1 : 2 * pairs : 2], strict=True):
         spec, tag = _draw_message(draw, row, partner, backend, wish), draw(st.sampled_from((0, 7, 2**31 - 1)))
-        for rank, peer, kind in ((sender, receiver, "send"), (receiver, sender, "recv")):
-            own = row if row.rule.name == kind else partner
+        for rank, peer, direction in ((sender, receiver, "send"), (receiver, sender, "receive")):
+            own = row if row.rule.direction == direction else partner
             part = own.spellings[0].statement.parts[0]
             tensor = [_copy(spec)] if part.path.index else _copy(spec)
             arguments = {part.path.name: tensor, own.tag: tag} | ({own.peer: peer} if own.peer else {})

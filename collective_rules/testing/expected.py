@@ -18,7 +18,7 @@ from collective_rules.binding.batch import members
 from collective_rules.binding.binder import bind
 from collective_rules.binding.bound import Bound
 from collective_rules.call import Call
-from collective_rules.errors import CallError
+from collective_rules.errors import CallError, UnknownFormError
 from collective_rules.infer import infer
 from collective_rules.rules import RULES
 from collective_rules.spec import Spec
@@ -52,6 +52,8 @@ def differences(made: Mapping[int, Made], returned: Mapping[int, tuple[Any, ...]
     expected: Mapping[int, Mapping[Place, torch.Tensor]] = {rank: {} for rank in made}
     try:
         expected = expected_values(made)
+    except UnknownFormError:
+        raise
     except Exception as error:  # of illegal calls: an oracle may fail in any way, as torch does at the least of complex
         there = [rank for rank in returned if _elements(_results(made[rank], returned[rank]))]
         found += (Difference("values", rank, f"there is no such value: {error}") for rank in there)
@@ -231,7 +233,7 @@ def _messages(made: Mapping[int, Made]) -> dict[int, dict[Place, torch.Tensor]]:
         name = one.call.row.reads[0] if one.call.row.reads else one.call.row.writes[0]
         contents = list(flat(one.contents[name]))
         for place, member in enumerate(members(one.call)):
-            if member.row.rule.name == "send":
+            if member.row.rule.direction == "send":
                 sent.setdefault((rank, member.attribute("peer"), member.attribute("tag")), []).append(contents[place])
             else:
                 waiting.append((rank, (name, place), member))
