@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collective_rules as cr
-from collective_rules.sandbox.sandbox import Sandbox
+from collective_rules.sandbox import Sandbox
 from collective_rules.testing import world
 from collective_rules.testing.drawing import Wish, draw_calls
 from collective_rules.testing.run_calls import TRY_CALLS, carry_out, payload_of

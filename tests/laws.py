@@ -126,7 +126,7 @@ def carried_out(group: Sequence[cr.Call]) -> Carried:
     for rank in made:
         if outcomes[rank].error is not None:
             raise outcomes[rank].error
-    returned = {rank: outcomes[rank].returned for rank in made}
+    returned = {rank: outcomes[rank].values for rank in made}
     return Carried(tuple(map(posted, group)), made, returned, {rank: changed(one) for rank, one in made.items()})
 
 
@@ -161,15 +161,15 @@ def tried(what: str, group: Sequence[cr.Call]) -> Tried:
     except WorldTimeout:
         return Tried(what, posts, frozenset(made))
     raised = frozenset(rank for rank in made if outcomes[rank].error is not None)
-    found = () if raised else differences(made, {rank: outcomes[rank].returned for rank in made})
+    found = () if raised else differences(made, {rank: outcomes[rank].values for rank in made})
     return Tried(what, posts, raised | {each.rank for each in found})
 
 
-def alone(op: str, arguments: Mapping[str, Any]) -> dispatch.Outcome:
+def alone(op: str, arguments: Mapping[str, Any]) -> dispatch.Returned:
     """Make a call in a group of one. What it raises does the world no harm: no other rank has lost step with it."""
     group = world(1).groups[0]
     return dispatch.wait(
-        dispatch.post(dispatch.prepared(dispatch.Seat(group, group.group_name, 1), cr.lookup(op), arguments)), None
+        dispatch.post(dispatch.prepared(dispatch.RankGroup(group, group.group_name, 1), cr.lookup(op), arguments)), None
     )
 
 

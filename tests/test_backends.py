@@ -150,7 +150,7 @@ def test_a_method_as_source_does_what_the_op_does(op: str) -> None:
 
         outcomes = ranks.each(by_source)
         assert [outcome.error for outcome in outcomes] == [None] * ranks.size
-        assert differences(made, {rank: outcomes[rank].returned[0] for rank in made}) == ()
+        assert differences(made, {rank: outcomes[rank].values[0] for rank in made}) == ()
 
     holds()
 
@@ -231,7 +231,7 @@ def test_a_world_of_any_size(backend: str, size: int) -> None:
     """Each rank gets its own outcome."""
     inputs = [{"input": torch.tensor([rank])} for rank in range(size)]
     outcomes = world(size, backend=backend).run("_c10d_functional::all_gather_into_tensor", inputs)
-    assert [list(range(size))] * size == [outcome.returned[0].tolist() for outcome in outcomes]
+    assert [list(range(size))] * size == [outcome.values[0].tolist() for outcome in outcomes]
     assert judged(sums(size), backend) == "ok"
 
 
@@ -308,7 +308,7 @@ def test_a_fake_backend_sends_nothing() -> None:
     outcomes = world(2, backend="fake").run(
         "_c10d_functional::all_gather_into_tensor", [{"input": torch.tensor([rank])} for rank in range(2)]
     )
-    assert [outcome.returned[0].tolist() for outcome in outcomes] == [[0, 0], [1, 1]]
+    assert [outcome.values[0].tolist() for outcome in outcomes] == [[0, 0], [1, 1]]
 
 
 # -- backends with a fault
@@ -544,7 +544,7 @@ def test_a_closed_world_of_any_backend_leaves_nothing_behind(backend: Any) -> No
     before = threading.active_count(), sockets()
     with World(2, backend=backend) as ranks:
         carry_out(ranks, sums(2))
-        names = [seat.name for seat in ranks._seats]
+        names = [ranked.name for ranked in ranks._ranked]
         assert [torch._C._distributed_c10d._resolve_process_group(name) for name in names] == ranks.groups
     assert before == (threading.active_count(), sockets())
     for name in names:

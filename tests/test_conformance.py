@@ -21,15 +21,15 @@ import pytest
 import collective_rules as cr
 from collective_rules.cli import main
 from collective_rules.conformance import Conformance, Failure, KindResult, OpResult, WayResult, measure
-from collective_rules.conformance.examples import Calls, Plan, key_of, smallest
+from collective_rules.conformance.examples import Calls, ExamplePlan, key_of, smallest
 from collective_rules.conformance.measure import plan_of
 from collective_rules.conformance.report import WRITERS, kind_grids, matrix, must_be_writable
 from collective_rules.conformance.results import BROKEN_OUTCOMES
-from collective_rules.conformance.runner import Bench
+from collective_rules.conformance.runner import Runner
 from collective_rules.conformance.suite import conformance_suite, place_of
 from collective_rules.conformance.summary import headline, left_out
 from collective_rules.errors import CallError
-from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, Sandbox
+from collective_rules.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, Sandbox
 
 ROOT = Path(__file__).parents[1]
 FAULTY = ROOT / "tests" / "faulty.py"
@@ -250,11 +250,11 @@ def exposed(
 ) -> Exposed:
     """Try legal calls of an op on a backend of faulty.py."""
     row = cr.lookup(op)
-    with Bench(f"{FAULTY}:{name}", Plan(sizes, examples, 0, None), deadline=deadline, box=box) as bench:
-        kinds = {op: bench.legal_kinds(bench.kinds([row])[op], row)}
-        tried = bench.legal([row], kinds)[op]
-        failure = bench.failure(row, kinds[op], tried, seconds=5) if tried.failed else None
-    return Exposed({outcome: tried.outcomes.count(outcome) for outcome in tried.outcomes}, failure)
+    with Runner(f"{FAULTY}:{name}", ExamplePlan(sizes, examples, 0, None), deadline=deadline, box=box) as runner:
+        kinds = {op: runner.legal_kinds(runner.kinds([row])[op], row)}
+        legal = runner.legal([row], kinds)[op]
+        failure = runner.failure(row, kinds[op], legal, seconds=5) if legal.failed else None
+    return Exposed(legal.outcomes, failure)
 
 
 def test_a_right_backend_conforms(box: Sandbox) -> None:
@@ -331,7 +331,7 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
     """Status 130, while children hang."""
     process, mark = started("--backend", f"{FAULTY}:hangs", "--ops", "c10d::allreduce_", "--deadline", "60")
     deadline = time.monotonic() + 60
-    while len(marked(mark)) < 4 and time.monotonic() < deadline:  # this, the zygote, two children
+    while len(marked(mark)) < 4 and time.monotonic() < deadline:  # this, the fork server, two children
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
     os.kill(process.pid, signal.SIGINT)
@@ -373,7 +373,9 @@ def test_a_backend_may_borrow_a_table() -> None:
     tables = [plan_of("threaded", [2], 1, 0, limits).table for limits in ("gloo", None)]
 
     assert ["gloo", None, "gloo"] == [*tables, plan_of("gloo", [2], 1, 0, None).table]
-    assert [{True, False}, {None}] == [{table for _, table, _ in Plan((2,), 1, 0, each).kinds(row)} for each in tables]
+    assert [{True, False}, {None}] == [
+        {table for _, table, _ in ExamplePlan((2,), 1, 0, each).kinds(row)} for each in tables
+    ]
 
 
 # -- the same examples
@@ -382,9 +384,9 @@ def test_a_backend_may_borrow_a_table() -> None:
 DIGEST = """
 import hashlib
 from collective_rules.ops import lookup
-from collective_rules.conformance.examples import Plan, key_of
+from collective_rules.conformance.examples import ExamplePlan, key_of
 def digest(seed):
-    plan = Plan((1, 2, 3), 12, seed, "gloo")
+    plan = ExamplePlan((1, 2, 3), 12, seed, "gloo")
     rows = [lookup(op) for op in ("c10d::allreduce_", "_c10d_functional::batch_p2p_ops", "c10d::alltoall_base_")]
     drawn = [each for row in rows for each in plan.legal(row, None) + plan.broken(row, None)]
     return hashlib.sha256("".join(key_of(each.calls) + each.way for each in drawn).encode()).hexdigest()
@@ -405,20 +407,22 @@ def test_the_same_seed_draws_the_same_examples() -> None:
 
 def test_groups_have_the_sizes_that_were_asked_for() -> None:
     """Legal ones no other; broken ones two ranks at least."""
-    plan = Plan((1, 4), 20, 0, "gloo")
+    plan = ExamplePlan((1, 4), 20, 0, "gloo")
     row = cr.lookup("c10d::gather_")
 
     assert {1, 4} == {each.calls[0].group.size for each in plan.legal(row, None)}
     assert {4} == {each.calls[0].group.size for each in plan.broken(row, None)}
-    assert {2} == {each.calls[0].group.size for each in Plan((1,), 20, 0).broken(row, None)}
+    assert {2} == {each.calls[0].group.size for each in ExamplePlan((1,), 20, 0).broken(row, None)}
     assert (4,) == plan.sizes_for(cr.lookup("c10d::send"))
 
 
 def test_only_kinds_that_were_measured_are_drawn() -> None:
     """Of a backend without a table."""
     row = cr.lookup("c10d::reduce_")
-    kind = next(kind for kind, *_ in Plan((2,), 1, 0).kinds(row) if str(kind[1]) == "torch.int16" and kind[0] == "max")
-    plan = Plan((2,), 20, 0)
+    kind = next(
+        kind for kind, *_ in ExamplePlan((2,), 1, 0).kinds(row) if str(kind[1]) == "torch.int16" and kind[0] == "max"
+    )
+    plan = ExamplePlan((2,), 20, 0)
     drawn = [*plan.legal(row, (kind,)), *plan.broken(row, (kind,))]
     others = {
         "another dtype",
@@ -435,7 +439,7 @@ def test_only_kinds_that_were_measured_are_drawn() -> None:
 
 def test_the_smallest_failing_example_is_found() -> None:
     """One rank where that will do, and two where it takes two."""
-    plan = Plan((1, 2, 3), 40, 0, "gloo")
+    plan = ExamplePlan((1, 2, 3), 40, 0, "gloo")
     strategy = plan.strategy(cr.lookup("c10d::reduce_"), None)
 
     def fails(calls: Calls) -> bool:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 import collective_rules as cr
 from collective_rules.backends import BACKENDS
 from collective_rules.rules import RULES
-from collective_rules.sandbox.sandbox import Sandbox
+from collective_rules.sandbox import Sandbox
 from collective_rules.testing import World, world
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.expected import expected_values
@@ -183,7 +183,7 @@ def test_a_backward_pass_is_the_opposite_collective(op: str) -> None:
         for rank, outcome in enumerate(ranks.each(run)):
             assert outcome.error is None
             (wanted,) = expected[rank].values()
-            assert torch.equal(wanted, outcome.returned[0])
+            assert torch.equal(wanted, outcome.values[0])
 
     law()
 

@@ -26,7 +26,7 @@ from collective_rules.ops import Row
 from collective_rules.ops.op import ANY
 from collective_rules.rules import RULES
 from collective_rules.spec import Spec
-from collective_rules.testing import Outcome, World, WorldTimeout, world
+from collective_rules.testing import Returned, World, WorldTimeout, world
 from collective_rules.testing.broken import BREACHES
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.expected import _share, _steps
@@ -128,7 +128,7 @@ class Answer:
     """What a kernel made of a call's `arguments`."""
 
     arguments: dict[str, Any]
-    outcome: Outcome
+    outcome: Returned
 
 
 def ask(call: cr.Call, witness: str, *, default: bool = False) -> Answer:
@@ -171,7 +171,7 @@ def disagreements(call: cr.Call, witness: str, violates: Iterable[str] = ()) -> 
             found.append((ALONE, repr(answer.outcome.error)))
             answer = helped
     if violates:
-        found += [(f"accepts {id}", f"{answer.outcome.returned}") for id in violates if answer.outcome.error is None]
+        found += [(f"accepts {id}", f"{answer.outcome.values}") for id in violates if answer.outcome.error is None]
     elif answer.outcome.error is not None:
         missing = isinstance(answer.outcome.error, (NotImplementedError, UnsupportedOperatorException))
         found.append((NO_KERNEL if missing else RAISES, repr(answer.outcome.error)))
@@ -184,7 +184,7 @@ def unlike(call: cr.Call, answer: Answer) -> Iterator[tuple[str, str]]:
     """Say where what was written and returned is not what `infer` says."""
     row, inferred = call.row, cr.infer(call)
     outputs = [output for output in row.returns if output.kind != "work"]
-    returned = answer.outcome.returned
+    returned = answer.outcome.values
     if len(returned) != len(outputs):
         yield RETURNS, f"{returned}, but should be {outputs}"
     results = [(name, answer.arguments[name]) for name in row.writes if name in answer.arguments]
@@ -393,11 +393,11 @@ def test_a_doctored_answer_shows_what_was_doctored(kinds: set[str], value: Any) 
     call = cr.call("c10d::_allgather_base_", group=TWO, input_tensor=(2,), output_tensor=(4,))
     answer = ask(call, META)
     assert [] == list(unlike(call, answer))
-    doctored = attrs.evolve(answer, outcome=Outcome((value,)))
+    doctored = attrs.evolve(answer, outcome=Returned((value,)))
     assert kinds == {kind for kind, _ in unlike(call, doctored)}
 
 
 def test_a_missing_return_is_seen() -> None:
     call = cr.call("c10d::_allgather_base_", group=TWO, input_tensor=(2,), output_tensor=(4,))
-    doctored = attrs.evolve(ask(call, FAKE), outcome=Outcome())
+    doctored = attrs.evolve(ask(call, FAKE), outcome=Returned())
     assert [RETURNS] == [kind for kind, _ in unlike(call, doctored)]

@@ -18,7 +18,7 @@ from collective_rules.comparison import blocks
 from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.comparison.rehearsal import rehearse
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox.sandbox import Sandbox
+from collective_rules.sandbox import Sandbox
 
 _EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 _SIZE = 4

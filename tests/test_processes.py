@@ -3,6 +3,7 @@
 The faulty backend is in this file, too: processes import it by the file's path.
 """
 
+import contextlib
 import os
 import re
 import select
@@ -23,16 +24,20 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch._C._distributed_c10d import _create_work_from_future
 
 import collective_rules as cr
+from collective_rules.cli import main
+from collective_rules.conformance import measure
+from collective_rules.conformance.process_runner import EndedError, TerminatedError
+from collective_rules.conformance.reproducer import reproducer
+from collective_rules.conformance.summary import headline
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG
+from collective_rules.sandbox import DIES, FAILS, HANGS, OK, RAISES, REFUSED, SILENTLY_WRONG, Result
 from collective_rules.testing import world
-from collective_rules.testing.__main__ import main
+from collective_rules.testing.device import DeviceTensors
 from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.expected import differences
 from collective_rules.testing.processes import ProcessWorld
-from collective_rules.testing.rank import Answer, Elsewhere, Rank, in_step, merged, silent
-from collective_rules.testing.run_calls import Trial
+from collective_rules.testing.rank import Rank, in_step, merged
 from collective_rules.testing.strategies import calls
 from collective_rules.testing.tensors import make
 from tests.leaks import held
@@ -89,13 +94,18 @@ FAULTY = f"{__file__}:Faulty"
 KILLED = """
 import os, sys
 import collective_rules as cr
+from collective_rules.cli import main
+from collective_rules.conformance import measure
+from collective_rules.conformance.process_runner import EndedError, TerminatedError
+from collective_rules.conformance.reproducer import reproducer
+from collective_rules.conformance.summary import headline
 from collective_rules.testing.processes import ProcessWorld
 
 class Telling(ProcessWorld):
-    def _answers(self, ranks, timeout, ends):
+    def _results(self, ranks, timeout, ends):
         if timeout == self.timeout:
             print(*(worker.process.pid for worker in self._workers), flush=True)
-        return super()._answers(ranks, timeout, ends)
+        return super()._results(ranks, timeout, ends)
 
 ranks = Telling(1, timeout=600, backend=sys.argv[1])
 hangs = [cr.call("c10d::barrier", group=cr.Group(1))]
@@ -136,7 +146,7 @@ def started(*arguments: str) -> Job:
 
 def torchrun(ranks: int, *arguments: str) -> Job:
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-    return started(*launch, "-m", "collective_rules.testing", *arguments)
+    return started(*launch, "-m", "collective_rules", "conformance", *arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,7 +159,7 @@ def jobs() -> Iterator[Jobs]:
             2,
             "--backend",
             FAULTY,
-            "--timeout",
+            "--deadline",
             "5",
             "--examples",
             "3",
@@ -229,12 +239,12 @@ def test_a_call_that_all_ranks_refuse_leaves_them_as_they_are(two: ProcessWorld)
     """Nothing has been sent: the same processes go on."""
     before = [worker.process.pid for worker in two._workers]
     group = [cr.call("c10d::broadcast_", group=cr.Group(2, rank), tensors=[(2,)], root_rank=7) for rank in range(2)]
-    trial = two.carry_out(group)
-    assert trial.outcome == RAISES
+    result = two.carry_out(group)
+    assert result.outcome == RAISES
     assert [f"rank {rank}: RuntimeError: ProcessGroupGloo::broadcast: invalid root rank: 7" for rank in range(2)] == [
-        *trial.details
+        *result.details
     ]
-    assert two.carry_out(sums(2, (3,), (3,))) == Trial(OK)
+    assert two.carry_out(sums(2, (3,), (3,))) == Result(OK)
     assert before == [worker.process.pid for worker in two._workers]
 
 
@@ -247,7 +257,7 @@ def test_a_call_that_nobody_could_make_is_refused(two: ProcessWorld) -> None:
         two.carry_out(sums(3, (1,), (1,)))
     with pytest.raises(CallError, match=r"ranks \[0, 0\] of \{2\} do not fit"):
         two.carry_out(sums(2, (1,)) * 2)
-    assert two.carry_out(sums(2, (3,), (3,))) == Trial(OK)
+    assert two.carry_out(sums(2, (3,), (3,))) == Result(OK)
 
 
 def test_a_rank_that_waits_in_vain_hangs_and_the_next_call_works(two: ProcessWorld) -> None:
@@ -255,18 +265,18 @@ def test_a_rank_that_waits_in_vain_hangs_and_the_next_call_works(two: ProcessWor
     before = [worker.process.pid for worker in two._workers]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(two, "timeout", 0.5)
-        assert two.carry_out(sums(2, (3,))) == Trial(HANGS, ("rank 0: no answer within 0.5 s",))
+        assert two.carry_out(sums(2, (3,))) == Result(HANGS, ("rank 0: no answer within 0.5 s",))
     assert gone(before, 0.0)
-    assert two.carry_out(sums(2, (3,), (3,))) == Trial(OK)
+    assert two.carry_out(sums(2, (3,), (3,))) == Result(OK)
 
 
 def test_a_rank_that_dies_is_told_from_those_that_suffer_from_it(two: ProcessWorld) -> None:
     """A process that is sent more than it expects is aborted by gloo; its peer finds the connection broken."""
     start = time.monotonic()
-    trial = two.carry_out(sums(2, (2,), (4000,)))
-    assert trial.outcome == DIES
-    assert "rank 0: died by signal 6 (SIGABRT)" in trial.details
-    assert any("Received data size doesn't match expected size" in line for line in trial.details)
+    result = two.carry_out(sums(2, (2,), (4000,)))
+    assert result.outcome == DIES
+    assert "rank 0: died by signal 6 (SIGABRT)" in result.details
+    assert any("Received data size doesn't match expected size" in line for line in result.details)
     assert time.monotonic() - start < two.timeout
 
 
@@ -280,10 +290,10 @@ def test_three_ranks_leave_nothing_behind() -> None:
         group = list(sums(3, (2, 2), (2, 2), (2, 2)))
         transposed = cr.Spec((2, 2), stride=(1, 2))
         group[1] = cr.call("c10d::allreduce_", group=cr.Group(3, 1), tensors=[transposed])
-        trial = ranks.carry_out(group)
-        assert trial.outcome == SILENTLY_WRONG
-        assert {"rank 0", "rank 1", "rank 2"} == {line.partition(":")[0] for line in trial.details}
-        assert trial.details[1] == (
+        result = ranks.carry_out(group)
+        assert result.outcome == SILENTLY_WRONG
+        assert {"rank 0", "rank 1", "rank 2"} == {line.partition(":")[0] for line in result.details}
+        assert result.details[1] == (
             "rank 1: tensors holds [30003.0, 30008.0, 30007.0, 30012.0], "
             "but should hold [30003.0, 30006.0, 30009.0, 30012.0]"
         )
@@ -334,46 +344,45 @@ def test_a_world_that_cannot_be_is_refused_before_any_process_starts(arguments: 
 def test_a_rank_judges_itself() -> None:
     """In this process: its own group is gone when it is closed, and it can be set up afresh."""
     with Rank(0, 1, dist.HashStore()) as rank:
-        assert rank.carry_out(sums(1, (2,))) == Answer(OK)
-        assert rank.carry_out(sums(1, (2,)), afresh=True) == Answer(OK)
+        assert rank.carry_out(sums(1, (2,))) == Result(OK)
+        assert rank.carry_out(sums(1, (2,)), afresh=True) == Result(OK)
         refused = rank.carry_out([cr.call("c10d::allgather_", group=cr.Group(1), input_tensors=[(1,)])])
-        assert refused == Answer("refused", ("c10d::allgather_: output_tensors is missing",), posted=False)
+        assert refused == Result(REFUSED, ["c10d::allgather_: output_tensors is missing"], started=False)
     assert not dist.is_initialized()
 
 
 def test_the_gravest_outcome_is_that_of_all() -> None:
     """What the others say as well, except of wrong values that came of it."""
     answers = {
-        0: Answer(OK),
-        1: Answer(SILENTLY_WRONG, ("wrong",)),
-        2: silent(2, 30),
-        3: Answer(RAISES, ("raised",)),
-        4: Answer(DIES, ("died",)),
+        0: Result(OK),
+        1: Result(SILENTLY_WRONG, ("wrong",)),
+        2: Result(HANGS, ("waited",)),
+        3: Result(RAISES, ("raised",)),
+        4: Result(DIES, ("died",)),
     }
-    hangs = "rank 2: no answer within 30 s"
     for count, expected in enumerate(
         [
-            Trial(OK),
-            Trial(SILENTLY_WRONG, ("wrong",)),
-            Trial(HANGS, (hangs,)),
-            Trial(RAISES, ("raised", hangs)),
-            Trial(DIES, ("died", "raised", hangs)),
+            Result(OK),
+            Result(SILENTLY_WRONG, ("wrong",)),
+            Result(HANGS, ("waited",)),
+            Result(RAISES, ("raised", "waited")),
+            Result(DIES, ("died", "raised", "waited")),
         ]
     ):
         assert expected == merged({rank: answers[rank] for rank in range(count + 1)})
 
 
-@pytest.mark.parametrize(("kind", "error"), [("refused", CallError), ("fails", CollectiveRulesError)])
+@pytest.mark.parametrize(("kind", "error"), [(REFUSED, CallError), (FAILS, CollectiveRulesError)])
 def test_what_is_no_backends_fault_is_raised(kind: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="because"):
-        merged({0: Answer(OK), 1: Answer(kind, ("because",))})
+        merged({0: Result(OK), 1: Result(kind, ("because",))})
 
 
 def test_ranks_are_in_step_where_all_or_none_sent_something() -> None:
-    raised = Answer(RAISES, ("no",), posted=False)
+    raised = Result(RAISES, ("no",), started=False)
     assert in_step([raised, raised])
-    assert in_step([Answer(OK), Answer(OK)])
-    for other in (Answer(OK), Answer(RAISES), silent(1, 1), Answer(DIES), Answer(SILENTLY_WRONG)):
+    assert in_step([Result(OK), Result(OK)])
+    for other in (Result(OK), Result(RAISES), Result(HANGS), Result(DIES), Result(SILENTLY_WRONG)):
         assert not in_step([raised, other])
 
 
@@ -387,12 +396,12 @@ def test_tensors_keep_their_layout_and_what_they_share_on_another_device(op: str
     """A copy on the CPU stands for another device: what came of the copies is judged as if it were the call's own."""
     for group in drawn(op, 2, 3):
         made = {call.group.rank: make(call) for call in group}
-        sent = {rank: Elsewhere(one, torch.device("cpu")) for rank, one in made.items()}
+        sent = {rank: DeviceTensors(one, torch.device("cpu")) for rank, one in made.items()}
         arguments = [sent[rank].arguments if rank in sent else None for rank in range(2)]
         ops = {call.group.rank: call.op for call in group}
         outcomes = world(2).run([ops.get(rank, op) for rank in range(2)], arguments)
         assert [None, None] == [outcome.error for outcome in outcomes]
-        returned = {rank: sent[rank].carried_back(outcomes[rank].returned) for rank in made}
+        returned = {rank: sent[rank].carried_back(outcomes[rank].values) for rank in made}
         assert () == differences(made, returned)
 
 
@@ -400,61 +409,105 @@ def test_tensors_keep_their_layout_and_what_they_share_on_another_device(op: str
 
 
 def test_torchrun_runs_legal_calls(jobs: Jobs) -> None:
-    """Four ranks of a real job: the table, and nothing else."""
+    """Four ranks of a real job: rank 0 reports, and nobody else puts anything out."""
     status, out, errors = jobs.legal.result()
     assert (0, "") == (status, errors)
-    lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["op", "passed", "raised", "wrong", "hung", "died"]
-    assert [line[0] for line in lines[1:]] == [
+    assert out.startswith("gloo conforms: 20 legal calls passed, 0 failed.\n")
+    assert "; groups of 4 ranks, which are processes, on cpu; 5 legal calls of each op, " in out
+    assert re.findall(r"^(\S+::\S+) +conforms +5/5 ", out, re.MULTILINE) == [
         "c10d::allgather_",
         "c10d::send",
         "_c10d_functional::all_reduce_",
         "_c10d_functional::all_reduce_coalesced_",
     ]
-    assert {("5", "0", "0", "0", "0")} == {tuple(line[1:]) for line in lines[1:]}
 
 
 def test_a_hang_ends_a_job_of_torchruns(jobs: Jobs) -> None:
-    """With a table, and the op named; wrong values before it do not."""
+    """With a report that names the op. Wrong values before it end nothing."""
     status, out, _ = jobs.hanging.result()
     assert status == 1
-    assert re.search(r"^c10d::allreduce_ +\d+ +\d+ +[1-9]\d* +0 +0$", out, re.MULTILINE)
-    assert re.search(r"^c10d::barrier +0 +0 +0 +1 +0$", out, re.MULTILINE)
-    assert "c10d::allreduce_ silently wrong\n  rank 1: tensors holds [0.0" in out
-    assert "c10d::barrier hangs\n  rank 0: no answer within 5 s\n  rank 1: no answer within 5 s\n" in out
-    assert out.endswith("The job ended with c10d::barrier: after a hang, its ranks cannot go on.\n")
+    assert re.search(r"^c10d::allreduce_ +fails +\d/3 ", out, re.MULTILINE)
+    assert re.search(r"^c10d::barrier +fails +0/1 ", out, re.MULTILINE)
+    assert "#   rank 1: tensors holds [0.0" in out
+    assert "c10d::barrier on 2 ranks of " in out
+    assert "#   rank 0: no answer within 5 s\n#   rank 1: no answer within 5 s\n" in out
+    assert "The job ended with c10d::barrier: after a hang, its ranks cannot go on.\n" in out
 
 
 def test_without_torchrun_the_processes_are_started(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first example that fails is shown with its calls."""
-    status = main(["--nproc", "1", "--backend", FAULTY, "--ops", "c10d::allreduce_", "--examples", "1"])
+    """The first example that fails is shown as a program."""
+    arguments = ["--ranks", "processes", "--world-size", "1", "--ops", "c10d::allreduce_", "--examples", "1"]
+    status = main(["conformance", *arguments, "--backend", FAULTY])
     out = capsys.readouterr().out
     assert status == 1
-    assert "\nc10d::allreduce_       0       0      1     0     0\n" in out
-    assert "rank 0: tensors holds [0.0], but should hold [1.0]\n  <c10d::allreduce_ on rank 0 of 1, " in out
+    assert re.search(r"^c10d::allreduce_ +fails +0/1 ", out, re.MULTILINE)
+    assert "#   rank 0: tensors holds [0.0], but should hold [1.0]\n" in out
+
+
+class Dying:
+    """Ranks of which one dies in the second call, so that torchrun ends the job."""
+
+    size = 2
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.count = error, 0
+
+    def carry_out(self, calls: Sequence[cr.Call]) -> Result:
+        self.count += 1
+        if self.count == 2:
+            raise self.error
+        return Result(OK)
+
+
+@pytest.mark.parametrize("error", [EndedError(Result(HANGS)), TerminatedError()], ids=["hang", "death"])
+def test_a_job_that_ends_early_does_not_conform(error: BaseException) -> None:
+    """What was measured before is reported; the other ops have not been tried."""
+    ops = ["c10d::allgather_", "c10d::barrier"]
+    made = measure("gloo", ops=ops, world_sizes=[2], ranks=lambda: contextlib.nullcontext(Dying(error)))
+    outcome = HANGS if isinstance(error, EndedError) else DIES
+    assert [{OK: 1, outcome: 1}, {}] == [op.legal for op in made.ops]
+    assert ["fails", "not tried"] == [op.verdict for op in made.ops]
+    assert ops[0] in made.ended
+    assert headline(made).endswith(made.ended)
+    assert not made.conforms
+
+
+def test_a_program_for_an_accelerator_makes_its_tensors_there() -> None:
+    """Each rank takes a device by its number."""
+    program = reproducer(sums(1, (2,)), "nccl", Result(RAISES), device="cuda")
+    assert 'torch.set_default_device("cuda")' in program
+    assert "torch.accelerator.set_device_index(rank % torch.accelerator.device_count())" in program
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--nproc", "2", "--ops", "c10d::all_reduce_"], "--ops 'c10d::all_reduce_' names no op; did you mean 'c10d::"),
-        (["--nproc", "2", "--ops", "symm_mem::*"], "names no op that can be tried: symm_mem::.*: gloo has no kernel"),
-        (["--nproc", "1", "--ops", "c10d::send"], "names no op that can be tried: c10d::send: it takes two ranks"),
-        (["--ops", "c10d::send"], "say --nproc, or start this with torchrun"),
-        (["--nproc", "2", "--backend", "golo"], "backend='golo', but should be 'gloo'"),
-        (["--nproc", "2", "--device", "xla"], "device='xla', but torch"),
-        (["--nproc", "2", "--timeout", "0"], "--timeout 0 should be a positive number"),
-        (["--nproc", "two"], "'--nproc'"),
-        (["--examples", "0", "--nproc", "2"], "'--examples'"),
-        (["--op", "c10d::send"], "--op"),
+        (["--backend", "golo"], "backend='golo', but should be 'gloo'"),
+        (["--device", "xla"], "device='xla', but torch"),
+        (["--deadline", "0"], "deadline=0.0, but should be a number of seconds"),
+        (["--ops", "c10d::send", "--world-size", "1"], "nothing to measure: c10d::send: it takes two ranks"),
+        (["--ranks", "threads", "--device", "cuda"], "--device cuda is for ranks that are processes"),
+        (["--ranks", "torchrun"], "--ranks torchrun: start this with torchrun"),
+        (["--ranks", "fibres"], "'--ranks'"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     """And nothing on standard output."""
-    assert main(arguments) == 2
+    assert main(["conformance", "--ranks", "processes", *arguments]) == 2
     out, errors = capsys.readouterr()
-    assert out == ""
-    assert errors.count("\n") == 1
-    assert re.search(f"^collective_rules.testing: .*{message}", errors)
+    assert (out, errors.count("\n")) == ("", 1)
+    assert message in errors
+
+
+def test_torchrun_says_the_world_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever says it, too, may mean another."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "two", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for arguments, message in [
+        (["--world-size", "2"], "--world-size is for torchrun to say"),
+        ([], "WORLD_SIZE='two' in the environment should be a number"),
+    ]:
+        assert main(["conformance", *arguments]) == 2
+        assert message in capsys.readouterr().err

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import collective_rules as cr
-from collective_rules.conformance.examples import Calls, Plan
+from collective_rules.conformance.examples import Calls, ExamplePlan
 from collective_rules.conformance.launch import launch
 from collective_rules.conformance.literals import Writer, alike, literal
 from collective_rules.conformance.reproducer import reproducer
-from collective_rules.sandbox.sandbox import RAISES, SILENTLY_WRONG, Verdict
-from collective_rules.testing import Outcome, World, world
+from collective_rules.sandbox import RAISES, SILENTLY_WRONG, Result
+from collective_rules.testing import Returned, World, world
 from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import DTYPES, drawable
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
@@ -31,8 +31,8 @@ from collective_rules.testing.process_groups import resolve
 from collective_rules.testing.tensors import flat
 
 OPS = [op for op in cr.ops() if has_cpu_kernel(cr.lookup(op)) and not drawable(cr.lookup(op))]
-WRONG = Verdict(SILENTLY_WRONG, "rank 0: it is wrong")
-STRAY = Verdict(SILENTLY_WRONG, "rank 0: 1 elements changed that the op does not write")
+WRONG = Result(SILENTLY_WRONG, ["rank 0: it is wrong"])
+STRAY = Result(SILENTLY_WRONG, ["rank 0: 1 elements changed that the op does not write"])
 FAULTY = Path(__file__).with_name("faulty.py")
 
 
@@ -60,9 +60,9 @@ def carried_out(names: dict[str, Any], ranks: World) -> list[dict[str, Any]]:
     def run(rank: int) -> Any:
         return names["run"](rank, ranks.groups[rank])
 
-    outcomes: tuple[Outcome, ...] = ranks.each(run)
+    outcomes: tuple[Returned, ...] = ranks.each(run)
     assert [None] * ranks.size == [outcome.error for outcome in outcomes]
-    return [outcome.returned[0] for outcome in outcomes]
+    return [outcome.values[0] for outcome in outcomes]
 
 
 def compared(names: dict[str, Any], returned: list[dict[str, Any]]) -> int:
@@ -79,7 +79,7 @@ def compared(names: dict[str, Any], returned: list[dict[str, Any]]) -> int:
 
 
 def legal(op: str, count: int, seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)) -> list[Calls]:
-    return [example.calls for example in Plan(sizes, count, seed, "gloo").legal(cr.lookup(op), None)]
+    return [example.calls for example in ExamplePlan(sizes, count, seed, "gloo").legal(cr.lookup(op), None)]
 
 
 # -- legal calls
@@ -151,7 +151,7 @@ def test_ranks_that_count_alike_have_one_line() -> None:
 def test_the_head_says_what_happened() -> None:
     """No more than a few lines of it, whatever was raised."""
     calls = [cr.call("c10d::barrier", group=cr.Group(1))]
-    text = reproducer(calls, "gloo", Verdict(RAISES, "\n".join(f"line {n}: {'x' * 1000}" for n in range(50))))
+    text = reproducer(calls, "gloo", Result(RAISES, [f"line {n}: {'x' * 1000}" for n in range(50)]))
     head = list(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
 
     assert "# c10d::barrier on 1 rank of gloo: raises" == head[0]
@@ -165,7 +165,7 @@ def test_the_head_says_what_happened() -> None:
 @pytest.mark.parametrize("op", OPS[::5])
 def test_broken_calls_are_programs_too(op: str) -> None:
     """What has no right answer is made all the same, and nothing is expected of it."""
-    for example in Plan((2, 3), 1, 0, "gloo").broken(cr.lookup(op), None):
+    for example in ExamplePlan((2, 3), 1, 0, "gloo").broken(cr.lookup(op), None):
         compile(reproducer(example.calls, "gloo", WRONG), "reproducer.py", "exec")
 
 

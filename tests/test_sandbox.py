@@ -24,17 +24,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.sandbox import DIES, HANGS, OK, OUTCOMES, RAISES, Result, Sandbox
 from collective_rules.sandbox import sandbox as sandbox_module
-from collective_rules.sandbox.sandbox import (
-    ANSWER_LIMIT,
-    DIES,
-    HANGS,
-    OK,
-    OUTCOMES,
-    RAISES,
-    Sandbox,
-    Verdict,
-)
+from collective_rules.sandbox.fork_server import ANSWER_LIMIT
+from collective_rules.testing.run_calls import sandbox_warm_up  # noqa: F401 - the fork server calls it
 from collective_rules.testing.world import World, WorldTimeout
 from tests.leaks import held
 
@@ -47,7 +40,7 @@ def job(function: Any) -> str:
 
 KILLED = """
 import os, sys
-from collective_rules.sandbox.sandbox import Sandbox
+from collective_rules.sandbox import Sandbox
 with Sandbox(deadline=600) as box:
     if os.fork() == 0:  # what holds the sandbox's socket after its owner's death
         sys.stdin.read()
@@ -201,7 +194,7 @@ def flood(last_words: str) -> None:
 
 
 def answer_by_bytes(size: int) -> None:
-    """Write an answer of one's own to the zygote."""
+    """Write an answer of one's own to the fork server."""
     for name in os.listdir("/proc/self/fd"):
         link = f"/proc/self/fd/{name}"
         if os.path.exists(link) and os.readlink(link).startswith("socket:"):
@@ -220,12 +213,12 @@ def nested(depth: int) -> list[Any]:
     return found
 
 
-def judge(fields: dict[str, Any]) -> Verdict:
-    return Verdict(**fields)
+def judge(fields: dict[str, Any]) -> Result:
+    return Result(**fields)
 
 
-def no_verdict(_: Any) -> Verdict:
-    return Verdict("perhaps")
+def no_result(_: Any) -> Result:
+    return Result("perhaps")
 
 
 def fork_and_answer_twice(_: Any) -> int:
@@ -235,7 +228,7 @@ def fork_and_answer_twice(_: Any) -> int:
 
 
 def start_processes(payload: dict[str, str]) -> list[int]:
-    """Write down the zygote, this process, one of another session and a double-forked one; end in some way.
+    """Write down the fork server, this process, one of another session and a double-forked one; end in some way.
 
     If that has been done before, by a process whose work this one does again, only return.
     """
@@ -301,8 +294,8 @@ def parent(_: Any) -> int:
     return os.getppid()
 
 
-def kill_the_zygote_unless(file: str) -> None:
-    """Make the file, if it has a name, and kill the zygote unless the file was there."""
+def kill_the_fork_server_unless(file: str) -> None:
+    """Make the file, if it has a name, and kill the fork server unless the file was there."""
     if not os.path.exists(file):
         if file:
             Path(file).touch()
@@ -310,22 +303,22 @@ def kill_the_zygote_unless(file: str) -> None:
         wait_for_ever(None)
 
 
-def all_reduce(sizes: list[int]) -> Verdict:
+def all_reduce(sizes: list[int]) -> Result:
     calls = [{"tensors": [torch.ones(size)]} for size in sizes]
     try:
-        outcomes = World(len(sizes), timeout=1.0).run("c10d::allreduce_", calls)
+        returned = World(len(sizes), timeout=1.0).run("c10d::allreduce_", calls)
     except WorldTimeout as error:
-        return Verdict(HANGS, str(error))
-    return Verdict(OK, value=[outcome.returned[0][0].sum().item() for outcome in outcomes])
+        return Result(HANGS, [str(error)])
+    return Result(OK, value=[each.values[0][0].sum().item() for each in returned])
 
 
-# -- verdicts
+# -- results
 
 
 @pytest.mark.parametrize("value", [None, 1.5, "é\n\ud800", [1, {"a": [True]}], {"": None}], ids=repr)
 def test_a_value_comes_back(box: Sandbox, value: Any) -> None:
     """Payload and value are carried as JSON data, there and back."""
-    assert Verdict(OK, value=value) == box.run(job(echo), value)
+    assert Result(OK, value=value) == box.run(job(echo), value)
 
 
 def test_a_job_is_a_function_of_a_module_or_of_a_file(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +333,7 @@ SIMPLE: list[tuple[Any, Any, str, str]] = [
     (fail, "", "raises ValueError", "ValueError"),
     (fail_without_text, None, "raises MuteError: (it has no text: its __str__ raises)", "its __str__"),
     (leave_politely, 3, "raises SystemExit: 3", "SystemExit: 3"),
-    (no_verdict, None, "raises CallError: outcome='perhaps', but should be one of 'ok', 'raises', ...", "CallError"),
+    (no_result, None, "raises CallError: outcome='perhaps', but should be one of 'ok', 'raises', ...", "CallError"),
     (abort, "last words", "dies by signal 6 (SIGABRT)", "last words"),
     (kill_itself, signal.SIGKILL, "dies by signal 9 (SIGKILL)", ""),
     (kill_its_group, signal.SIGKILL, "dies by signal 9 (SIGKILL)", ""),
@@ -361,33 +354,31 @@ def test_every_outcome_is_told_and_the_next_job_runs(
 ) -> None:
     """Exceptions, signals and exit statuses are told apart; none is the end of the sandbox."""
     module = {ctypes.string_at: "ctypes", os._exit: "os"}.get(function, __file__)
-    verdict = box.run(f"{module}:{function.__name__}", payload)
-    assert str(verdict).startswith(shown.removesuffix("..."))
-    assert message in verdict.message
+    result = box.run(f"{module}:{function.__name__}", payload)
+    assert str(result).startswith(shown.removesuffix("..."))
+    assert message in result.message
     assert OK == box.run(job(echo), 1).outcome
 
 
 def test_a_job_finds_all_that_was_promised(box: Sandbox) -> None:
-    """One thread, in the zygote too, a session, and nothing left to import for a call."""
+    """One thread, in the fork server too, a session, and nothing left to import for a call."""
     assert [1, 1, "1", True, 0] == box.run(job(circumstances), None).value
 
 
 def test_a_job_that_does_not_come_back_hangs(box: Sandbox) -> None:
     """The deadline holds in Python, in C with the interpreter lock held, stopped, and for the deaf; others go on."""
     waits = [wait_for_ever, wait_with_the_interpreter_lock, wait_deaf, stop]
-    found = [
-        verdict for _, verdict in box.map(job(one_of_this_file), [each.__name__ for each in waits], deadline=SHORT)
-    ]
-    assert [Verdict(HANGS, "no answer within 0.5 s")] * 4 == found
+    found = [result for _, result in box.map(job(one_of_this_file), [each.__name__ for each in waits], deadline=SHORT)]
+    assert [Result(HANGS, ["no answer within 0.5 s"])] * 4 == found
     assert OK == box.run(job(echo), 1).outcome
 
 
 def test_a_job_may_judge_by_itself(box: Sandbox) -> None:
-    """A verdict that a job returns is passed on as it is."""
-    verdicts = [Verdict(outcome, "by itself", value=[outcome]) for outcome in OUTCOMES]
-    payloads = [{"outcome": each.outcome, "message": each.message, "value": each.value} for each in verdicts]
+    """A result that a job returns is passed on as it is."""
+    results = [Result(outcome, ["by itself"], value=[outcome]) for outcome in OUTCOMES]
+    payloads = [{"outcome": each.outcome, "details": each.details, "value": each.value} for each in results]
     found = dict(box.map(job(judge), payloads))
-    assert verdicts == [found[place] for place in range(len(OUTCOMES))]
+    assert results == [found[place] for place in range(len(OUTCOMES))]
     assert [*OUTCOMES] == [str(found[place]).split(" by")[0] for place in range(len(OUTCOMES))]
 
 
@@ -396,24 +387,24 @@ def test_a_job_may_judge_by_itself(box: Sandbox) -> None:
     [
         (big, ANSWER_LIMIT, r"an answer of \d+ bytes of JSON, but should be \d+ at most"),
         (answer_by_bytes, ANSWER_LIMIT + 2**20, r"an answer of more than \d+ bytes"),
-        (answer_by_bytes, 9, "an answer that is not a verdict: 'xxxxxxxxx'"),
+        (answer_by_bytes, 9, "an answer that is not a result: 'xxxxxxxxx'"),
         (nested, 10**5, "an answer that is not JSON data: maximum recursion depth"),
     ],
     ids=["big", "endless", "garbled", "nested"],
 )
 def test_an_answer_that_is_none_is_told(box: Sandbox, function: Any, payload: int, message: str) -> None:
     """Too big, garbled or not JSON data: the job raises that."""
-    verdict = box.run(job(function), payload)
-    assert RAISES == verdict.outcome
-    assert re.match(message, verdict.message)
+    result = box.run(job(function), payload)
+    assert RAISES == result.outcome
+    assert re.match(message, result.message)
     assert OK == box.run(job(echo), 1).outcome
 
 
 def test_output_neither_blocks_nor_piles_up(box: Sandbox) -> None:
     """Of 256 MB, the last 4 kB are the message of the death."""
-    verdict = box.run(job(flood), "last words")
-    assert verdict.message.endswith("x\nlast words")
-    assert len(verdict.message) <= 4096
+    result = box.run(job(flood), "last words")
+    assert result.message.endswith("x\nlast words")
+    assert len(result.message) <= 4096
 
 
 def test_gloo_may_break(box: Sandbox) -> None:
@@ -426,29 +417,29 @@ def test_gloo_may_break(box: Sandbox) -> None:
 # -- many payloads
 
 
-def test_verdicts_come_in_the_order_of_completion(box: Sandbox, tmp_path: Path) -> None:
+def test_results_come_in_the_order_of_completion(box: Sandbox, tmp_path: Path) -> None:
     """A slow payload does not hold up those after it."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     answers = box.map(job(read_if), [str(fifo), "", "", "", "", ""])
     assert {1, 2, 3, 4, 5} == {place for place, _ in itertools.islice(answers, 5)}
     fifo.write_text("at last")
-    assert [(0, Verdict(OK, value="at last"))] == list(answers)
+    assert [(0, Result(OK, value="at last"))] == list(answers)
 
 
 def test_as_many_children_as_workers_run_side_by_side(box: Sandbox, tmp_path: Path) -> None:
     """Four that wait for each other come back, each with a process of its own."""
     payload = {"folder": str(tmp_path), "size": box.workers}
-    verdicts = [verdict for _, verdict in box.map(job(meet), [payload] * box.workers)]
-    assert box.workers == len({verdict.value for verdict in verdicts})
+    results = [result for _, result in box.map(job(meet), [payload] * box.workers)]
+    assert box.workers == len({result.value for result in results})
 
 
 def test_payloads_are_taken_as_they_are_needed(box: Sandbox) -> None:
     """There may be no end of payloads, and other jobs may run while some are at work."""
     payloads = itertools.count()
     answers = box.map(job(echo), payloads)
-    for place, verdict in itertools.islice(answers, 10):
-        assert place == verdict.value
+    for place, result in itertools.islice(answers, 10):
+        assert place == result.value
         assert place == box.run(job(echo), place).value
     assert next(payloads) <= 10 + box.workers
     answers.close()  # type: ignore[attr-defined]
@@ -464,7 +455,7 @@ def test_reuse_keeps_children_while_all_is_well(box: Sandbox) -> None:
     assert len(set(pids)) <= box.workers + 3
     assert int(found[40].message.removeprefix("ValueError: ")) not in pids[-19:]
     assert not left(pids)
-    pids = [verdict.value for _, verdict in box.map(job(pid_unless), [""] * 20)]
+    pids = [result.value for _, result in box.map(job(pid_unless), [""] * 20)]
     assert 20 == len(set(pids))
     assert not left(pids)
 
@@ -481,23 +472,23 @@ def test_the_end_of_a_child_is_not_the_end_of_others(box: Sandbox, tmp_path: Pat
         answers = box.map(
             job(lose_processes), [{}, {"file": str(file), "fifo": str(started), "until": str(until), "then": OK}]
         )
-        assert (0, Verdict(OK, value=[])) == next(answers)
+        assert (0, Result(OK, value=[])) == next(answers)
         assert select.select([listening], [], [], 10)[0]
     assert OK == box.run(job(echo), 1).outcome
     until.write_text("")
-    assert (1, Verdict(OK, value=[])) == next(answers)
+    assert (1, Result(OK, value=[])) == next(answers)
     assert not left(json.loads(file.read_text())[1:])
 
 
 @pytest.mark.parametrize(("then", "reuse"), [(OK, False), (OK, True), (HANGS, False), (DIES, False)])
 def test_no_process_outlives_its_run(box: Sandbox, tmp_path: Path, then: str, reuse: bool) -> None:
-    """Not those of another session, not those whose parents are gone: all have ended when the verdict is told."""
+    """Not those of another session, not those whose parents are gone: all have ended when the result is told."""
     file = tmp_path / "pids"
-    for _, verdict in box.map(job(start_processes), [{"file": str(file), "then": then}], deadline=1, reuse=reuse):
-        zygote, *started = json.loads(file.read_text())
+    for _, result in box.map(job(start_processes), [{"file": str(file), "then": then}], deadline=1, reuse=reuse):
+        server, *started = json.loads(file.read_text())
         assert not left(started)
-        assert [zygote] == left([zygote])
-        assert then == verdict.outcome
+        assert [server] == left([server])
+        assert then == result.outcome
 
 
 def test_a_job_that_forks_answers_once(box: Sandbox) -> None:
@@ -506,7 +497,7 @@ def test_a_job_that_forks_answers_once(box: Sandbox) -> None:
 
 
 def test_what_is_not_waited_for_is_ended(box: Sandbox, tmp_path: Path) -> None:
-    """Whoever stops taking verdicts ends the children that are at work."""
+    """Whoever stops taking results ends the children that are at work."""
     file, fifo = tmp_path / "pids", tmp_path / "fifo"
     os.mkfifo(fifo)
     payloads = [{"fifo": str(fifo)}, {"file": str(file), "fifo": str(fifo), "then": HANGS}]
@@ -519,7 +510,7 @@ def test_what_is_not_waited_for_is_ended(box: Sandbox, tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_parent_that_is_killed(to_be_killed: Parent) -> None:
-    """Zygote, child and what that has started end when nobody is left to ask for them."""
+    """The fork server, child and what that has started end when nobody is left to ask for them."""
     assert select.select([to_be_killed.listening], [], [], 60)[0], "the job was not started"
     to_be_killed.process.kill()
     to_be_killed.process.wait()
@@ -530,7 +521,7 @@ def test_nothing_outlives_a_parent_that_is_killed(to_be_killed: Parent) -> None:
 
 def test_a_fork_has_no_part_in_the_sandbox(box: Sandbox) -> None:
     """A forked process can neither use nor end it."""
-    zygote = box.run(job(parent), None).value
+    server = box.run(job(parent), None).value
     child = os.fork()
     if child == 0:
         try:
@@ -541,7 +532,7 @@ def test_a_fork_has_no_part_in_the_sandbox(box: Sandbox) -> None:
         finally:
             os._exit(1)
     assert 0 == os.waitpid(child, 0)[1]
-    assert zygote == box.run(job(parent), None).value
+    assert server == box.run(job(parent), None).value
 
 
 # -- what is no good
@@ -592,13 +583,13 @@ def test_a_run_says_what_it_cannot_do(box: Sandbox, name: Any, payload: Any, dea
     assert OK == box.run(job(echo), 1).outcome
 
 
-def test_a_verdict_is_one_of_five() -> None:
+def test_a_result_has_a_known_outcome() -> None:
     """Another outcome is refused."""
     with pytest.raises(CallError, match="outcome='fine', but should be one of 'ok', 'raises', 'hangs', 'dies', 'sil"):
-        Verdict("fine")
+        Result("fine")
 
 
-# -- what takes another zygote: last, for it takes some seconds
+# -- what takes another fork server: last, for it takes some seconds
 
 
 @pytest.fixture
@@ -611,11 +602,11 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_closes_the_sandbox_which_leaves_nothing(box: Sandbox, tmp_path: Path) -> None:
-    """Ctrl-C while waiting for a verdict, not meant for the zygote, ends all processes, files and threads."""
+    """Ctrl-C while waiting for a result, not meant for the fork server, ends all processes, files and threads."""
     file = tmp_path / "pids"
     assert os.getsid(0) != os.getsid(box.run(job(parent), None).value)
     answers = box.map(job(wait_if), [False, True], reuse=True)
-    assert (0, Verdict(OK)) == next(answers)
+    assert (0, Result(OK)) == next(answers)
     fork = os.fork()
     if fork == 0:  # what holds the sandbox's socket, too
         signal.alarm(60)
@@ -636,30 +627,30 @@ def test_an_interrupt_closes_the_sandbox_which_leaves_nothing(box: Sandbox, tmp_
             use()
 
 
-def test_the_loss_of_the_zygote_is_made_good(box: Sandbox, tmp_path: Path) -> None:
+def test_the_loss_of_the_fork_server_is_made_good(box: Sandbox, tmp_path: Path) -> None:
     """Its children end with it. What they have started is ended, and what is unanswered is tried once more."""
     file, fifo = tmp_path / "pids", tmp_path / "fifo"
     os.mkfifo(fifo)
     payloads = [{"fifo": str(fifo)}, {"file": str(file), "fifo": str(fifo), "then": HANGS}]
     answers = box.map(job(start_processes_or_wait), payloads)
     assert 0 == next(answers)[0]
-    zygote, child, *others = json.loads(file.read_text())
-    os.kill(zygote, signal.SIGKILL)
-    assert end(zygote)
+    server, child, *others = json.loads(file.read_text())
+    os.kill(server, signal.SIGKILL)
+    assert end(server)
     assert end(child)
     assert others == left(others)
     start = time.monotonic()
     assert OK == box.run(job(echo), 1).outcome
     assert time.monotonic() - start < box.deadline
-    assert [(1, Verdict(OK, value=[]))] == list(answers)
+    assert [(1, Result(OK, value=[]))] == list(answers)
     assert all(end(pid) for pid in others)
 
 
-def test_who_loses_every_zygote_dies_of_it(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_loses_every_fork_server_dies_of_it(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says nothing is as good as lost. All that was asked of it is suspect, and done alone."""
     monkeypatch.setattr(sandbox_module, "_GRACE", 0.5)
-    assert OK == box.run(job(kill_the_zygote_unless), __file__).outcome  # imported: that may take its time
+    assert OK == box.run(job(kill_the_fork_server_unless), __file__).outcome  # imported: that may take its time
     os.kill(box.run(job(parent), None).value, signal.SIGSTOP)
-    found = dict(box.map(job(kill_the_zygote_unless), [__file__, __file__, __file__, ""], deadline=3 * SHORT))
+    found = dict(box.map(job(kill_the_fork_server_unless), [__file__, __file__, __file__, ""], deadline=3 * SHORT))
     assert [OK, OK, OK, DIES] == [found[place].outcome for place in range(4)]
-    assert "the process that children are forked from was lost (it died): status -9" == found[3].message
+    assert "the fork server was lost (it died): status -9" == found[3].message

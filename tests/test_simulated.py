@@ -153,7 +153,7 @@ def results(ranks: tuple[cr.Call, ...], echo: bool) -> list[torch.Tensor]:
     assert {None} == {outcome.error for outcome in outcomes}
     # Off the root, reduce_ leaves partial sums of its own.
     kept = [rank for rank, call in enumerate(ranks) if call.is_root or not call.row.entry.scratch]
-    return tensors_of([[made[rank], outcomes[rank].returned] for rank in kept])
+    return tensors_of([[made[rank], outcomes[rank].values] for rank in kept])
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

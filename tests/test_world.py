@@ -44,7 +44,7 @@ def test_every_rank_gets_its_own_outcome(size: int) -> None:
     """Outcomes come in the order of the ranks."""
     calls = [{"input": torch.tensor([rank])} for rank in range(size)]
     outcomes = world(size).run("_c10d_functional::all_gather_into_tensor", calls)
-    assert [list(range(size))] * size == [outcome.returned[0].tolist() for outcome in outcomes]
+    assert [list(range(size))] * size == [outcome.values[0].tolist() for outcome in outcomes]
 
 
 def test_a_world_outlives_the_default_group() -> None:
@@ -56,7 +56,7 @@ def test_a_world_outlives_the_default_group() -> None:
     for op in ("_c10d_functional::broadcast", "c10d_functional::broadcast"):
         name = cr.lookup(op).reads[0]
         calls = [{name: torch.tensor([rank]), "src": 1} for rank in range(2)]
-        assert [[1], [1]] == [outcome.returned[0].tolist() for outcome in kept.run(op, calls)]
+        assert [[1], [1]] == [outcome.values[0].tolist() for outcome in kept.run(op, calls)]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_timeout_tells_what_the_others_raised() -> None:
     calls = [{"tensors": [torch.ones(1)], "root_rank": root} for root in (2, 0)]
     with pytest.raises(WorldTimeout, match=r"from rank 1\n  rank 0: .*invalid root rank: 2") as caught:
         world(2, timeout=SHORT).run("c10d::broadcast_", calls)
-    assert list(caught.value.outcomes) == [0]
+    assert list(caught.value.returned) == [0]
 
 
 @pytest.mark.parametrize(("dtype", "posted"), [(torch.int16, True), (torch.float32, False)])
@@ -310,7 +310,7 @@ def test_a_legacy_group_is_found_by_its_tag_and_ranks() -> None:
     world(4)
     calls = [{"self": torch.tensor([rank]), "reduceOp": "max"} for rank in range(3)]
     outcomes = world(3).run("c10d_functional::all_reduce", calls)
-    assert [outcome.returned[0].tolist() for outcome in outcomes] == [[2]] * 3
+    assert [outcome.values[0].tolist() for outcome in outcomes] == [[2]] * 3
 
 
 def test_worlds_do_without_hypothesis() -> None:

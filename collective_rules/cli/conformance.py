@@ -1,17 +1,20 @@
-"""`collective-rules conformance`: what a backend makes of the collectives.
+"""`collective-rules conformance`: measures a backend against the rules.
+
+Its ranks are threads of one process, processes that it starts, or, under torchrun, the processes of the job.
 
 `--json`, one object, and what `--report` writes into a file that ends in .json:
 
 - `backend`: as it was named. `table`: whose table of limits says what is legal, null where the rules alone do.
-- `torch`: its version. `sizes` (of groups), `examples`, `seed`, `deadline`: what was asked for. `seconds`: it took.
-- `conforms`: whether some legal call passed and none failed.
+- `torch`: its version. `sizes` (of groups), `ranks` ("threads" or "processes"), `device`, `examples`, `seed`,
+  `deadline`: the settings. `seconds`: how long it took.
+- `conforms`: whether some legal call passed, none failed, and `ended` is null: why the run ended early.
 - `totals`: {`passed`, `failed`} of legal calls, {`raises`, `hangs`, `dies`, `accepted`} of broken ones.
 - `ops`: [{`op`, `rule`, `verdict` ("conforms", "fails", "not supported", "not tried"), `unsupported` (what the backend
   says, or null), `legal`: {`passed`, `failed`, `skipped`, `outcomes`: {outcome: count}}, `broken`: as in `totals`,
   `ways`: [{`way`, `ids` (of the constraints violated), `raises`, `hangs`, `dies`, `accepted`}],
   `kinds`: [{`reduce_op` (or null), `dtype`, `outcome`, `message`, `table` (true, false, or null without one),
   `agrees`}], `failure`: null or {`op`, `outcome`, `message`, `calls` (records, one a rank), `shrunk`, `tries`, `alone`
-  (whether it fails in a fresh process), `reproducer` (a program)}}].
+  (whether it fails in a fresh process; null: not tried), `reproducer` (a program)}}].
 - `left_out`: {op: why it was not measured}.
 
 An outcome is "ok", "raises", "hangs", "dies" or "silently wrong"; of `kinds` also "undefined" (it went through, but
@@ -23,21 +26,31 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.output import Report
+from collective_rules.cli.output import CommandError, Report
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
+    from collective_rules.conformance.process_runner import Ranks
     from collective_rules.conformance.results import Conformance
     from collective_rules.conformance.runner import Watch
 
 __all__ = ["measure_backend"]
 
 _NUMBERS = ("legal passed", "broken raises", "broken hangs", "broken dies", "broken accepted")
+
+
+class RanksAre(StrEnum):
+    """What the ranks are."""
+
+    THREADS = "threads"
+    PROCESSES = "processes"
+    TORCHRUN = "torchrun"
 
 
 def measure_backend(
@@ -48,7 +61,23 @@ def measure_backend(
             "/path/to/file.py:factory; a factory is called with (store, rank, size, timeout)."
         ),
     ] = "gloo",
-    world_size: Annotated[int, typer.Option(min=1, help="The most ranks of a group; fewer are tried, too.")] = 4,
+    world_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most ranks of a group, 4 if left out; fewer are tried, too, but not where ranks are processes.",
+        ),
+    ] = None,
+    ranks: Annotated[
+        RanksAre | None,
+        typer.Option(
+            help="What each rank is: a thread, a process that is started here, or a process of torchrun's; left out, "
+            "threads, but under torchrun its processes. Processes take any backend, and make legal calls only."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where the ranks' tensors are: cpu or, with processes, an accelerator such as cuda.")
+    ] = "cpu",
     ops: Annotated[
         list[str] | None,
         typer.Option(help="Only these ops: names or patterns such as 'c10d::*', also several with commas. Repeatable."),
@@ -57,36 +86,72 @@ def measure_backend(
         int, typer.Option(min=1, help="Legal calls of each op; a tenth as many for each way to break one.")
     ] = 20,
     seed: Annotated[int, typer.Option(help="Another number, other calls.")] = 0,
-    deadline: Annotated[float, typer.Option(help="Seconds after which a call hangs.")] = 1.0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds after which a call hangs: 1 if left out, with processes 30.")
+    ] = None,
     limits: Annotated[
         str | None,
-        typer.Option(help="Legal is what this backend's table admits, such as gloo; left out, the backend's own."),
+        typer.Option(help="The backend whose table says which calls are legal; left out, the tested backend's own."),
     ] = None,
     report: Annotated[
         list[str] | None, typer.Option(help="Write a report, too: a file .md, .json or .html. Repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> Report:
-    """Measure a backend: which ops, dtypes and reduce ops it takes, and what it makes of broken calls."""
+    """Measure a backend: which ops, dtypes and reduce ops it takes, and what it does with broken calls."""
+    from collective_rules.conformance import torchrun
     from collective_rules.conformance.measure import measure
     from collective_rules.conformance.report import must_be_writable
 
+    kind = ranks or (RanksAre.TORCHRUN if torchrun.is_launched() else RanksAre.THREADS)
+    seconds = deadline if deadline is not None else 1.0 if kind is RanksAre.THREADS else 30.0
+    sizes, start = _sizes_and_ranks(kind, backend, world_size, seconds, device)
+    if kind is RanksAre.TORCHRUN and torchrun.is_follower():
+        torchrun.follow(seconds, backend, device)
+        raise typer.Exit
     must_be_writable(report or ())
     patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
     with _nothing_left_here(), _progress() as watch:
         found = measure(
             backend,
             ops=patterns,
-            world_sizes=range(1, world_size + 1),
+            world_sizes=sizes,
             examples=examples,
             seed=seed,
-            deadline=deadline,
+            deadline=seconds,
             limits=limits,
+            ranks=start,
+            device=device,
             watch=watch,
         )
     unwritten = list(_unwritten(found, report or ()))
     status = 2 if unwritten else int(not found.conforms)
     return Report(found.as_data(), (*_blocks(found), *unwritten), as_json, status)
+
+
+def _sizes_and_ranks(
+    kind: RanksAre, backend: str, world_size: int | None, seconds: float, device: str
+) -> tuple[Sequence[int], Callable[[], contextlib.AbstractContextManager[Ranks]] | None]:
+    """Return the sizes of groups, and what makes the ranks; None for threads."""
+    from collective_rules.conformance import torchrun
+    from collective_rules.conformance.runner import checked_deadline
+    from collective_rules.testing.processes import ProcessWorld
+    from collective_rules.testing.rank import checked_backend
+
+    if kind is RanksAre.THREADS:
+        if device != "cpu":
+            raise CommandError(f"--device {device} is for ranks that are processes: say --ranks processes")
+        return range(1, (world_size or 4) + 1), None
+    checked_backend(backend)
+    checked_deadline(seconds)
+    if kind is RanksAre.PROCESSES:
+        size = world_size or 4
+        return [size], lambda: ProcessWorld(size, seconds, backend=backend, device=device)
+    if not torchrun.is_launched():
+        raise CommandError("--ranks torchrun: start this with torchrun ... -m collective_rules conformance")
+    if world_size is not None:
+        raise CommandError("--world-size is for torchrun to say")
+    return [torchrun.world_size()], lambda: torchrun.led(seconds, backend, device)
 
 
 def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:

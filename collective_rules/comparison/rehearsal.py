@@ -21,7 +21,7 @@ from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.recordings import Recording, SourceError, read
 from collective_rules.reports.wording import plural
-from collective_rules.sandbox.sandbox import DIES, HANGS, OK, Sandbox, Verdict
+from collective_rules.sandbox import DIES, HANGS, OK, Result, Sandbox
 
 __all__ = ["RankResult", "Rehearsal", "rehearse", "results_text"]
 
@@ -107,8 +107,8 @@ def rehearse(
         ]
         watch(0, len(ranks))
         by_rank: dict[int, RankResult] = {}
-        for place, verdict in used.map(_JOB, payloads, deadline=deadline + _PATIENCE):
-            by_rank[ranks[place]] = _result(ranks[place], verdict, deadline)
+        for place, result in used.map(_JOB, payloads, deadline=deadline + _PATIENCE):
+            by_rank[ranks[place]] = _rank_result(ranks[place], result, deadline)
             watch(len(by_rank), len(ranks))
         results = tuple(by_rank[rank] for rank in ranks)
         _must_have_run(results, script, _tail(output))
@@ -155,15 +155,13 @@ _ENDED = {
 }
 
 
-def _result(rank: int, verdict: Verdict, deadline: float) -> RankResult:
-    if verdict.outcome == OK:
-        return RankResult(rank, **verdict.value)
-    if verdict.outcome == HANGS:
+def _rank_result(rank: int, result: Result, deadline: float) -> RankResult:
+    if result.outcome == OK:
+        return RankResult(rank, **result.value)
+    if result.outcome == HANGS:
         return RankResult(rank, _KILLED, 1, "", f"not done within {deadline:g} s, and it had to be killed")
-    text = str(verdict.message).strip().splitlines()
-    return RankResult(
-        rank, _DIED, 1, "", f"{verdict}{f', after: {text[-1]}' if text and verdict.outcome == DIES else ''}"
-    )
+    after = f", after: {result.details[-1]}" if result.details and result.outcome == DIES else ""
+    return RankResult(rank, _DIED, 1, "", f"{result}{after}")
 
 
 _LOST = ("unknown value", "late", _KILLED, _DIED)

@@ -1,4 +1,4 @@
-"""Any backend against the rules: which ops, dtypes and reduce ops it takes, and what it makes of broken calls."""
+"""Measures any backend against the rules: its ops, dtypes and reduce ops, and what it does with broken calls."""
 
 from collective_rules.conformance.measure import measure
 from collective_rules.conformance.reproducer import reproducer

@@ -1,7 +1,7 @@
-"""Draws the examples of a conformance run: the same ones for the same seed, as data, before anything is carried out.
+"""Draws the examples of a conformance run, as data: the same examples for the same seed.
 
-It knows how hypothesis is asked for a list, for the simplest example and for the smallest that fails. It knows no
-backend but by its table of limits, and by the (reduce op, dtype) that were measured.
+It knows how hypothesis draws a list, the simplest example, and the smallest that fails. Of a backend it knows the table
+of limits, and the (reduce op, dtype) that were measured.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from collective_rules.testing.broken import Broken, Scene, ways_of
 from collective_rules.testing.drawing import Wish, draw_calls, legal_dtypes
 from collective_rules.testing.strategies import sample
 
-__all__ = ["Calls", "Example", "Kind", "Plan", "key_of", "simplest", "smallest"]
+__all__ = ["Calls", "Example", "ExamplePlan", "Kind", "key_of", "simplest", "smallest"]
 
 Calls = tuple[Call, ...]
 Kind = tuple[str, torch.dtype]
 """A reduce op ("" where there is none) and a dtype."""
 
 _ENOUGH_RANKS = 3
-"""A sum of bools needs three ranks to show: with `tensors`' values, no two neighbours are True at one place."""
+"""A sum of bools takes three ranks to be told from others: in `tensors`, no two neighbours are True at one place."""
 
 
 @attrs.frozen
 class Example:
-    """A group of calls to try; of a broken one, the `way` in which it was broken, the `id` of what is violated, how."""
+    """A group of calls to try; where it is broken: in which `way`, the `id` of the constraint, and the `change`."""
 
     op: str
     calls: Calls
@@ -47,12 +47,12 @@ class Example:
 
 
 @attrs.frozen
-class Plan:
-    """What is drawn for each op.
+class ExamplePlan:
+    """Draws the examples of each op.
 
-    - `sizes`: of groups. `examples`: how many legal ones; `per_way`: how many broken ones for each way to break one.
-    - `table`: the backend whose limits say what is legal; None where the rules alone do.
-    - `seed`: another number, other examples.
+    - `sizes`: those of groups. `examples`: the number of legal examples; `per_way`: that of broken ones for each way.
+    - `table`: the backend whose limits say which calls are legal; None where the rules alone do.
+    - `seed`: another number draws other examples.
     """
 
     sizes: tuple[int, ...]
@@ -62,18 +62,18 @@ class Plan:
 
     @property
     def per_way(self) -> int:
-        """How many broken examples are drawn for each way: a tenth of the legal ones, but one at least."""
+        """The number of broken examples for each way: a tenth of that of legal ones, and at least 1."""
         return max(1, (self.examples + 5) // 10) if self.examples else 0
 
     def sizes_for(self, row: Row) -> tuple[int, ...]:
-        """Return the sizes in which the op can be called: who sends needs a receiver."""
+        """Return the sizes of groups in which the op can be called: a sender needs a receiver."""
         return tuple(size for size in self.sizes if size > 1 or not row.rule.point_to_point)
 
     def kinds(self, row: Row) -> Iterator[tuple[Kind, bool | None, Calls]]:
         """Yield every (reduce op, dtype), whether the table admits it (None without a table), and a small call of it.
 
         >>> from collective_rules.ops import lookup
-        >>> plan = Plan((1, 2), 10, 0, "gloo")
+        >>> plan = ExamplePlan((1, 2), 10, 0, "gloo")
         >>> next(plan.kinds(lookup("c10d::allreduce_")))
         (('sum', torch.float32), True, (<c10d::allreduce_ on rank 0 of 2, ...>, <c10d::allreduce_ on rank 1 of 2, ...>))
         """
@@ -90,10 +90,10 @@ class Plan:
             yield kind, None if admitted is None else kind in admitted, calls
 
     def legal(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
-        """Draw the legal examples: of the table's (reduce op, dtype), or of those of `kinds`.
+        """Draw the legal examples, of the (reduce op, dtype) in `kinds`; None: those that the table admits.
 
         >>> from collective_rules.ops import lookup
-        >>> plan = Plan((1, 2), 10, 0, "gloo")
+        >>> plan = ExamplePlan((1, 2), 10, 0, "gloo")
         >>> plan.legal(lookup("c10d::gather_"), None) == plan.legal(lookup("c10d::gather_"), None)
         True
         """
@@ -101,14 +101,11 @@ class Plan:
         return [Example(row.op, calls) for calls in drawn]
 
     def strategy(self, row: Row, kinds: tuple[Kind, ...] | None) -> st.SearchStrategy[Calls]:
-        """Return the strategy of which `legal` draws."""
+        """Return the strategy from which `legal` draws."""
         return _legal(row, self.table, self.sizes_for(row), Wish(kinds=kinds))
 
     def broken(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
-        """Draw some broken examples for each way to break a call of the op.
-
-        They have two ranks at least, and more where it takes more to break that.
-        """
+        """Draw some broken examples for each way to break a call of the op, with two ranks or more."""
         found: list[Example] = []
         sizes = tuple(size for size in self.sizes if size > 1) or (2,)
         for way, broken in ways_of(row, self.table).items():
@@ -128,8 +125,8 @@ def _legal(draw: st.DrawFn, row: Row, table: str | None, sizes: tuple[int, ...],
 
 
 @attrs.frozen(slots=False)
-class _Scene(Scene):
-    """A scene in which all ranks take part, and of which the (reduce op, dtype) are known."""
+class _MeasuredScene(Scene):
+    """A scene in which all ranks take part, with a (reduce op, dtype) that was measured."""
 
     kinds: tuple[Kind, ...] | None = None
 
@@ -148,7 +145,7 @@ def _broken(
     kinds: tuple[Kind, ...] | None,
     broken: Callable[[Scene], Broken],
 ) -> Broken:
-    return broken(_Scene(draw, row, table, draw(st.sampled_from(sizes)), kinds))
+    return broken(_MeasuredScene(draw, row, table, draw(st.sampled_from(sizes)), kinds))
 
 
 # -- asking hypothesis
@@ -159,7 +156,7 @@ def _number(text: str) -> int:
 
 
 def collected(strategy: st.SearchStrategy[Any], count: int, seeded: str) -> list[Any]:
-    """Return up to `count` examples, the same ones for the same text; fewer where there are no more.
+    """Return up to `count` examples, the same for the same text; fewer where there are no more.
 
     >>> collected(st.integers(0, 1), 10, "some text")
     [0, 1]
@@ -186,7 +183,7 @@ class _FoundError(Exception):
 def smallest(
     strategy: st.SearchStrategy[Calls], fails: Callable[[Calls], bool], count: int, seeded: str
 ) -> Calls | None:
-    """Return the smallest example that fails, looked for from the first that does among `count`; None without one.
+    """Return the smallest failing example, shrunk from the first among `count` that fails; None where none does.
 
     `fails` must answer the same for the same example.
     """
@@ -213,7 +210,7 @@ def smallest(
 
 
 def _asked(question: Callable[[], None]) -> None:
-    """Have hypothesis answer, as far as it can: it finds nothing where what is to be changed has one value alone."""
+    """Run hypothesis; ignore its own errors: it finds nothing where the value to be changed has no other."""
     try:
         question()
     except BaseException as error:
@@ -228,7 +225,7 @@ def _asked(question: Callable[[], None]) -> None:
 
 
 def key_of(calls: Calls) -> str:
-    """Return text that is the same for calls that are the same."""
+    """Return a text that is equal for equal calls."""
     return json.dumps([to_record(one) for one in calls])
 
 

@@ -1,4 +1,4 @@
-"""How a program starts its ranks on a backend: the lines before and after its `run(rank, pg)`. Knows no op."""
+"""Writes the lines of a program that start its ranks on a backend, around its `run(rank, pg)`. Knows no op."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Launch", "launch"]
 
 @attrs.frozen
 class Launch:
-    """The lines of a program that start it: `imports`, a `preamble` below them, `main` at the end; and its command."""
+    """The lines that start a program: `imports`, a `preamble` below them, `main` at the end; and its command."""
 
     imports: tuple[str, ...]
     preamble: tuple[str, ...]
@@ -20,8 +20,10 @@ class Launch:
     command: str
 
 
-def launch(backend: str, size: int, expects: bool) -> Launch:
-    """Return how to start `size` ranks of `backend`; with `expects`, each prints what should have come back, too.
+def launch(backend: str, size: int, expects: bool, device: str = "cpu") -> Launch:
+    """Return how to start `size` ranks of `backend`; with `expects`, each prints the expected values, too.
+
+    The program makes its tensors on `device`, of which rank r takes the one with the number r modulo their count.
 
     >>> launch("gloo", 2, False).main[3:5]
     ('    dist.init_process_group("gloo")', '    rank = dist.get_rank()')
@@ -48,16 +50,19 @@ def launch(backend: str, size: int, expects: bool) -> Launch:
     elif ":" in backend:
         imports, preamble, factory = _imported(backend)
         started = (
-            f'dist.Backend.register_backend("under_test", {factory}, devices=["cpu"])',
+            f'dist.Backend.register_backend("under_test", {factory}, devices=["{device}"])',
             'dist.init_process_group("under_test")',
             "rank = dist.get_rank()",
         )
+    if device != "cpu":
+        index = "rank % torch.accelerator.device_count()"
+        started = (*started, f"torch.accelerator.set_device_index({index})", f'torch.set_default_device("{device}")')
     lines = [*started, *shown, "dist.destroy_process_group()"]
     return Launch(imports, preamble, (*guard, *(f"    {line}" for line in lines)), torchrun)
 
 
 def _imported(backend: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """How the factory of "package.module:name" or "/path/to/file.py:name" is imported, and its name then."""
+    """Return the imports of the factory of "package.module:name" or "/path/to/file.py:name", and its name then."""
     place, _, name = backend.rpartition(":")
     if not place.endswith(".py"):
         return (f"import {place}",), (), f"{place}.{name}"
@@ -71,7 +76,7 @@ def _imported(backend: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 
 
 def _threaded(size: int, guard: tuple[str, ...], shown: list[str]) -> Launch:
-    """Torch's threaded group keeps one world a thread, for which it has to be installed."""
+    """Return the lines for torch's threaded group, which keeps one world a thread once it is installed."""
     lines = [
         "_set_thread_isolation_mode(True)",
         "_install_threaded_pg()",

@@ -1,6 +1,6 @@
-"""Measures what a backend makes of the collectives: which ops, dtypes and reduce ops, and which broken calls.
+"""Measures a backend: which ops, dtypes and reduce ops it takes, and what it does with broken calls.
 
-It knows which ops can be measured, and in which order things are tried. What is drawn, and how it is tried, is not its.
+It knows which ops can be measured, and the order of the parts of a run. It neither draws nor carries out examples.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ import difflib
 import fnmatch
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
 from collective_rules.backends import BACKENDS
-from collective_rules.conformance.examples import Plan
-from collective_rules.conformance.results import Conformance, Failure, KindResult, OpResult, counted
-from collective_rules.conformance.runner import Bench, Tried, Watch, nobody
+from collective_rules.conformance.examples import ExamplePlan
+from collective_rules.conformance.process_runner import Ranks, first_failure, run_legal
+from collective_rules.conformance.results import Conformance, Failure, KindResult, LegalResults, OpResult
+from collective_rules.conformance.runner import Runner, Watch, nobody
 from collective_rules.errors import CallError, UnknownOpError
 from collective_rules.ops import OPS, Row, lookup
-from collective_rules.sandbox.sandbox import RAISES, Sandbox
+from collective_rules.sandbox import RAISES, Sandbox
 from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.process_groups import resolve
@@ -43,19 +46,23 @@ def measure(
     limits: str | None = None,
     workers: int | None = None,
     box: Sandbox | None = None,
+    ranks: Callable[[], AbstractContextManager[Ranks]] | None = None,
+    device: str = "cpu",
     watch: Watch = nobody,
 ) -> Conformance:
-    """Measure `backend`, which is what `resolve` takes as text, and return what was found.
+    """Measure `backend`, which is what `resolve` takes as text, and return the results.
 
-    - `ops`: names or patterns such as "c10d::*"; every op that can be measured, if left out.
-    - `examples`: legal ones for each op; a tenth as many broken ones for each way to break a call.
+    - `ops`: names or patterns such as "c10d::*"; left out, every op that can be measured.
+    - `examples`: the number of legal examples of each op; for each way to break a call, a tenth as many are broken.
     - `deadline`: seconds that a call may take. `workers`: how many calls are tried side by side, in a sandbox that is
       made for it; `box`: the sandbox to use instead.
-    - `limits`: whose table says what is legal (the backend's own, if it has one). Without a table the rules alone do,
-      but for the dtypes and reduce ops that the backend refuses.
+    - `limits`: whose table says which calls are legal (the backend's own, if it has one). Without a table the rules
+      alone do, but for the dtypes and reduce ops that the backend refuses.
+    - `ranks`: makes the ranks, which are processes of one world size, with their tensors on `device`. Only legal calls
+      are made then. Left out, all ranks are threads of one process.
 
-    The same arguments try the same examples. Raises `CallError` for arguments that are no good, and for a backend that
-    cannot be found or started.
+    The same arguments try the same examples. Raises `CallError` for wrong arguments, and for a backend that cannot be
+    found or started.
 
     >>> found = measure("gloo", ops=["c10d::barrier"], world_sizes=[2], examples=1, workers=1)
     >>> found.conforms, found.totals["passed"]
@@ -64,36 +71,18 @@ def measure(
     start = time.monotonic()
     plan = plan_of(backend, world_sizes, examples, seed, limits)
     rows, left_out = ops_to_measure(ops, plan)
-    if ":" not in backend:  # sooner told here than in the sandbox; what a factory's module does belongs there
-        resolve(backend)
-    with Bench(backend, plan, deadline=deadline, workers=workers, box=box) as bench:
-        kinds = bench.kinds(rows, watch)
-        without = {row.op: unsupported(kinds[row.op]) for row in rows if plan.table is None}
-        rest = [row for row in rows if not without.get(row.op)]
-        drawn = {row.op: bench.legal_kinds(kinds[row.op], row) for row in rest}
-        legal = bench.legal(rest, drawn, watch)
-        broken = bench.broken(rest, drawn, watch)
-        failing = [row for row in rest if legal[row.op].failed]
-        seconds = max(_LEAST_SHRINKING, min(_SHRINKING, _ALL_SHRINKING / max(len(failing), 1)))
-        failures: dict[str, Failure] = {}
-        for place, row in enumerate(failing):
-            watch("shrinking what fails", place, len(failing))
-            failures[row.op] = bench.failure(row, drawn[row.op], legal[row.op], seconds=seconds)
-    results = []
-    for row in rows:
-        tried = legal.get(row.op, Tried())
-        results.append(
-            OpResult(
-                op=row.op,
-                rule=row.rule.name,
-                legal=counted(tried.outcomes),
-                skipped=tried.skipped,
-                kinds=kinds[row.op],
-                ways=broken.get(row.op, ()),
-                failure=failures.get(row.op),
-                unsupported=without.get(row.op, ""),
-            )
-        )
+    if ranks is None:
+        if ":" not in backend:  # an unknown name raises here; what a factory's module does belongs in the sandbox
+            resolve(backend)
+        with Runner(backend, plan, deadline=deadline, workers=workers, box=box) as runner:
+            results, ended = _measured(runner, rows, watch), ""
+    else:
+        with ranks() as world:
+            legal, ended = run_legal(world, plan, rows, watch)
+        results = []
+        for row in rows:
+            failure = first_failure(row.op, legal[row.op], backend, device) if legal[row.op].failed else None
+            results.append(_op_result(row, legal[row.op], failure=failure))
     return Conformance(
         backend=backend,
         table=plan.table,
@@ -105,11 +94,44 @@ def measure(
         seconds=round(time.monotonic() - start, 2),
         ops=tuple(results),
         left_out=left_out,
+        ranks="threads" if ranks is None else "processes",
+        device=device,
+        ended=ended,
     )
 
 
-def plan_of(backend: str, world_sizes: Sequence[int], examples: int, seed: int, limits: str | None) -> Plan:
-    """Return what is to be drawn; raise `CallError` for numbers that are no good, or a table that is not known."""
+def _measured(runner: Runner, rows: Sequence[Row], watch: Watch) -> list[OpResult]:
+    kinds = runner.kinds(rows, watch)
+    lacking = {row.op: unsupported(kinds[row.op]) for row in rows if runner.plan.table is None}
+    rest = [row for row in rows if not lacking.get(row.op)]
+    drawn = {row.op: runner.legal_kinds(kinds[row.op], row) for row in rest}
+    legal = runner.legal(rest, drawn, watch)
+    broken = runner.broken(rest, drawn, watch)
+    failing = [row for row in rest if legal[row.op].failed]
+    seconds = max(_LEAST_SHRINKING, min(_SHRINKING, _ALL_SHRINKING / max(len(failing), 1)))
+    failures: dict[str, Failure] = {}
+    for place, row in enumerate(failing):
+        watch("shrinking failures", place, len(failing))
+        failures[row.op] = runner.failure(row, drawn[row.op], legal[row.op], seconds=seconds)
+    return [
+        _op_result(
+            row,
+            legal.get(row.op, LegalResults()),
+            kinds=kinds[row.op],
+            ways=broken.get(row.op, ()),
+            failure=failures.get(row.op),
+            unsupported=lacking.get(row.op, ""),
+        )
+        for row in rows
+    ]
+
+
+def _op_result(row: Row, legal: LegalResults, **more: Any) -> OpResult:
+    return OpResult(op=row.op, rule=row.rule.name, legal=legal.outcomes, skipped=legal.skipped, **more)
+
+
+def plan_of(backend: str, world_sizes: Sequence[int], examples: int, seed: int, limits: str | None) -> ExamplePlan:
+    """Return the plan of a run; raise `CallError` for wrong numbers, or an unknown table."""
     sizes = tuple(sorted(set(world_sizes)))
     if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
         raise CallError(f"world_sizes={world_sizes!r}, but should be numbers of ranks, each at least 1")
@@ -117,13 +139,13 @@ def plan_of(backend: str, world_sizes: Sequence[int], examples: int, seed: int, 
         raise CallError(f"examples={examples!r}, but should be a whole number of at least 1")
     if limits is not None and limits not in BACKENDS:
         raise CallError(f"limits={limits!r}, but should be one of {', '.join(map(repr, BACKENDS))}")
-    return Plan(sizes, examples, seed, limits or (backend if backend in BACKENDS else None))
+    return ExamplePlan(sizes, examples, seed, limits or (backend if backend in BACKENDS else None))
 
 
-def ops_to_measure(patterns: Sequence[str], plan: Plan) -> tuple[list[Row], dict[str, str]]:
+def ops_to_measure(patterns: Sequence[str], plan: ExamplePlan) -> tuple[list[Row], dict[str, str]]:
     """Return the ops that match any pattern and can be measured, and why the others that match cannot.
 
-    >>> rows, left_out = ops_to_measure(["c10d::*gather*"], Plan((2,), 1, 0))
+    >>> rows, left_out = ops_to_measure(["c10d::*gather*"], ExamplePlan((2,), 1, 0))
     >>> len(rows), left_out
     (5, {'c10d::gather_into_tensor_': 'it is not in torch ...'})
     """
@@ -140,7 +162,7 @@ def ops_to_measure(patterns: Sequence[str], plan: Plan) -> tuple[list[Row], dict
     return rows, {op: why for op, why in reasons.items() if why}
 
 
-def _why_not(op: str, plan: Plan) -> str:
+def _why_not(op: str, plan: ExamplePlan) -> str:
     try:
         row = lookup(op)
     except UnknownOpError:
@@ -155,7 +177,7 @@ def _why_not(op: str, plan: Plan) -> str:
 
 
 def unsupported(kinds: Sequence[KindResult]) -> str:
-    """Return what the backend says where it has no such op at all, "" where it has.
+    """Return the backend's error where it does not have the op at all, "" where it has.
 
     >>> unsupported([KindResult("", "float32", "raises", "rank 0: RuntimeError: Backend x does not support alltoall")])
     'RuntimeError: Backend x does not support alltoall'

@@ -13,7 +13,7 @@ from collective_rules.conformance.results import (
     OpResult,
 )
 from collective_rules.conformance.summary import headline, left_out, settings_line
-from collective_rules.sandbox.sandbox import DIES, HANGS, OK, RAISES
+from collective_rules.sandbox import DIES, HANGS, OK, RAISES
 
 __all__ = ["page"]
 
@@ -140,7 +140,7 @@ def _kind(kind: KindResult) -> str:
 
 def _failure(failure: Failure) -> str:
     how = "the smallest that was found" if failure.shrunk else "not shrunk to the end"
-    alone = "" if failure.alone else "; it fails only after other calls"
+    alone = "" if failure.alone is not False else "; it fails only after other calls"
     head = f"<h3><code>{escape(failure.op)}</code>: {escape(failure.outcome)}</h3>"
     return f"{head}<p>In {failure.tries} tries, {how}{alone}.</p><pre><code>{escape(failure.reproducer)}</code></pre>"
 

@@ -1,6 +1,6 @@
-"""A conformance run as tables of text, as Markdown, and as a file of any of the kinds that are written.
+"""Writes the results of a conformance run as tables of text, as Markdown, and as files.
 
-It decides what stands in which row. Colours and pages are not its.
+It decides the rows of each table. `page` writes HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collective_rules.conformance.page import page
 from collective_rules.conformance.results import BROKEN_OUTCOMES, Conformance, Failure, KindResult, OpResult
 from collective_rules.conformance.summary import headline, left_out, settings_line
 from collective_rules.errors import CallError
-from collective_rules.sandbox.sandbox import DIES, HANGS, SILENTLY_WRONG
+from collective_rules.sandbox import DIES, HANGS, SILENTLY_WRONG
 
 __all__ = ["WRITERS", "Grid", "kind_grids", "markdown", "matrix", "must_be_writable", "write"]
 
@@ -33,7 +33,7 @@ class Grid:
 
 
 def matrix(found: Conformance) -> Grid:
-    """Return the op × outcome matrix: how many legal calls passed, and what became of the broken ones."""
+    """Return the op × outcome matrix: how many legal calls passed, and the outcomes of the broken ones."""
     rows = tuple(
         (op.op, op.verdict, _share(op), *(_count(op.broken[each]) for each in BROKEN_OUTCOMES)) for op in found.ops
     )
@@ -52,10 +52,10 @@ def _count(number: int) -> str:
 
 
 def kind_grids(found: Conformance) -> list[Grid]:
-    """Return what was measured of dtypes and reduce ops, once for all ops of which the same was.
+    """Return the dtypes and reduce ops, in one table for all ops with the same results.
 
-    A row for each set of reduce ops that take the same dtypes: what is taken, what is taken but comes out wrong (or
-    not at all), and of which dtypes the table says otherwise. What is not named is refused.
+    A row for each set of reduce ops that take the same dtypes: the dtypes that are taken, those with wrong results (or
+    none), and those of which the table of limits says otherwise. All others are refused.
     """
     grids = []
     columns = ("reduce op", "takes", "gets wrong", "the table says otherwise of")
@@ -69,7 +69,7 @@ def kind_grids(found: Conformance) -> list[Grid]:
 
 
 def alike(found: Conformance) -> list[tuple[list[str], tuple[KindResult, ...]]]:
-    """Return the ops of which the same was measured, and what."""
+    """Return the ops with the same results of dtypes and reduce ops, and those results."""
     groups: dict[tuple[tuple[str, str, str, bool], ...], tuple[list[str], tuple[KindResult, ...]]] = {}
     for op in found.ops:
         if op.kinds:
@@ -139,7 +139,7 @@ def _html(found: Conformance) -> str:
 
 
 WRITERS: Mapping[str, Callable[[Conformance], str]] = {".md": markdown, ".json": _json, ".html": _html}
-"""The suffixes of the files that can be written, and what writes them."""
+"""The suffixes of the files that can be written, and their writers."""
 
 
 def must_be_writable(paths: Iterable[str]) -> None:

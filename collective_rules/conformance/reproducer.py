@@ -1,7 +1,7 @@
 """Writes a group of calls as a program of plain PyTorch, which anyone can run without this library.
 
-Each rank makes its tensors and its call in the program's `run(rank, pg)`, and prints what came back beside what should
-have. This knows how the ops are called; what should come back is the oracle's to say.
+In the program's `run(rank, pg)`, each rank makes its tensors and its call; it prints the values that came back, beside
+those of the oracle. This module knows how to write the calls of ops, and no value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collective_rules.call import Call
 from collective_rules.conformance.launch import launch
 from collective_rules.conformance.literals import Writer, alike, literal, whole
 from collective_rules.ops import Argument
-from collective_rules.sandbox.sandbox import Verdict
+from collective_rules.sandbox import DIES, Result
 from collective_rules.testing.expected import Place, expected_values
 from collective_rules.testing.methods import METHODS, method_source
 from collective_rules.testing.tensors import Made, flat, make, mapped
@@ -28,19 +28,23 @@ _MOST_LINES, _LONGEST, _WIDTH = 6, 300, 110
 
 
 def reproducer(
-    calls: Sequence[Call], backend: str, verdict: Verdict, *, methods: Mapping[str, str] | None = None
+    calls: Sequence[Call],
+    backend: str,
+    result: Result,
+    *,
+    methods: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> str:
-    """Return the source of a program that makes `calls` on `backend`; `verdict` is what they came to here.
+    """Return the source of a program that makes `calls` on `backend`; `result` is their result here.
 
-    `methods` says by which of its methods a group written in Python is called (op → method). What should come back is
-    left out where nothing is said of it: calls that are broken may have no right answer.
+    `methods`: the names of the methods of a group written in Python (op → method). `device`: where the tensors are.
+    Values that the oracle does not know are left out: broken calls may have no right answer.
 
     Raises `CallError` for calls that no tensors can be made for.
 
     >>> import collective_rules as cr
-    >>> from collective_rules.sandbox.sandbox import RAISES
     >>> calls = [cr.call("c10d::allreduce_", group=cr.Group(2, rank), tensors=[(2,)]) for rank in range(2)]
-    >>> print(reproducer(calls, "gloo", Verdict(RAISES, "rank 0: RuntimeError: no")))  # doctest: +ELLIPSIS
+    >>> print(reproducer(calls, "gloo", Result("raises", ["rank 0: RuntimeError: no"])))  # doctest: +ELLIPSIS
     # c10d::allreduce_ on 2 ranks of gloo: raises
     #   rank 0: RuntimeError: no
     # Run it with: torchrun --nproc-per-node 2 reproducer.py
@@ -66,20 +70,20 @@ def reproducer(
         expected = expected_values(made)
     except Exception:  # the oracle's, which broken calls may mislead in any way
         expected = {}
-    strays = _STRAYS in verdict.message
+    strays = _STRAYS in result.message
     ranks = [_Rank(one, expected.get(rank, {}), strays, methods or {}) for rank, one in sorted(made.items())]
     body = _body(ranks, size)
     wanted = [next((one.expected() for one in ranks if one.rank == rank), "{}") for rank in range(size)]
-    known = any(expected.values())
-    started = launch(backend, size, known)
+    any_expected = any(expected.values())
+    started = launch(backend, size, any_expected, device)
     named = " and ".join(dict.fromkeys(one.op for one in calls))
     text = "\n".join(body)
     imports = [*(["from datetime import timedelta"] if "timedelta(" in text else []), *started.imports]
-    said = str(verdict).splitlines()[0] if verdict.outcome == "dies" else verdict.outcome
+    outcome = str(result) if result.outcome == DIES else result.outcome
     return "\n".join(
         [
-            f"# {named} on {size} rank{'s' if size > 1 else ''} of {backend}: {said}",
-            *_comment(verdict.message),
+            f"# {named} on {size} rank{'s' if size > 1 else ''} of {backend}: {outcome}",
+            *_comment(result.message),
             f"# Run it with: {started.command}",
             *sorted(line for line in imports if not _is_torch(line)),
             *([""] if any(not _is_torch(line) for line in imports) else []),
@@ -89,7 +93,7 @@ def reproducer(
             "",
             "def run(rank, pg):",
             *(f"    {line}" for line in body),
-            *(["", "", "EXPECTED = [", *(f"    {each}," for each in wanted), "]"] if known else []),
+            *(["", "", "EXPECTED = [", *(f"    {each}," for each in wanted), "]"] if any_expected else []),
             *started.main,
             "",
         ]
@@ -113,7 +117,7 @@ def _comment(message: str) -> Iterator[str]:
 
 
 class _Rank:
-    """One rank's part: its variables, its call, and what should come of it."""
+    """One rank's part of the program: its variables, its call, and the expected values."""
 
     def __init__(
         self, made: Made, expected: Mapping[Place, torch.Tensor], strays: bool, methods: Mapping[str, str]
@@ -132,7 +136,7 @@ class _Rank:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Ranks with one key have the same lines of code, but for what their variables hold."""
+        """Ranks with equal keys have the same lines of code, but for the values of their variables."""
         reduce_op = self.call.attribute("reduce_op")
         shared = {name: _written(value, self.write) for name, value in self.tensors.items() if self._shares(value)}
         return self.call.op, reduce_op, tuple(self.tensors), tuple(shared.items()), len(self.memory)
@@ -141,7 +145,7 @@ class _Rank:
         return any(isinstance(leaf, torch.Tensor) and self.write.is_shared(leaf) for leaf in flat(value))
 
     def scalars(self) -> dict[str, Any]:
-        """The arguments that are no tensors."""
+        """Return the arguments that are no tensors."""
         found: dict[str, Any] = {}
         for argument in self.row.arguments:
             if argument.is_group or argument.name in self.tensors or argument.name == self.row.reduce_op:
@@ -151,7 +155,7 @@ class _Rank:
         return found
 
     def may_leave_out(self, name: str, value: Any) -> bool:
-        """Whether the call says the same without this argument: an option of a method, with torch's default."""
+        """Return whether the argument is an option of a method, with torch's default."""
         if self.call.op not in METHODS or name in METHODS[self.call.op].positional:
             return False
         argument = self.row.by_name[name]
@@ -159,7 +163,7 @@ class _Rank:
         return argument.kind == "Tensor" or (argument.has_default and value == default)
 
     def results(self) -> list[str]:
-        """The names of what is written and returned."""
+        """Return the names of the arguments that are written, and of the returns."""
         returned = [output.name for output in self.row.returns if output.kind in ("fresh", "argument")]
         return [name for name in dict.fromkeys([*self.row.writes, *returned]) if self._is_there(name)]
 
@@ -167,7 +171,7 @@ class _Rank:
         return name in self.tensors or name in self.row.fresh
 
     def expected(self) -> str:
-        """What should be returned, as a dict of expressions; None in it: nothing is said of that tensor."""
+        """Return the expected values as the text of a dict; None stands for a tensor without one."""
         found = []
         for name in self.results():
             wanted = [
@@ -184,7 +188,7 @@ class _Rank:
         return f"{{{', '.join(found)}}}"
 
     def _memory_afterwards(self, key: int) -> str:
-        """What an allocation should hold; None where nothing is said of a tensor in it that is written."""
+        """Return the expected text of an allocation; "None" where a written tensor in it has no expected value."""
         kept = next(each for each in self.made.allocations if each.base.untyped_storage()._cdata == key)
         after = kept.before.clone()
         for name in self.row.writes:
@@ -197,7 +201,7 @@ class _Rank:
         return literal(whole(after))
 
     def call_lines(self, text: Mapping[str, str]) -> list[str]:
-        """The call, with `text` for each argument, and what is returned."""
+        """Return the lines of the call, with `text` for each argument, and of the return statement."""
         lines = self._method(text) if self.call.op in METHODS else self._packet(text)
         results = [f'"{name}": {name}' for name in self.results()]
         results += [f'"{name}": {name}' for name, *_ in self.memory] if self.strays else []
@@ -211,7 +215,7 @@ class _Rank:
         return [*before, f"{last}.wait()" if waits else last]
 
     def _packet(self, text: Mapping[str, str]) -> list[str]:
-        """An op of a namespace whose ops are called as they are; what they return has to be waited for."""
+        """Return the lines for an op that is called by its name, and for the wait for its results."""
         namespace, _, name = self.call.op.partition("::")
         given = dict(text)
         if self.row.reduce_op:
@@ -295,7 +299,7 @@ def _written(value: Any, write: Writer) -> str:
 
 
 def _unified(values: Sequence[Any], writers: Sequence[Writer], everyone: bool) -> str | None:
-    """One expression for all ranks; None where there is none."""
+    """Return one expression for all ranks; None where there is none."""
     if all(isinstance(value, (list, tuple)) for value in values):
         if len({len(value) for value in values}) > 1:
             return None
@@ -315,7 +319,7 @@ def _unified(values: Sequence[Any], writers: Sequence[Writer], everyone: bool) -
 
 
 def _by_rank(name: str, texts: Sequence[str], numbers: Sequence[int] | None) -> list[str]:
-    """An assignment of what is the rank's own; `numbers` are the ranks, None for all."""
+    """Return the lines that assign each rank's own value; `numbers` are the ranks, None for all."""
     if len(set(texts)) == 1:
         return [f"{name} = {texts[0]}"]
     named = texts if numbers is None else [f"{rank}: {text}" for rank, text in zip(numbers, texts, strict=True)]

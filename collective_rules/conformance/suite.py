@@ -13,11 +13,11 @@ from typing import Any
 
 from collective_rules.conformance.examples import Kind
 from collective_rules.conformance.measure import ops_to_measure, plan_of, unsupported
-from collective_rules.conformance.results import BROKEN_OUTCOMES, KindResult, OpResult, counted
-from collective_rules.conformance.runner import Bench
+from collective_rules.conformance.results import BROKEN_OUTCOMES, KindResult, OpResult
+from collective_rules.conformance.runner import Runner
 from collective_rules.errors import CallError
 from collective_rules.ops import lookup
-from collective_rules.sandbox.sandbox import DIES, HANGS, SILENTLY_WRONG
+from collective_rules.sandbox import DIES, HANGS, SILENTLY_WRONG
 from collective_rules.testing.process_groups import Factory
 
 __all__ = ["conformance_suite", "place_of"]
@@ -39,12 +39,12 @@ def conformance_suite(
 
     As `TestMine = conformance_suite("my_package:factory")` in a test file, it is collected:
 
-    - `test_legal_calls[op]` fails where a legal call fails, with the smallest that does as a program to reproduce it.
-      An op that the backend says it has not is skipped.
-    - `test_broken_calls[op]` fails where a broken call comes to anything but what `broken_may` lists of "raises",
-      "hangs", "dies" and "accepted". What it comes to is recorded as the test's property "broken" in any case.
+    - `test_legal_calls[op]` fails where a legal call fails, with a program that reproduces the smallest such call.
+      An op that the backend does not have is skipped.
+    - `test_broken_calls[op]` fails where a broken call has another outcome than those of "raises", "hangs", "dies" and
+      "accepted" that `broken_may` lists. The test's property "broken" records the outcomes in any case.
     - `test_dtypes[op]` fails where the table of limits is wrong; without a table, where the backend takes a dtype or
-      reduce op and gets it wrong. What it takes is the test's property "dtypes".
+      reduce op and gets it wrong. The test's property "dtypes" records those that it takes.
 
     `backend` is what `resolve` takes as text, or a factory that is a function of a module. Everything runs in processes
     of its own, `deadline` seconds a call; `seconds` may be spent on making a failing call smaller. The other arguments
@@ -69,8 +69,8 @@ def conformance_suite(
     class ConformanceSuite:
         @pytest.fixture(scope="class")
         def measured(self) -> Iterator[_Measured]:
-            with Bench(name, plan, deadline=deadline) as bench:
-                yield _Measured(bench)
+            with Runner(name, plan, deadline=deadline) as runner:
+                yield _Measured(runner)
 
         @each_op
         def test_legal_calls(self, op: str, measured: _Measured) -> None:
@@ -98,55 +98,55 @@ def conformance_suite(
             if fault:
                 pytest.fail(fault, pytrace=False)
 
-    ConformanceSuite.__doc__ = f"What {name} makes of the collectives."
+    ConformanceSuite.__doc__ = f"Conformance of {name}."
     return ConformanceSuite
 
 
 class _Measured:
-    """What the tests of one class share: the bench, and the dtypes of each op, which all of them need."""
+    """The state that the tests of one class share: the runner, and the dtypes of each op."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
         self._kinds: dict[str, tuple[KindResult, ...]] = {}
 
     def kinds(self, op: str) -> tuple[KindResult, ...]:
-        """What was measured of each (reduce op, dtype)."""
+        """Return the results of each (reduce op, dtype)."""
         if op not in self._kinds:
-            self._kinds |= self.bench.kinds([lookup(op)])
+            self._kinds |= self.runner.kinds([lookup(op)])
         return self._kinds[op]
 
     def skip_unsupported(self, op: str, skip: Callable[[str], Any]) -> None:
-        """Skip the test of an op that the backend has not."""
-        why = unsupported(self.kinds(op)) if self.bench.plan.table is None else ""
+        """Skip the test of an op that the backend does not have."""
+        why = unsupported(self.kinds(op)) if self.runner.plan.table is None else ""
         if why:
             skip(f"not supported: {why}")
 
     def _drawn(self, op: str) -> dict[str, tuple[Kind, ...] | None]:
-        return {op: self.bench.legal_kinds(self.kinds(op), lookup(op))}
+        return {op: self.runner.legal_kinds(self.kinds(op), lookup(op))}
 
     def legal_fault(self, op: str, seconds: float) -> str:
-        """Say what is wrong with legal calls, with a program to reproduce it; "" where nothing is."""
+        """Return why legal calls fail, with a program that reproduces it; "" where none does."""
         drawn, row = self._drawn(op), lookup(op)
-        tried = self.bench.legal([row], drawn)[op]
-        found = OpResult(op, row.rule.name, counted(tried.outcomes), tried.skipped)
+        legal = self.runner.legal([row], drawn)[op]
+        found = OpResult(op, row.rule.name, legal.outcomes, legal.skipped)
         if not found.failed:
             return ""
-        failure = self.bench.failure(row, drawn[op], tried, seconds=seconds)
+        failure = self.runner.failure(row, drawn[op], legal, seconds=seconds)
         head = (
             f"{op}: {found.failed} of {found.passed + found.failed} legal calls fail, the smallest: {failure.outcome}"
         )
         return f"{head}\n\n{failure.reproducer}"
 
     def broken(self, op: str, may: Sequence[str]) -> tuple[dict[str, int], str]:
-        """Count what broken calls come to, and say which ways to break one come to what is not allowed."""
-        ways = self.bench.broken([lookup(op)], self._drawn(op))[op]
+        """Count the outcomes of broken calls, and return which ways to break one have outcomes that are not allowed."""
+        ways = self.runner.broken([lookup(op)], self._drawn(op))[op]
         found = OpResult(op, lookup(op).rule.name, {}, ways=ways)
         faults = [
             f"  {way.way} ({', '.join(way.ids)}): {', '.join(f'{way.counts[each]} {each}' for each in wrong)}"
             for way in ways
             if (wrong := [each for each in way.counts if each not in may])
         ]
-        return found.broken, "\n".join([f"{op}: what broken calls should not come to", *faults]) if faults else ""
+        return found.broken, "\n".join([f"{op}: outcomes that broken calls should not have", *faults]) if faults else ""
 
 
 def _kinds_fault(op: str, kinds: Sequence[KindResult]) -> str:
@@ -157,11 +157,11 @@ def _kinds_fault(op: str, kinds: Sequence[KindResult]) -> str:
         gone = (SILENTLY_WRONG, HANGS, DIES)
         wrong = [(kind, next(iter(kind.message.splitlines()), "")) for kind in kinds if kind.outcome in gone]
     lines = [f"  {f'{kind.reduce_op} {kind.dtype}'.strip()}: {kind.outcome}; {why}" for kind, why in wrong]
-    return "\n".join([f"{op}: dtypes and reduce ops that do not come out right", *lines]) if lines else ""
+    return "\n".join([f"{op}: dtypes and reduce ops with wrong results", *lines]) if lines else ""
 
 
 def place_of(factory: Factory) -> str:
-    """Return the text by which another process finds a function: "module:name", or "/path/to/file.py:name".
+    """Return the place by which another process finds a function: "module:name", or "/path/to/file.py:name".
 
     >>> place_of(place_of)
     'collective_rules.conformance.suite:place_of'
@@ -180,7 +180,7 @@ def place_of(factory: Factory) -> str:
 
 
 def _importable(module: str) -> str | None:
-    """The file that another process imports as `module`; None where it finds none."""
+    """Return the file that another process imports as `module`; None where it finds none."""
     path: Any = None
     parts = module.split(".")
     for place in range(len(parts)):

@@ -10,14 +10,15 @@ __all__ = ["headline", "left_out", "settings_line"]
 
 
 def headline(found: Conformance) -> str:
-    """Return the verdict, and what it rests on.
+    """Return whether the backend conforms, and the numbers behind that.
 
     >>> headline(Conformance("x", None, "2.13.0", (2,), 1, 0, 1.0, 0.5, ()))
     'x does not conform: no legal call passed.'
     """
     totals = found.totals
+    ended = f" {found.ended}" if found.ended else ""
     if not totals["passed"] + totals["failed"]:
-        return f"{found.backend} does not conform: no legal call passed."
+        return f"{found.backend} does not conform: no legal call passed.{ended}"
     verdict = "conforms" if found.conforms else "does not conform"
     failing = [op for op in found.ops if op.failed]
     where = f", in {_many(len(failing), 'op')}" if failing else ""
@@ -31,15 +32,16 @@ def headline(found: Conformance) -> str:
     lacking = f" {_many(len(without), 'op')} not supported." if without else ""
     wrong = sum(len(op.disagreements) for op in found.ops)
     table = f" The table of limits is wrong about {_many(wrong, 'dtype')}." if wrong else ""
-    return f"{found.backend} {verdict}: {legal}.{broken if tried else ''}{lacking}{table}"
+    return f"{found.backend} {verdict}: {legal}.{broken if tried else ''}{lacking}{table}{ended}"
 
 
 def settings_line(found: Conformance) -> str:
-    """Return what was asked for, and how long it took."""
+    """Return the settings of the run, and how long it took."""
     limits = f"the limits of {found.table}" if found.table else "the rules alone"
+    where = "" if found.ranks == "threads" else f", which are {found.ranks}, on {found.device}"
     return (
-        f"torch {found.torch}; groups of {_numbers(found.sizes)}; {_many(found.examples, 'legal call')} of each op, as "
-        f"{limits} have it; seed {found.seed}; deadline {found.deadline:g} s; took {found.seconds:g} s."
+        f"torch {found.torch}; groups of {_numbers(found.sizes)}{where}; {_many(found.examples, 'legal call')} of each "
+        f"op, as {limits} have it; seed {found.seed}; deadline {found.deadline:g} s; took {found.seconds:g} s."
     )
 
 

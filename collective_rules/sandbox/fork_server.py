@@ -1,9 +1,9 @@
-"""The sandbox's other processes: a zygote, which forks a worker for each payload, and the workers, which run jobs.
+"""The sandbox's other processes: a fork server, which forks a worker for each payload, and the workers, which run jobs.
 
-They know jobs, deadlines and how to end all that a worker has started. What a job came to goes to the parent as JSON;
-what it is for, who asks and what is tried again is `sandbox`'s to know.
+They know jobs, deadlines and how to end all that a worker has started, and send results to the parent as JSON. Retries
+are not theirs.
 
-The zygote has one thread, so that it can fork, and never waits for one worker alone.
+The fork server has one thread, so that it can fork, and never waits for one worker alone.
 """
 
 from __future__ import annotations
@@ -32,18 +32,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox.sandbox import (
-    ANSWER_LIMIT,
-    DIES,
-    HANGS,
-    OK,
-    RAISES,
-    START_LIMIT,
-    Channel,
-    Verdict,
-    read_verdict,
-)
-from collective_rules.testing.world import boxed_reduce_op
+from collective_rules.sandbox.channel import Channel
+from collective_rules.sandbox.result import DIES, HANGS, OK, RAISES, Result, read_result
+from collective_rules.sandbox.sandbox import START_LIMIT
+
+ANSWER_LIMIT = 16 * 2**20
+"""How many bytes of JSON an answer may have."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _TAIL = 4096
@@ -51,7 +45,7 @@ _PATIENCE = 5.0  # seconds until a process that was killed is left alone, stuck 
 
 
 def main(end: int, owner: int) -> NoReturn:
-    """Be the zygote of process `owner`, which is at the other end of socket `end`."""
+    """Be the fork server of process `owner`, which is at the other end of socket `end`."""
     signal.alarm(math.ceil(START_LIMIT))
     os.set_inheritable(end, False)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -61,7 +55,7 @@ def main(end: int, owner: int) -> NoReturn:
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         raise CollectiveRulesError("this kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)")
     try:
-        _Zygote(Channel(socket.socket(fileno=end)), owner).serve()
+        _ForkServer(Channel(socket.socket(fileno=end)), owner).serve()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -70,15 +64,14 @@ def main(end: int, owner: int) -> NoReturn:
 
 @functools.cache
 def _warm_up() -> None:
-    """Do once what each worker would have to: torch imports eight hundred modules only when they are used."""
+    """Use torch once, so that no worker imports the hundreds of modules that torch imports on first use."""
     torch.set_num_threads(1)
-    boxed_reduce_op("sum")
     with FakeTensorMode():
         torch.ones(2) + 1
 
 
 def load(name: str) -> Callable[[Any], Any] | None:
-    """Import a module, or that of a job, and return the job's function.
+    """Import a module, or the module of a job, and return the job's function.
 
     Raises `CallError`, whatever the import raises.
 
@@ -96,6 +89,12 @@ def load(name: str) -> Callable[[Any], Any] | None:
     if not callable(job):
         raise CallError(f"job={name!r}, but should name a function of {module_name}: there is no {function!r}")
     return job  # type: ignore[no-any-return]  # callable() says no more
+
+
+@functools.cache
+def _call_warm_up(module: str) -> None:
+    """Call the module's `sandbox_warm_up`, if it defines one."""
+    getattr(_module(module), "sandbox_warm_up", int)()
 
 
 @functools.cache
@@ -118,12 +117,12 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# -- the zygote
+# -- the fork server
 
 
 @attrs.define(eq=False)
 class _Worker:
-    """A child, and what it is at: the request's `key`, None when idle, until when, and its verdict once known."""
+    """A child, and its request: the `key`, None when idle, until when it may run, and the result once it is there."""
 
     pid: int
     channel: Channel
@@ -134,10 +133,10 @@ class _Worker:
     reuse: bool = False
     deadline: float = math.inf
     until: float = math.inf
-    verdict: Verdict | None = None
+    result: Result | None = None
 
     def drain(self) -> None:
-        """Keep the end of what has been put out, so that no output fills a pipe, memory or disk."""
+        """Keep the end of the output, so that no output fills a pipe, memory or disk."""
         with contextlib.suppress(BlockingIOError):
             # Not until there is no more: there may always be.
             for _ in range(16):
@@ -149,20 +148,20 @@ class _Worker:
                     os.close(self.output)
                     self.output = None
 
-    def judge(self, status: int | None) -> Verdict | None:
-        """Return what the request has come to by now, given the status of a worker that has ended."""
+    def result_by_now(self, status: int | None) -> Result | None:
+        """Return the request's result, if there is one by now; `status` is that of a worker that has ended."""
         self.drain()
         lines = self.channel.take()
         if max(self.channel.pending, *map(len, lines), 0) > ANSWER_LIMIT:
-            return Verdict(RAISES, f"an answer of more than {ANSWER_LIMIT} bytes")
+            return Result(RAISES, [f"an answer of more than {ANSWER_LIMIT} bytes"])
         if lines:
-            return read_verdict(lines[0])
+            return read_result(lines[0])
         if status is not None:
             code = os.waitstatus_to_exitcode(status)
             text = self.tail.decode(errors="replace").strip()
-            return Verdict(DIES, text, max(0, -code), code if code >= 0 else None)
+            return Result(DIES, text.splitlines(), max(0, -code), code if code >= 0 else None)
         if time.monotonic() >= self.until:
-            return Verdict(HANGS, f"no answer within {self.deadline:g} s")
+            return Result(HANGS, [f"no answer within {self.deadline:g} s"])
         return None
 
     def close(self) -> None:
@@ -172,8 +171,8 @@ class _Worker:
             os.close(self.output)
 
 
-class _Zygote:
-    """Forks workers for the requests of the parent, and sees that nothing of theirs outlives them."""
+class _ForkServer:
+    """Forks workers for the parent's requests, and ends the processes that they leave behind."""
 
     def __init__(self, parent: Channel, owner: int) -> None:
         self._parent, self._workers = parent, list[_Worker]()
@@ -201,7 +200,7 @@ class _Zygote:
         self._parent.register(poll)
         for worker in self._workers:
             poll.register(worker.exit, select.POLLIN)
-            if worker.verdict is None:
+            if worker.result is None:
                 worker.channel.register(poll)
             if worker.output is not None:
                 poll.register(worker.output, select.POLLIN)
@@ -229,11 +228,12 @@ class _Zygote:
             worker.channel.put(request)
 
     def _import(self, names: list[str]) -> str | None:
-        """Import modules; return why not. Not even an import that never returns outlives the parent for long."""
+        """Import modules, and return why one cannot be. An alarm ends an import that never returns."""
         signal.alarm(math.ceil(START_LIMIT))
         try:
             for name in names:
                 load(name)
+                _call_warm_up(name.rpartition(":")[0] or name)
             _warm_up()
         except CallError as error:
             return str(error)
@@ -244,13 +244,13 @@ class _Zygote:
     def _fork(self) -> _Worker:
         ours, theirs = socket.socketpair()
         output, its_output = os.pipe()
-        zygote, pid = os.getpid(), os.fork()
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
             try:
                 _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                # Orphans of a job stay below its worker as long as that lives, so that they are known to be its.
+                # Orphans of a job become children of its worker as long as that lives: they are known to be the job's.
                 _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-                if os.getppid() == zygote:
+                if os.getppid() == server:
                     self._become_worker(ours, theirs, output, its_output)
             except BaseException:
                 traceback.print_exc()
@@ -280,24 +280,24 @@ class _Zygote:
         # Asked before its answer is looked for: what it wrote before it ended is there by then.
         ended, status = os.waitpid(worker.pid, os.WNOHANG)
         worker.channel.flush()
-        verdict = worker.verdict or worker.judge(status if ended else None)
+        result = worker.result or worker.result_by_now(status if ended else None)
         if ended:
             worker.close()
             self._workers.remove(worker)
             self._sweep()
-            if worker.key is not None and verdict is not None:
-                self._parent.put({"key": worker.key, "verdict": _json(verdict)})
-        elif verdict is None or worker.verdict is not None:
+            if worker.key is not None and result is not None:
+                self._parent.put({"key": worker.key, "result": result.text()})
+        elif result is None or worker.result is not None:
             worker.drain()
-        elif worker.reuse and worker.key is not None and verdict.outcome == OK and not _children(worker.pid):
-            self._parent.put({"key": worker.key, "verdict": _json(verdict)})
+        elif worker.reuse and worker.key is not None and result.outcome == OK and not _children(worker.pid):
+            self._parent.put({"key": worker.key, "result": result.text()})
             worker.key, worker.until, worker.tail = None, math.inf, b""
         else:
-            worker.verdict, worker.until = verdict, math.inf
+            worker.result, worker.until = result, math.inf
             os.kill(worker.pid, signal.SIGKILL)
 
     def _sweep(self) -> None:
-        """Kill and reap the children that are no workers: orphans of workers that have ended, and theirs in turn."""
+        """Kill and reap the children that are no workers: the orphans of ended workers, and their orphans."""
         deadline = time.monotonic() + _PATIENCE
         workers = {worker.pid for worker in self._workers}
         while (strays := _children(os.getpid()) - workers) and time.monotonic() < deadline:
@@ -327,7 +327,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _work(end: socket.socket) -> NoReturn:
-    """Answer requests until the zygote wants no more."""
+    """Answer requests until the fork server closes its end."""
     worker = os.getpid()
     for line in end.makefile("rb"):
         answer = _answer(json.loads(line))
@@ -343,18 +343,13 @@ def _answer(request: dict[str, Any]) -> bytes:
         if function is None:
             raise CallError(f"job={request['job']!r} names no function")
         value = function(json.loads(request["payload"]))
-        verdict = value if isinstance(value, Verdict) else Verdict(OK, value=value)
+        result = value if isinstance(value, Result) else Result(OK, value=value)
     except BaseException as error:
-        verdict = Verdict(RAISES, _described(error))
+        result = Result(RAISES, _described(error).splitlines())
     try:
-        text = _json(verdict)
+        text = result.text()
     except (TypeError, ValueError, RecursionError) as error:
-        text = _json(Verdict(RAISES, f"an answer that is not JSON data: {error}"))
+        text = Result(RAISES, [f"an answer that is not JSON data: {error}"]).text()
     if len(text) > ANSWER_LIMIT:
-        message = f"an answer of {len(text)} bytes of JSON, but should be {ANSWER_LIMIT} at most"
-        text = _json(Verdict(RAISES, message))
+        text = Result(RAISES, [f"an answer of {len(text)} bytes of JSON, but should be {ANSWER_LIMIT} at most"]).text()
     return text.encode()
-
-
-def _json(verdict: Verdict) -> str:
-    return json.dumps(attrs.asdict(verdict, recurse=False))

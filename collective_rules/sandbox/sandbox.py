@@ -1,10 +1,11 @@
 """A sandbox for broken calls: each runs in a child process that may raise, hang, die or flood its output.
 
-It knows processes, deadlines and signals, and says in a `Verdict` what became of a call. It knows nothing of
-collectives: the job that it is told to run does. What happens in the other processes is in `fork_server`.
+It knows processes, deadlines and signals, and returns a `Result` for each job. It knows nothing of collectives: the
+jobs do.
 
-A process that has imported torch and whatever the jobs need, the zygote, forks a child for each payload, so that a
-child costs milliseconds. This process never forks: gloo's threads would not survive that. Linux only.
+One process, the fork server, imports torch and the modules of the jobs once, and forks a child for each payload, so
+that a child costs milliseconds; `fork_server` is the code of those processes. This process never forks: gloo's threads
+would not survive that. Linux only.
 """
 
 from __future__ import annotations
@@ -31,17 +32,15 @@ from typing import Any
 import attrs
 
 from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.sandbox.channel import Channel
+from collective_rules.sandbox.result import DIES, Result, read_result
 
-__all__ = ["DIES", "HANGS", "OK", "OUTCOMES", "RAISES", "SILENTLY_WRONG", "Sandbox", "Verdict", "sandbox"]
+__all__ = ["Sandbox", "sandbox"]
 
-OK, RAISES, HANGS, DIES, SILENTLY_WRONG = OUTCOMES = ("ok", "raises", "hangs", "dies", "silently wrong")
-"""What a job may come to: the values of `Verdict.outcome`."""
-
-ANSWER_LIMIT = 16 * 2**20
 START_LIMIT = 60.0
-"""Bytes of JSON that an answer may have, and seconds that the imports may take."""
+"""How many seconds the imports may take."""
 
-_GRACE = 10.0  # for the zygote to tell what it knows, on a busy machine
+_GRACE = 10.0  # seconds for the fork server to report, on a busy machine
 _MARK = "COLLECTIVE_RULES_SANDBOX"
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -49,121 +48,9 @@ _BOOT = (
 )
 
 
-def _known_outcome(_: Verdict, __: object, value: str) -> None:
-    if value not in OUTCOMES:
-        raise CallError(f"outcome={value!r}, but should be one of {', '.join(map(repr, OUTCOMES))}")
-
-
-@attrs.frozen(str=False)
-class Verdict:
-    """What a job came to.
-
-    - `outcome`: one of `OUTCOMES`.
-    - `message`: the type and text of what was raised; the end of the output of a job that died.
-    - `signal`: what it died by, or 0; `exit_status`: how it left by itself without an answer, or None.
-    - `value`: the JSON data that the job returned.
-
-    >>> print(Verdict(RAISES, "ValueError: no"), Verdict(DIES, signal=11), Verdict(DIES, exit_status=3), sep="; ")
-    raises ValueError: no; dies by signal 11 (SIGSEGV); dies with exit status 3
-    """
-
-    outcome: str = attrs.field(validator=_known_outcome)
-    message: str = ""
-    signal: int = 0
-    exit_status: int | None = None
-    value: Any = None
-
-    def __str__(self) -> str:
-        if self.outcome == RAISES:
-            return f"{self.outcome} {self.message}".rstrip()
-        if self.outcome != DIES:
-            return self.outcome
-        if not self.signal:
-            return "dies" if self.exit_status is None else f"dies with exit status {self.exit_status}"
-        named = {each.value: f" ({each.name})" for each in signal.Signals}
-        return f"dies by signal {self.signal}{named.get(self.signal, '')}"
-
-
-def read_verdict(text: str | bytes) -> Verdict:
-    """Return the verdict that a child wrote as JSON; one that no child should write is a `RAISES`.
-
-    >>> print(read_verdict('{"outcome": "hangs"}'), read_verdict("[1"), sep="; ")
-    hangs; raises an answer that is not a verdict: '[1'
-    """
-    try:
-        return Verdict(**json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        shown = text if isinstance(text, str) else text.decode(errors="replace")
-        return Verdict(RAISES, f"an answer that is not a verdict: {reprlib.repr(shown)}")
-
-
-class Channel:
-    """Lines both ways over a socket, without ever blocking; `ended` when the other side has gone."""
-
-    def __init__(self, end: socket.socket) -> None:
-        end.setblocking(False)
-        self._end, self._in, self._out, self.ended = end, bytearray(), bytearray(), False
-
-    @property
-    def pending(self) -> int:
-        """How many bytes of an unfinished line have come."""
-        return len(self._in)
-
-    def register(self, poll: select.poll) -> None:
-        """Have `poll` wake up when there is something to do here."""
-        if not self.ended:
-            poll.register(self._end, select.POLLIN | (select.POLLOUT if self._out else 0))
-
-    def put(self, message: dict[str, Any]) -> None:
-        """Send as much as can be sent now; `flush` sends the rest."""
-        self._out += json.dumps(message).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> None:
-        """Send as much as can be sent now of what was put."""
-        try:
-            while self._out and not self.ended:
-                del self._out[: self._end.send(self._out[: 2**20])]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.ended = True
-
-    def take(self) -> list[bytes]:
-        """Return the lines that have come, up to some megabytes."""
-        lines: list[bytes] = []
-        for _ in range(64):
-            try:
-                chunk = self._end.recv(2**16)
-            except BlockingIOError:
-                break
-            except OSError:
-                chunk = b""
-            if not chunk:
-                self.ended = True
-                break
-            self._in += chunk
-            if b"\n" in chunk:
-                *whole, rest = self._in.split(b"\n")
-                lines += map(bytes, whole)
-                self._in = rest
-        return lines
-
-    def end(self) -> None:
-        """End the connection, whatever forks of this process hold it, too."""
-        with contextlib.suppress(OSError):  # the other side has ended it
-            self._end.shutdown(socket.SHUT_RDWR)
-        self.close()
-
-    def close(self) -> None:
-        """Close this end, but not a fork's."""
-        self.ended = True
-        self._end.close()
-
-
 @attrs.define
 class _Request:
-    """What the zygote is asked, within `deadline` seconds; `again` if a zygote died while this was carried out."""
+    """A message to the fork server; `again`: a fork server died while it carried this out."""
 
     key: int
     message: dict[str, Any]
@@ -175,16 +62,16 @@ class Sandbox:
     """Runs jobs in children, up to `workers` side by side, each payload within `deadline` seconds.
 
     A job is named "package.module:function" or "/path/to/file.py:function", and called with one payload. Payload and
-    answer are JSON data. A job may also return a `Verdict`, which is passed on. When a run is over, every process that
-    the job started is gone, those of sessions of their own too; so is everything when this process dies.
+    answer are JSON data. A job may also return a `Result`, which is passed on. When a run is over, every process that
+    the job started has ended, also in sessions of their own; when this process dies, all of them end.
 
-    The modules named by `warm`, and those of jobs, are imported once, by the process that children are forked from.
-    A job can take for granted that torch and `collective_rules.testing` are imported, that torch has one thread, that
-    stdin is empty, and that it leads a session of its own. The random state is the same in each child.
+    The fork server imports the modules named by `warm`, and those of jobs, once; where a module defines the function
+    `sandbox_warm_up`, it also calls that: no child has to repeat the imports. A job can rely on this: torch is imported
+    and has one thread, stdin is empty, the job leads a session of its own. The random state is the same in each child.
 
-    To be used by one thread at a time. Any exception that is not this module's own, as KeyboardInterrupt, closes the
-    sandbox if it comes while waiting. Raises `CallError` for `deadline`, `workers` or a module that is no good, and
-    `CollectiveRulesError` where the imports take more than a minute or kill the process.
+    Only one thread may use a sandbox at a time. An exception from outside while it waits, such as KeyboardInterrupt,
+    closes the sandbox. Raises `CallError` for a wrong `deadline`, `workers` or module, and `CollectiveRulesError` where
+    the imports take more than a minute or kill the process.
 
     >>> with Sandbox(deadline=10, workers=1) as box:
     ...     print(box.run("math:factorial", 4).value, box.run("math:factorial", -1), box.run("os:_exit", 3), sep="; ")
@@ -211,8 +98,8 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, job: str, payload: Any, *, deadline: float | None = None) -> Verdict:
-        """Return what `job` comes to with `payload`, in a child of its own, within `deadline` seconds.
+    def run(self, job: str, payload: Any, *, deadline: float | None = None) -> Result:
+        """Run `job` with `payload` in a child of its own, within `deadline` seconds, and return the result.
 
         Raises `CallError` for a job that cannot be imported or a payload that is not JSON data, and
         `CollectiveRulesError` if the sandbox is closed.
@@ -222,19 +109,19 @@ class Sandbox:
         """
         job, deadline = self._prepare(job, deadline)
         key = self._put(_payload(job, payload, deadline, reuse=False), deadline)
-        return read_verdict(self._reply({key})[1]["verdict"])
+        return read_result(self._reply({key})[1]["result"])
 
     def map(
         self, job: str, payloads: Iterable[Any], *, deadline: float | None = None, reuse: bool = False
-    ) -> Iterator[tuple[int, Verdict]]:
-        """Yield the place of each payload and what `job` comes to with it, in the order of completion.
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield the place of each payload and the result of `job` with it, in the order of completion.
 
-        `payloads` are taken when there is a child for them, and may be endless. With `reuse`, a child goes on with
-        further payloads as long as all is ok and it has started no process that still runs.
+        A payload is taken when a child is free for it: `payloads` may be endless. With `reuse`, a child takes further
+        payloads as long as each result is "ok" and no process that it started still runs.
 
-        To stop early ends the children that are at work. Raises as `run` does.
+        Closing the iterator early ends the children that are at work. Raises as `run` does.
 
-        >>> sorted((place, verdict.value) for place, verdict in sandbox().map("math:factorial", [3, 4], reuse=True))
+        >>> sorted((place, result.value) for place, result in sandbox().map("math:factorial", [3, 4], reuse=True))
         [(0, 6), (1, 24)]
         """
         return self._map(*self._prepare(job, deadline), payloads, reuse)
@@ -259,7 +146,7 @@ class Sandbox:
     # -- requests
 
     def _prepare(self, job: str, deadline: float | None) -> tuple[str, float]:
-        """Check what a run is asked to do, and have the job's module imported."""
+        """Check the arguments of a run, and have the job's module imported."""
         self._require_open()
         seconds = self.deadline if deadline is None else _checked_deadline(deadline)
         if not isinstance(job, str) or not all(job.rpartition(":")):
@@ -273,7 +160,7 @@ class Sandbox:
         return job, seconds
 
     def _import(self, names: Sequence[str]) -> None:
-        """Have modules and jobs imported by the zygote, which is started with those of before if there is none."""
+        """Have the fork server import modules and jobs; start one first where there is none."""
         _, reply = self._reply({self._put({"import": [*self._imports, *names]}, START_LIMIT)})
         if "lost" in reply:
             what = ", ".join(names or ["torch", *self._imports])
@@ -281,7 +168,7 @@ class Sandbox:
         if reply["refused"]:
             raise CallError(reply["refused"])
 
-    def _map(self, job: str, deadline: float, payloads: Iterable[Any], reuse: bool) -> Iterator[tuple[int, Verdict]]:
+    def _map(self, job: str, deadline: float, payloads: Iterable[Any], reuse: bool) -> Iterator[tuple[int, Result]]:
         places: dict[int, int] = {}
         rest = enumerate(payloads)
         try:
@@ -291,13 +178,13 @@ class Sandbox:
                 if not places:
                     return
                 key, reply = self._reply(places)
-                yield places.pop(key), read_verdict(reply["verdict"])
+                yield places.pop(key), read_result(reply["result"])
         finally:
             if not self.closed:
                 self._drop(places, reuse)
 
     def _drop(self, keys: Container[int], reuse: bool) -> None:
-        """Forget requests, and end the children that work for them or, with `reuse`, for nobody."""
+        """Forget requests, and end the children that work for them; with `reuse`, idle children too."""
         self._waiting = collections.deque(request for request in self._waiting if request.key not in keys)
         running = [key for key in self._running if key in keys]
         for key in running:
@@ -331,7 +218,7 @@ class Sandbox:
         return key, self._replies.pop(key)
 
     def _send(self) -> None:
-        """Hand on what the zygote has a worker for. What may have killed a zygote gets one for itself."""
+        """Send what the fork server has a worker for. A request that may have killed a fork server is sent alone."""
         while self._waiting:
             request = self._waiting[0]
             if "payload" in request.message:
@@ -344,7 +231,7 @@ class Sandbox:
             self._channel.put({"key": request.key, "deadline": request.deadline, **request.message})
 
     def _listen(self) -> None:
-        """Take in what the zygote says. One that says nothing although it should is as good as dead."""
+        """Take in the replies. A fork server that is silent for too long counts as dead."""
         poll = select.poll()
         self._channel.register(poll)
         patience = self._patience + _GRACE + max((each.deadline for each in self._running.values()), default=0.0)
@@ -364,13 +251,13 @@ class Sandbox:
         if self._owner != os.getpid():
             raise CollectiveRulesError(f"{self!r} belongs to process {self._owner}, not to its fork {os.getpid()}")
 
-    # -- the zygote
+    # -- the fork server
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._channel, self._patience = Channel(ours), START_LIMIT
         # Not a pipe: nobody reads it while the sandbox is idle.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         path = json.dumps([str(entry) for entry in sys.path])
         with theirs:
             self._process = subprocess.Popen(
@@ -386,7 +273,7 @@ class Sandbox:
         self._channel.put({"key": -1, "import": self._imports})
 
     def _end(self) -> str:
-        """End the zygote and all that it started; return the end of what it said, and how it ended."""
+        """End the fork server and all that it started; return its last output, and its status."""
         process, self._process = self._process, None
         if process is None:
             return ""
@@ -405,15 +292,14 @@ class Sandbox:
         return f"{said}\nstatus {status}".strip()
 
     def _lost(self, why: str) -> None:
-        """Do without the zygote: what it did not answer is tried once more, alone."""
-        why = f"the process that children are forked from was lost ({why}): {self._end()}"
+        """Go on without the fork server: try once more, alone, each request that it did not answer."""
+        why = f"the fork server was lost ({why}): {self._end()}"
         for request in reversed(self._running.values()):
             if "cancel" not in request.message and not request.again:
                 request.again = True
                 self._waiting.appendleft(request)
             else:
-                verdict = json.dumps({"outcome": DIES, "message": why})
-                self._replies[request.key] = {"verdict": verdict, "lost": why}
+                self._replies[request.key] = {"result": Result(DIES, [why]).text(), "lost": why}
         self._running.clear()
 
 
@@ -432,7 +318,7 @@ def _payload(job: str, payload: Any, deadline: float, *, reuse: bool) -> dict[st
 
 
 def _kill_marked(mark: bytes) -> None:
-    """Kill every process that has `mark` in its environment: what a zygote that died could not."""
+    """Kill every process that has `mark` in its environment, which a dead fork server no longer can."""
     deadline = time.monotonic() + _GRACE
     while time.monotonic() < deadline:
         marked = [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_marked(name, mark)]
@@ -456,7 +342,7 @@ _SANDBOXES: dict[int, Sandbox] = {}
 
 
 def sandbox() -> Sandbox:
-    """Return the sandbox of this process: made on first use (some seconds), then used again, closed at exit.
+    """Return the sandbox of this process. The first call makes it, in some seconds; it closes at exit.
 
     >>> sandbox() is sandbox()
     True
@@ -469,6 +355,6 @@ def sandbox() -> Sandbox:
 
 @atexit.register
 def close_sandbox() -> None:
-    """Close what `sandbox` has made in this process."""
+    """Close the sandbox that `sandbox` has made in this process."""
     if os.getpid() in _SANDBOXES:
         _SANDBOXES[os.getpid()].close()

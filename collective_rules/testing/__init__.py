@@ -1,6 +1,6 @@
-"""What a test of collectives needs: real ranks in one process, drawn calls, broken ones, and a sandbox for those.
+"""Tools for tests of collectives: real ranks in one process, drawn calls, broken calls, and a sandbox for those.
 
-`docs/testing.md` shows how they are used together. hypothesis is imported only with what draws.
+`docs/testing.md` shows how they are used together. Only the names that draw import hypothesis.
 """
 
 from __future__ import annotations
@@ -8,20 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from collective_rules.testing.world import Outcome, World, WorldTimeout, close_worlds, world
+from collective_rules.testing.world import Returned, World, WorldTimeout, close_worlds, world
 
 if TYPE_CHECKING:
-    from collective_rules.sandbox.sandbox import Sandbox, Verdict
-    from collective_rules.testing.run_calls import TRY_CALLS, Trial, carry_out, payload_of
+    from collective_rules.sandbox import Result, Sandbox
+    from collective_rules.testing.run_calls import TRY_CALLS, carry_out, payload_of
     from collective_rules.testing.strategies import Broken, broken_calls, calls, sample, ways_to_break
 
 __all__ = [
     "TRY_CALLS",
     "Broken",
-    "Outcome",
+    "Result",
+    "Returned",
     "Sandbox",
-    "Trial",
-    "Verdict",
     "World",
     "WorldTimeout",
     "broken_calls",
@@ -35,9 +34,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "collective_rules.sandbox.sandbox": ("Sandbox", "Verdict"),
+    "collective_rules.sandbox": ("Result", "Sandbox"),
     "collective_rules.testing.strategies": ("Broken", "broken_calls", "calls", "sample", "ways_to_break"),
-    "collective_rules.testing.run_calls": ("TRY_CALLS", "Trial", "carry_out", "payload_of"),
+    "collective_rules.testing.run_calls": ("TRY_CALLS", "carry_out", "payload_of"),
 }
 
 

@@ -1,7 +1,7 @@
-"""How one rank's call is put to torch: its arguments, the op or the method, and the wait for what comes of it.
+"""Makes one rank's call: the arguments for torch, the op or the method, and the wait for its result.
 
-It knows how torch is handed a group and a reduce op, what a call may leave out, and which ops block. It knows one rank
-and no other: who is called in which thread, and for how long, is `World`'s.
+It knows how torch takes a group and a reduce op, which arguments a call may leave out, and which ops block. It knows
+one rank only; threads and deadlines are `World`'s.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from collective_rules.testing.methods import METHODS, call_method, left_out, red
 
 __all__ = [
     "SLICE",
-    "Outcome",
-    "Posted",
-    "Seat",
+    "PostedOp",
+    "RankGroup",
+    "Returned",
+    "announced",
     "blocks",
     "boxed_reduce_op",
     "has_cpu_kernel",
     "post",
     "prepared",
-    "seated",
     "wait",
     "wait_until",
 ]
 
 _BLOCKING = frozenset({"c10d::monitored_barrier_", "_dtensor::shard_dim_alltoall"})
-"""Ops that return only when the other ranks have come too; so do those of point-to-point rules: send waits for recv."""
+"""Ops that return only when the other ranks have come too, as do those of point-to-point rules: send waits for recv."""
 
 _CPU_KEYS = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
 
 SLICE = 0.1
-"""How many seconds Ctrl-C may wait for the end of a wait in C++."""
+"""How many seconds one wait in C++ may take: it delays Ctrl-C by so long."""
 
 
 @attrs.frozen(eq=False)
-class Outcome:
-    """What one rank's call came to.
+class Returned:
+    """What one rank's call returned, or raised.
 
-    - `returned`: what the op returned, in order, without its Work, which has been waited for.
-    - `error`: what was raised instead, without its traceback (whose frames would keep the group alive).
-    - `posted`: whether the op had been posted before the error: it was raised by the wait.
+    - `values`: the op's returns, in order, without its Work, which has been waited for.
+    - `error`: the exception that was raised instead, without its traceback, whose frames would keep the group alive.
+    - `posted`: whether the op had been posted before the error, so that the wait raised it.
     """
 
-    returned: tuple[Any, ...] = ()
+    values: tuple[Any, ...] = ()
     error: BaseException | None = None
     posted: bool = True
 
 
 @attrs.frozen(eq=False)
-class Seat:
-    """One rank's place in a world: its group of `size` ranks, and the name by which functional ops find it.
+class RankGroup:
+    """One rank's process group of `size` ranks, and the name by which functional ops find it.
 
-    `methods`: the group is written in Python, and `c10d::*` ops are put to it as calls of its methods.
+    `methods`: the group is written in Python, and `c10d::*` ops are called as its methods.
     """
 
     group: dist.ProcessGroup
@@ -75,11 +75,11 @@ class Seat:
 
     @property
     def methods(self) -> bool:
-        """Whether the group is anything but torch's own class, whose methods are the dispatcher's ops."""
+        """Whether the group is of another class than torch's own, whose methods are the dispatcher's ops."""
         return type(self.group) is not dist.ProcessGroup
 
     def announce(self) -> None:
-        """Make the group known to functional ops, which find it by its name, and to legacy ones, by its tag."""
+        """Register the group for functional ops, which find it by its name, and for legacy ops, by its tag."""
         _c10d._register_process_group(self.name, self.group)
         c10d._world.pg_group_ranks[self.group] = {each: each for each in range(self.size)}
         c10d._world.tags_to_pg[f"user:{self.name}"] = [self.group]
@@ -91,8 +91,8 @@ class Seat:
         c10d._world.tags_to_pg.pop(f"user:{self.name}", None)
 
 
-def seated(name: c10d.GroupName, store: Any, rank: int, size: int, backend: Any) -> Seat:
-    """Return the seat of a rank whose factory made `backend`, and announce it; a C++ Backend is wrapped in a group."""
+def announced(name: c10d.GroupName, store: Any, rank: int, size: int, backend: Any) -> RankGroup:
+    """Return the announced group of a rank whose factory made `backend`; a C++ Backend is wrapped in a group."""
     group = backend
     if not isinstance(backend, dist.ProcessGroup):
         gloo = isinstance(backend, dist.ProcessGroupGloo)
@@ -101,9 +101,9 @@ def seated(name: c10d.GroupName, store: Any, rank: int, size: int, backend: Any)
         group._set_default_backend(kind)
         group._register_backend(torch.device("cpu"), kind, backend)
     group._set_group_name(name)
-    seat = Seat(group, name, size)
-    seat.announce()
-    return seat
+    made = RankGroup(group, name, size)
+    made.announce()
+    return made
 
 
 def has_cpu_kernel(row: Row) -> bool:
@@ -128,10 +128,10 @@ def blocks(row: Row, call: Mapping[str, Any]) -> bool:
 # -- arguments
 
 
-def prepared(seat: Seat, row: Row, call: Mapping[str, Any]) -> Callable[[], Any]:
-    """Return what `post` takes: a function that makes the call, with all of its arguments.
+def prepared(ranked: RankGroup, row: Row, call: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a function that makes the call with all of its arguments, for `post`.
 
-    Raises `CallError` for a call that could not be made on any backend.
+    Raises `CallError` for a call that no backend could be given.
     """
     if not row.available:
         raise CallError(f"{row.op} is not in torch {torch.__version__}")
@@ -140,12 +140,12 @@ def prepared(seat: Seat, row: Row, call: Mapping[str, Any]) -> Callable[[], Any]
     own = {argument.name: argument for argument in row.arguments if not argument.is_group}
     if not set(call) <= set(own):
         raise CallError(f"{row.op} takes {sorted(own)}, not {sorted(set(call) - set(own))}")
-    known = {row.group_size: seat.size, **call}
-    given = {name: known[name] if name in known else left_out(row, argument) for name, argument in own.items()}
-    if seat.methods and row.op in METHODS:
-        return functools.partial(_by_method, seat.group, row, given)
+    named = {row.group_size: ranked.size, **call}
+    given = {name: named[name] if name in named else left_out(row, argument) for name, argument in own.items()}
+    if ranked.methods and row.op in METHODS:
+        return functools.partial(_by_method, ranked.group, row, given)
     boxed = {name: _boxed(argument, given[name]) for name, argument in own.items()}
-    groups = {argument.name: _group(seat, argument) for argument in row.arguments if argument.is_group}
+    groups = {argument.name: _group(ranked, argument) for argument in row.arguments if argument.is_group}
     return functools.partial(_packet(row), **boxed, **groups)
 
 
@@ -155,11 +155,11 @@ def _boxed(argument: Argument, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _group(seat: Seat, argument: Argument) -> Any:
+def _group(ranked: RankGroup, argument: Argument) -> Any:
     if argument.kind.endswith(".ProcessGroup"):
-        return seat.group.boxed()
+        return ranked.group.boxed()
     # A legacy op finds its group by (tag, ranks, group_size).
-    return list(range(seat.size)) if argument.name == "ranks" else seat.name
+    return list(range(ranked.size)) if argument.name == "ranks" else ranked.name
 
 
 def _packet(row: Row) -> Any:
@@ -168,16 +168,16 @@ def _packet(row: Row) -> Any:
 
 
 def _by_method(group: dist.ProcessGroup, row: Row, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Call the method; return what the op would."""
+    """Call the method, and return its results as those of the op."""
     work = call_method(group, METHODS[row.op], arguments)
     return tuple(work if output.kind == "work" else arguments[output.name] for output in row.returns)
 
 
-class _Seen(Exception):  # noqa: N818 - control flow
+class _ShownError(Exception):
     """The dispatcher has shown its arguments."""
 
 
-class _Witness(TorchDispatchMode):
+class _ArgumentsOfOp(TorchDispatchMode):
     """Keeps the arguments of the first op, which is not carried out."""
 
     arguments: tuple[Any, ...] = ()
@@ -192,14 +192,14 @@ class _Witness(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.arguments = args
-        raise _Seen
+        raise _ShownError
 
 
 @functools.cache
 def boxed_reduce_op(name: str) -> Any:
     """Return the reduce op called `name` as the dispatcher takes it.
 
-    Python can make no boxed ReduceOp but SUM, so this looks on while torch boxes one: nothing is posted.
+    Python can make no boxed ReduceOp but SUM, so torch has to box one, for an op that is not carried out.
 
     >>> boxed_reduce_op("max").op() == int(torch.distributed.ReduceOp.MAX)
     True
@@ -207,34 +207,34 @@ def boxed_reduce_op(name: str) -> Any:
     options = dist.AllreduceOptions()
     options.reduceOp = reduce_op_of(name)
     group, tensor = dist.ProcessGroup(_c10d.HashStore(), 0, 1), torch.empty(0)
-    with _Witness() as witness, contextlib.suppress(_Seen):
+    with _ArgumentsOfOp() as seen, contextlib.suppress(_ShownError):
         group.allreduce([tensor], options)
     place = next(i for i, arg in enumerate(lookup("c10d::allreduce_").arguments) if arg.kind.endswith(".ReduceOp"))
-    return witness.arguments[place]
+    return seen.arguments[place]
 
 
 # -- posting and waiting
 
 
 @attrs.frozen(eq=False)
-class Posted:
-    """An op that has been posted: its outcome so far, its Works, and the tensors that came back."""
+class PostedOp:
+    """An op that has been posted: what it has returned so far, its Works, and the tensors that came back."""
 
-    outcome: Outcome
+    returned: Returned
     works: tuple[Any, ...] = ()
     tensors: tuple[torch.Tensor, ...] = ()
 
 
-def post(call: Callable[[], Any]) -> Posted:
-    """Make a call that was `prepared`; what it raises is its outcome."""
+def post(call: Callable[[], Any]) -> PostedOp:
+    """Make a call that was `prepared`, and keep what it returns or raises."""
     try:
         result = call()
     except Exception as error:
-        return Posted(Outcome(error=error.with_traceback(None), posted=False))
+        return PostedOp(Returned(error=error.with_traceback(None), posted=False))
     several = result if isinstance(result, tuple) else (result,)
     works = tuple(_work(item) for item in several if _is_work(item))
-    returned = tuple(item for item in several if item is not None and not _is_work(item))
-    return Posted(Outcome(returned), works, tuple(_tensors(returned)))
+    values = tuple(item for item in several if item is not None and not _is_work(item))
+    return PostedOp(Returned(values), works, tuple(_tensors(values)))
 
 
 def _is_work(item: Any) -> bool:
@@ -245,13 +245,12 @@ def _work(item: Any) -> Any:
     return _c10d.Work.unbox(item) if isinstance(item, torch.ScriptObject) else item
 
 
-def wait(posted: Posted, timeout: timedelta | None) -> Outcome:
-    """Wait for an op's Works, or else for the tensors that a functional op returned.
+def wait(posted: PostedOp, timeout: timedelta | None) -> Returned:
+    """Wait for an op's Works, or else for the tensors that a functional op returned, and return what the op did.
 
-    Without a timeout, a Work is waited for as torch.distributed waits: a Work written in Python or made from a future
-    may know no timeout. torch keeps a functional send's Work under the tensor that is sent, too. It cannot be waited
-    for twice (gloo's send would block), so torch's warning of unwaited calls at the end of the process is not to be
-    had rid of.
+    Without a timeout, this waits for a Work as torch.distributed does: a Work written in Python or made from a future
+    may know no timeout. torch also keeps a functional send's Work under the tensor that is sent. It cannot be waited
+    for twice (gloo's send would block), so torch warns of unwaited calls at the end of the process.
     """
     try:
         for work in posted.works:
@@ -259,25 +258,26 @@ def wait(posted: Posted, timeout: timedelta | None) -> Outcome:
         for tensor in () if posted.works else posted.tensors:
             torch.ops._c10d_functional.wait_tensor(tensor)
     except Exception as error:
-        return Outcome(error=error.with_traceback(None))
-    return posted.outcome
+        return Returned(error=error.with_traceback(None))
+    return posted.returned
 
 
-def wait_until(deadline: float, posted: Posted) -> Outcome | None:
-    """Wait for an op's Works; None where they do not answer until `deadline`, a time of `time.monotonic`.
+def wait_until(deadline: float, posted: PostedOp) -> Returned | None:
+    """Wait for an op's Works; return None where they are not done at `deadline`, a time of `time.monotonic`.
 
-    Slice by slice: a signal is handled only between two. gloo's works take no harm from a wait that is over too soon.
+    The wait is cut into slices, because signals are handled between two of them only. A wait that ends too soon does no
+    harm to gloo's Works.
     """
     while True:
         start, left = time.monotonic(), min(max(deadline - time.monotonic(), 0.001), SLICE)
-        outcome = wait(posted, timedelta(seconds=left))
-        if outcome.error is None or _completed(posted) or time.monotonic() - start < 0.9 * left:
-            return outcome
+        returned = wait(posted, timedelta(seconds=left))
+        if returned.error is None or _completed(posted) or time.monotonic() - start < 0.9 * left:
+            return returned
         if time.monotonic() >= deadline:
             return None
 
 
-def _completed(posted: Posted) -> bool:
+def _completed(posted: PostedOp) -> bool:
     """Return whether all Works of the op say that they are completed; some never say so."""
     return all(work.is_completed() for work in posted.works)
 

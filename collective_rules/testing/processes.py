@@ -1,7 +1,7 @@
-"""W ranks in W processes, for whatever backend torch can start in one.
+"""W ranks in W processes, for any backend that torch can start in one.
 
-A `ProcessWorld` has a process for each rank, ends those that hang or lost step, and merges what the ranks answer. It
-does not know which calls are worth making, nor what an op should do. Linux only.
+A `ProcessWorld` has a process for each rank, ends those that hang or are out of step, and merges the results of the
+ranks. It does not know which calls are worth making, nor what an op should do. Linux only.
 """
 
 from __future__ import annotations
@@ -29,18 +29,13 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.records import from_record, to_record
-from collective_rules.sandbox.sandbox import DIES, OK, RAISES, Channel
+from collective_rules.sandbox import DIES, HANGS, OK, RAISES, Result, signal_text
+from collective_rules.sandbox.channel import Channel
+from collective_rules.sandbox.result import read_result
 from collective_rules.spec import is_size
-from collective_rules.testing.rank import (
-    Answer,
-    Rank,
-    checked_backend,
-    checked_device,
-    in_step,
-    merged,
-    silent,
-)
-from collective_rules.testing.run_calls import Trial
+from collective_rules.testing.device import checked_device
+from collective_rules.testing.rank import Rank, checked_backend, in_step, merged
+from collective_rules.testing.run_calls import by_rank, no_answer
 
 __all__ = ["ProcessWorld"]
 
@@ -55,21 +50,21 @@ _BOOT = (
 
 
 class ProcessWorld:
-    """`size` ranks, each in a process of its own: what `World` is in one process, for any backend.
+    """`size` ranks, each in a process of its own: a `World` for any backend.
 
     `backend` is a name that torch.distributed knows ("gloo", "nccl", that of a registered plug-in), or a
     "module:factory" as `resolve` takes it. `device` is "cpu", or the type of an accelerator, of which rank r takes the
     one with the number r modulo their count.
 
-    Every group of calls has `timeout` seconds. The processes end with this one, however it ends. Those of a world in
-    which a rank did not answer, died or went wrong are ended, and replaced when they are needed again.
+    Every group of calls has `timeout` seconds. The processes end with this one, however it ends. Where a rank does not
+    answer, dies or goes wrong, all processes are ended; the next calls start new ones.
 
     Raises `CallError` for a device that is not there, `CollectiveRulesError` where the ranks do not connect.
 
     >>> import collective_rules as cr
     >>> with ProcessWorld(1) as ranks:
     ...     ranks.carry_out([cr.call("c10d::allreduce_", group=cr.Group(1), tensors=[(2, 3)])])
-    Trial(outcome='ok', details=())
+    Result('ok')
     """
 
     def __init__(self, size: int, timeout: float = 30.0, *, backend: str = "gloo", device: str = "cpu") -> None:
@@ -84,31 +79,28 @@ class ProcessWorld:
         self._workers: list[_Worker] = []
         self._start()
 
-    def carry_out(self, calls: Sequence[Call]) -> Trial:
-        """Make `calls` (one for each rank that takes part), and return what they came to: see `trial.carry_out`.
+    def carry_out(self, calls: Sequence[Call]) -> Result:
+        """Make `calls` (one for each rank that takes part), and judge what comes back, as `run_calls.carry_out` does.
 
-        The outcome is also `DIES`, where a process ended while it was at it.
+        The outcome is "dies" where a process ended meanwhile.
 
-        Raises `CallError` for calls that do not fit this world or that nobody could make.
+        Raises `CallError` for calls that do not fit this world, or that no backend could be given.
         """
         if self.closed:
             raise CollectiveRulesError(f"{self!r} cannot be used")
-        records = {must_be_call(call).group.rank: to_record(call) for call in calls}
-        sizes = {call.group.size for call in calls}
-        if sizes != {self.size} or len(records) != len(calls):
-            raise CallError(f"calls of ranks {[call.group.rank for call in calls]} of {sizes} do not fit {self!r}")
+        records = {rank: to_record(call) for rank, call in by_rank([*map(must_be_call, calls)], self).items()}
         if not self._workers:
             self._start()
         try:
             for rank in records:
                 self._workers[rank].channel.put({"calls": [*records.values()]})
-            answers = self._answers(records, self.timeout, (DIES,))
+            results = self._results(records, self.timeout, (DIES,))
         except BaseException:  # it is unknown how far the ranks came
             self._end(0.0)
             raise
-        if not in_step(answers.values()):
+        if not in_step(results.values()):
             self._end(0.0)
-        return merged(answers)
+        return merged(results)
 
     def close(self) -> None:
         """End all processes. A closed world cannot be used again."""
@@ -125,22 +117,22 @@ class ProcessWorld:
         return f"<ProcessWorld of {self.size} {self.backend} ranks{', closed' if self.closed else ''}>"
 
     def _start(self) -> None:
-        told = {"size": self.size, "timeout": self.timeout, "backend": self.backend, "device": self.device}
+        settings = {"size": self.size, "timeout": self.timeout, "backend": self.backend, "device": self.device}
         try:
             # The store's address is known, and its port taken, before the rank that serves it has started.
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 for rank in range(self.size):
-                    self._workers.append(_Worker.start(rank, told, listener))
-            trial = merged(self._answers(range(self.size), _START_LIMIT, (DIES, RAISES)))
-            if trial.outcome != OK:
-                raise CollectiveRulesError(f"{self!r} could not be started: {'; '.join(trial.details)}")
+                    self._workers.append(_Worker.start(rank, settings, listener))
+            result = merged(self._results(range(self.size), _START_LIMIT, (DIES, RAISES)))
+            if result.outcome != OK:
+                raise CollectiveRulesError(f"{self!r} could not be started: {'; '.join(result.details)}")
         except BaseException:
             self._end(0.0)
             raise
 
-    def _answers(self, ranks: Iterable[int], timeout: float, ends: tuple[str, ...]) -> dict[int, Answer]:
-        """Return what each of `ranks` answers. After an outcome that is one of `ends`, the others have little time."""
-        waiting, answers = set(ranks), dict[int, Answer]()
+    def _results(self, ranks: Iterable[int], timeout: float, ends: tuple[str, ...]) -> dict[int, Result]:
+        """Return the result of each of `ranks`. After an outcome that is one of `ends`, the others have little time."""
+        waiting, results = set(ranks), dict[int, Result]()
         until, cut_short = time.monotonic() + timeout, False
         while waiting and (left := until - time.monotonic()) > 0:
             poll = select.poll()
@@ -148,17 +140,18 @@ class ProcessWorld:
                 self._workers[rank].register(poll)
             poll.poll(math.ceil(1000 * min(left, 1e6)))
             for rank in sorted(waiting):
-                answer = self._workers[rank].answer()
-                if answer is None:
+                result = self._workers[rank].result()
+                if result is None:
                     continue
-                answers[rank] = answer
+                results[rank] = result
                 waiting.remove(rank)
-                if answer.outcome in ends and not cut_short:
+                if result.outcome in ends and not cut_short:
                     until, cut_short = min(until, time.monotonic() + _GRACE), True
-        return answers if cut_short else answers | {rank: silent(rank, timeout) for rank in sorted(waiting)}
+        silent = [] if cut_short else sorted(waiting)
+        return results | {rank: Result(HANGS, [no_answer(rank, timeout)]) for rank in silent}
 
     def _end(self, patience: float) -> None:
-        """End the processes; those that can may leave by themselves, `patience` seconds long."""
+        """End the processes, which have `patience` seconds to leave by themselves."""
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.channel.close()
@@ -178,7 +171,7 @@ class _Worker:
     log: IO[bytes]
 
     @classmethod
-    def start(cls, rank: int, told: Mapping[str, Any], listener: socket.socket) -> _Worker:
+    def start(cls, rank: int, settings: Mapping[str, Any], listener: socket.socket) -> _Worker:
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         inherited = [theirs.fileno(), *([listener.fileno()] if rank == 0 else [])]
@@ -186,7 +179,7 @@ class _Worker:
         path = json.dumps([str(entry) for entry in sys.path])
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", _BOOT, path, json.dumps({**told, **mine})],
+                [sys.executable, "-W", "ignore", "-c", _BOOT, path, json.dumps({**settings, **mine})],
                 stdin=subprocess.PIPE,  # never written to: see _die_with_parent
                 stdout=log,
                 stderr=log,
@@ -199,17 +192,17 @@ class _Worker:
         self.channel.register(poll)
         poll.register(self.exit, select.POLLIN)
 
-    def answer(self) -> Answer | None:
-        """Return what has been answered by now, if anything."""
-        ended = self._ended(0.0)  # asked first: what it wrote before it ended is there by then
+    def result(self) -> Result | None:
+        """Return the rank's result, if it is there by now."""
+        ended = self._ended(0.0)  # asked first: all that the process wrote before it ended is there by then
         self.channel.flush()
         lines = self.channel.take()
         if lines:
-            return Answer.read(lines[0])
-        return Answer(DIES, tuple(self._last_words())) if ended else None
+            return read_result(lines[0])
+        return Result(DIES, self._last_words()) if ended else None
 
     def end(self, patience: float) -> None:
-        """Kill what is left of the process and its children after `patience` seconds, and close what belongs to it."""
+        """Kill the process and its children after `patience` seconds, and close its files."""
         self._ended(patience)
         self._kill()
         if self.process.stdin is not None:
@@ -233,11 +226,10 @@ class _Worker:
         return self.process.returncode or 0
 
     def _last_words(self) -> Iterator[str]:
-        """Say how the process ended, and the last line of what it put out."""
+        """Yield how the process ended, and the last line of its output."""
         status = self._kill()
-        names = {each.value: f" ({each.name})" for each in signal.Signals}
-        died, ended = f"died by signal {-status}{names.get(-status, '')}", f"ended with exit status {status}"
-        yield f"rank {self.rank}: {died if status < 0 else ended}"
+        how = f"died by {signal_text(-status)}" if status < 0 else f"ended with exit status {status}"
+        yield f"rank {self.rank}: {how}"
         self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - _TAIL))
         for line in self.log.read().decode(errors="replace").strip().splitlines()[-1:]:
             yield f"rank {self.rank} put out last: {line}"
@@ -248,7 +240,7 @@ def serve(
 ) -> NoReturn:
     """Be the process of a rank until the other end of socket `channel` is closed.
 
-    `port` is that of the ranks' store, which the rank serves that is given a listening socket, `served`.
+    `port` is that of the ranks' store. The rank that has a listening socket, `served`, serves the store.
     """
     _die_with_parent()
     for number in (channel, *served):
@@ -263,23 +255,23 @@ def serve(
         store = _c10d.TCPStore("127.0.0.1", port, None, bool(served), start_limit, wait_for_workers=False, **serving)
         mine = Rank(rank, size, store, timeout, backend=backend, device=device)
     except Exception as error:
-        _send(end, Answer(RAISES, (f"rank {rank}: {type(error).__name__}: {error}",), posted=False))
+        _send(end, Result(RAISES, [f"rank {rank}: {type(error).__name__}: {error}"], started=False))
         os._exit(1)
-    _send(end, Answer(OK))
+    _send(end, Result(OK))
     for line in end.makefile("rb"):
         _send(end, mine.carry_out([from_record(record) for record in json.loads(line)["calls"]]))
     mine.close()
     os._exit(0)
 
 
-def _send(end: socket.socket, answer: Answer) -> None:
-    end.sendall(answer.text().encode() + b"\n")
+def _send(end: socket.socket, result: Result) -> None:
+    end.sendall(result.text().encode() + b"\n")
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process and its children when stdin's other end is closed, whatever they are at.
+    """Have the kernel kill this process and its children when stdin's other end is closed, whatever they do.
 
-    Nothing is ever written to it, so that the one event of that pipe is its end. Unlike PR_SET_PDEATHSIG, this does not
+    Nothing is ever written to that pipe, so that its only event is its end. Unlike PR_SET_PDEATHSIG, this does not
     tell of the end of the parent's thread; unlike a thread that reads, it does not need the interpreter lock.
     """
     fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
