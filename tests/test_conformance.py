@@ -246,14 +246,21 @@ def box() -> Iterator[Sandbox]:
 
 
 def exposed(
-    box: Sandbox, name: str, op: str, *, sizes: tuple[int, ...] = (2,), examples: int = 8, deadline: float = 1.0
+    box: Sandbox,
+    name: str,
+    op: str,
+    *,
+    sizes: tuple[int, ...] = (2,),
+    examples: int = 8,
+    deadline: float = 1.0,
+    seconds: float = 5,
 ) -> Exposed:
     """Try legal calls of an op on a backend of faulty.py."""
     row = cr.lookup(op)
     with Runner(f"{FAULTY}:{name}", ExamplePlan(sizes, examples, 0, None), deadline=deadline, box=box) as runner:
         kinds = {op: runner.legal_kinds(runner.kinds([row])[op], row)}
         legal = runner.legal([row], kinds)[op]
-        failure = runner.failure(row, kinds[op], legal, seconds=5) if legal.failed else None
+        failure = runner.failure(row, kinds[op], legal, seconds=seconds) if legal.failed else None
     return Exposed(legal.outcomes, failure)
 
 
@@ -264,7 +271,7 @@ def test_a_right_backend_conforms(box: Sandbox) -> None:
 
 def test_one_that_ignores_the_reduce_op_is_exposed(box: Sandbox) -> None:
     """The smallest call that shows it: no sum, and as few elements as can be."""
-    failure = exposed(box, "ignores_reduce_op", "c10d::reduce_scatter_").failure
+    failure = exposed(box, "ignores_reduce_op", "c10d::reduce_scatter_", seconds=60).failure
 
     assert failure is not None
     assert (SILENTLY_WRONG, True, True) == (failure.outcome, failure.shrunk, failure.alone)
