@@ -11,7 +11,7 @@ import torch
 from collective_rules.backends import Limit, limits_of
 from collective_rules.binding.attributes import attribute_problems
 from collective_rules.binding.batch import members
-from collective_rules.binding.binder import bind
+from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import Bound, Problem
 from collective_rules.binding.compiled import plan_of
 from collective_rules.binding.memory import memory_problems
@@ -202,6 +202,8 @@ def _wrong_form(bound: Bound, limit: Limit, backend: str) -> Iterator[tuple[str,
         return
     if bound.spelling.form.name in limit.forms:
         return
-    narrow = bind(bound.call, limit.forms)
-    for why in narrow.problems[:1]:
+    narrow = bind_as(bound.call, limit.forms)
+    if narrow is None:
+        yield f"{backend} takes only the {' or '.join(limit.forms)} form, which this op does not have", {}
+    for why in narrow.problems[:1] if narrow else ():
         yield f"{backend} takes only the {' or '.join(limit.forms)} form, and {why.verdict}", dict(why.values)

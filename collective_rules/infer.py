@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
-from collective_rules.binding.attributes import wrong_group_size
+from collective_rules.binding.attributes import attribute_problems
 from collective_rules.binding.batch import well_formed_members
 from collective_rules.binding.binder import bind
-from collective_rules.binding.bound import Bound, Demand
+from collective_rules.binding.bound import Bound, Demand, aliased
 from collective_rules.binding.compiled import plan_of
-from collective_rules.call import UNKNOWN, Call, must_be_call
+from collective_rules.binding.splits import split_sizes, total
+from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR
 from collective_rules.messages import finding_of
-from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
-from collective_rules.ops.op import EVEN
+from collective_rules.notation import Name, Part, Rest, Shares, Splits
+from collective_rules.notation.sizes import evaluate
 from collective_rules.ops.row import Output
 from collective_rules.spec import Spec
 from collective_rules.symbols import same
@@ -52,7 +53,7 @@ def _infer(call: Call) -> dict[str, Any]:
     bound = bind(call)
     written = {part.path.name for part in bound.spelling.statement.writes} - call.row.in_place
     wrong = [p for p in bound.problems if p.severity == ERROR and (p.part is None or p.part.path.name not in written)]
-    wrong += wrong_group_size(call, severities=(ERROR,))
+    wrong += [p for p in attribute_problems(call) if p.kind == "group_size" and p.severity == ERROR]
     if wrong:
         found = tuple(finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in wrong)
         raise CallError(found[0].message, found)
@@ -64,7 +65,7 @@ def _infer(call: Call) -> dict[str, Any]:
             continue
         result[part.path.name] = _written(bound, part)
     for name in call.row.entry.scratch:
-        result.setdefault(name, _given(call, name))
+        result.setdefault(name, aliased(call.arguments[name], name))
     for output in call.row.returns:
         _add_return(result, call, bound, output)
     return result
@@ -74,7 +75,7 @@ def _infer_batch(call: Call) -> dict[str, Any]:
     """Every tensor keeps its place: the sent ones are unchanged, and an `empty(0)` is returned for each."""
     each = [infer(member) for member in well_formed_members(call)]
     name = call.row.writes[0]
-    tensors = tuple(_aliased(spec, name) for spec in call.arguments[name])
+    tensors = tuple(aliased(spec, name) for spec in call.arguments[name])
     outputs = tuple(result.get("output", own) for result, own in zip(each, tensors, strict=True))
     return {name: tensors, "outputs": outputs}
 
@@ -86,33 +87,12 @@ def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
     )
 
 
-def _given(call: Call, name: str) -> Any:
-    return _aliased(call.arguments[name], name)
-
-
-def _aliased(value: Any, name: str) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_aliased(item, name) for item in value)
-    return _copy(value, alias=name) if isinstance(value, Spec) else value
-
-
-def _copy(spec: Spec, *, alias: str | None) -> Spec:
-    return Spec(
-        spec.shape,
-        spec.dtype,
-        spec._stride,
-        spec.device,
-        layout=spec.layout,
-        view=spec.view,
-        memory=spec.memory,
-        alias=alias,
-    )
-
-
 def _add_return(result: dict[str, Any], call: Call, bound: Bound, output: Output) -> None:
     if output.kind == "argument" and output.name not in result:
         result[output.name] = (
-            _given(call, output.name) if call.arguments.get(output.name) is not None else Spec(None, None)
+            aliased(call.arguments[output.name], output.name)
+            if call.arguments.get(output.name) is not None
+            else Spec(None, None)
         )
     elif output.kind == "empty":
         result[output.name] = Spec((0,), bound.slots[0].spec.dtype, device=bound.slots[0].spec.device)
@@ -126,7 +106,7 @@ def _written(bound: Bound, part: Part) -> Any:
         if part.path.index and name not in call.row.in_place:
             return ()
         if given is not None:  # off the root the argument is scratch, or left alone
-            return _aliased(given, name)
+            return aliased(given, name)
     return _nested(bound, part, part.path.index, given, None, None)
 
 
@@ -151,11 +131,8 @@ def _one(bound: Bound, part: Part, given: Spec | None, element: int | None, rank
     if fresh and name in entry.own and rank == call.group.rank:
         alias = entry.own[name]
     if given is not None and (shape is None or (given.shape is not None and same(given.shape, shape) is not False)):
-        return (
-            _copy(given, alias=alias)
-            if given.dtype is not None
-            else Spec(given.shape, dtype, given._stride, alias=alias)
-        )
+        kept: Spec = aliased(given, alias)
+        return kept if given.dtype is not None else Spec(given.shape, dtype, given._stride, alias=alias)
     behind = bound.spelling.behind_of(part)
     stride = entry.strides[behind](shape, call.arguments) if behind in entry.strides and shape is not None else None
     device = bound.slots[0].spec.device if bound.slots else "cpu"
@@ -185,39 +162,12 @@ def _shape(
 ) -> tuple[int, ...] | None:
     if bound.spelling.form.flat and given is not None:
         return given.shape
-    shape: list[Any] = []
-    for size in part.sizes:
-        value = _size(bound, part, size, element, rank)
-        if value is None:
-            return None
-        shape.extend(value)
-    return tuple(shape)
+    group = bound.call.group
 
+    def value_of(size: Name | Shares | Splits | Rest) -> Any:
+        if not isinstance(size, Splits):
+            return bound.names.get(bound.key(size, element, rank))
+        own = bound.names.get((size.name, None, group.rank, group.rank))
+        return total(split_sizes(bound.call, bound.spelling.behind_of(part)), own, group.size)
 
-def _size(bound: Bound, part: Part, size: Size, element: int | None, rank: int | None) -> tuple[Any, ...] | None:
-    group_size = bound.call.group.size
-    if isinstance(size, (GroupSize, Number)):
-        return (group_size if isinstance(size, GroupSize) else size.value,)
-    if isinstance(size, Splits):
-        return _total(bound, part, size)
-    value = bound.names.get(bound.key(size, element, rank))
-    if value is None:
-        return None
-    if isinstance(size, Rest):
-        return tuple(value)
-    return (value * group_size,) if isinstance(size, Shares) else (value,)
-
-
-def _total(bound: Bound, part: Part, size: Splits) -> tuple[Any, ...] | None:
-    call = bound.call
-    column = call.row.entry.splits[bound.spelling.behind_of(part)]
-    given = call.arguments.get(column.argument) if column.argument else ()
-    if given is UNKNOWN:
-        return None
-    if given:
-        return (sum(given),)
-    if given is not None and column.empty != EVEN:
-        return (0,)
-    rank = call.group.rank
-    own = bound.names.get((size.name, None, rank, rank))
-    return None if own is None else (own * call.group.size,)
+    return evaluate(part.sizes, group.size, value_of)

@@ -10,7 +10,7 @@ import attrs
 
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
 from collective_rules.backends import limits_of
-from collective_rules.binding.binder import bind
+from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
 from collective_rules.binding.memory import memory_order, same_order
@@ -133,8 +133,9 @@ def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
     chosen = dict.fromkeys(bound.spelling.form.name for bound in bounds)
     if len(chosen) > 1:
         for form in dict.fromkeys([*chosen, *forms]):
-            again = [bind(call, (form,)) for call in calls]
-            if not any(problem.severity == ERROR for bound in again for problem in bound.problems):
+            again = [bound for call in calls if (bound := bind_as(call, (form,))) is not None]
+            fits = not any(problem.severity == ERROR for bound in again for problem in bound.problems)
+            if fits and len(again) == len(calls):
                 return again
     return bounds
 

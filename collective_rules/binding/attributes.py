@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from collective_rules.binding.bound import Problem
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, WARNING
+from collective_rules.ops import Row
 
-__all__ = ["REDUCE_OPS", "TAGS", "attribute_problems", "wrong_group_size"]
+__all__ = ["CONDITIONS", "REDUCE_OPS", "TAGS", "attribute_problems", "fixed_values"]
 
 REDUCE_OPS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
 """The reduce ops that torch has (torch/csrc/distributed/c10d/Types.hpp), by their lower-case names."""
@@ -17,61 +19,87 @@ REDUCE_OPS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "pre
 TAGS = 2**31
 """Backends keep a tag in 32 bits, with a sign (gloo drops the others without a word)."""
 
+CONDITIONS: Mapping[str, str] = {
+    "root": "0 <= value < W",
+    "root_tensor": "0 <= value < len(a[written])",
+    "peer": "0 <= value < W and (value != r or not point_to_point)",
+    "tag": "0 <= value < TAGS",
+    "reduce_op": "value in reduce_ops",
+    "group_size": "value == W",
+}
+"""Attribute → what its `value` must be, as Python text that `binding.compiled` writes into its functions.
+
+`a` are the call's arguments, `W` its group's size, `r` its rank; `fixed_values` are the other names.
+"""
+
+
+def fixed_values(row: Row) -> dict[str, Any]:
+    """Return the names of `CONDITIONS` that are the same for every call of `row`."""
+    return {
+        "written": next(iter(row.writes), ""),
+        "point_to_point": row.rule.point_to_point,
+        "reduce_ops": row.entry.reduce_ops or REDUCE_OPS,
+        "TAGS": TAGS,
+    }
+
+
+@functools.cache
+def _condition(row: Row, attribute: str) -> Callable[..., bool]:
+    condition: Callable[..., bool] = eval(f"lambda value, a, W, r: {CONDITIONS[attribute]}", fixed_values(row))
+    return condition
+
 
 def attribute_problems(call: Call) -> Iterator[Problem]:
     """Yield what is wrong with the call's arguments that are no tensors."""
-    yield from _root(call)
-    yield from _peer(call)
-    yield from _reduce_op(call)
-    yield from wrong_group_size(call)
+    for attribute, problem in _PROBLEMS.items():
+        value = call.attribute(attribute)
+        if value is not None and not _condition(call.row, attribute)(
+            value, call.arguments, call.group.size, call.group.rank
+        ):
+            yield problem(call, call.row.entry.attributes[attribute], value)
 
 
-def _root(call: Call) -> Iterator[Problem]:
-    root = call.attribute("root")
-    if root is not None and not 0 <= root < call.group.size:
-        verdict = f"{call.row.root}={root} is no rank of a group of {call.group.size}"
-        yield Problem("root", verdict, values={call.row.root: root, "W": call.group.size})
-    tensor = call.attribute("root_tensor")
-    if tensor is not None:
-        name = call.row.entry.attributes["root_tensor"]
-        count = len(call.arguments[call.row.writes[0]])
-        if not 0 <= tensor < count:
-            verdict = f"{name}={tensor}, but there {'is 1 tensor' if count == 1 else f'are {count} tensors'}"
-            yield Problem("root", verdict, values={name: tensor}, advice=f"Pass {name}=0.")
+def _root(call: Call, name: str, value: int) -> Problem:
+    verdict = f"{name}={value} is no rank of a group of {call.group.size}"
+    return Problem("root", verdict, values={name: value, "W": call.group.size})
 
 
-def _peer(call: Call) -> Iterator[Problem]:
-    peer, rule = call.attribute("peer"), call.row.rule
-    if peer is not None:
-        values: dict[str, Any] = {call.row.peer: peer, "W": call.group.size, "rank": call.group.rank}
-        if not 0 <= peer < call.group.size:
-            yield Problem("peer", f"{call.row.peer}={peer} is no rank of a group of {call.group.size}", values=values)
-        elif peer == call.group.rank and rule.point_to_point:
-            yield Problem("peer", f"{call.row.peer}={peer} is this very rank", values=values)
-    tag = call.attribute("tag")
-    if tag is not None and not 0 <= tag < TAGS:
-        fault = "is negative" if tag < 0 else "does not fit into 31 bits"
-        yield Problem("tag", f"{call.row.tag}={tag} {fault}", values={call.row.tag: tag})
+def _root_tensor(call: Call, name: str, value: int) -> Problem:
+    count = len(call.arguments[call.row.writes[0]])
+    verdict = f"{name}={value}, but there {'is 1 tensor' if count == 1 else f'are {count} tensors'}"
+    return Problem("root", verdict, values={name: value}, advice=f"Pass {name}=0.")
 
 
-def _reduce_op(call: Call) -> Iterator[Problem]:
-    reduce_op = call.attribute("reduce_op")
-    if reduce_op is None:
-        return
+def _peer(call: Call, name: str, value: int) -> Problem:
+    fault = "is this very rank" if value == call.group.rank else f"is no rank of a group of {call.group.size}"
+    values = {name: value, "W": call.group.size, "rank": call.group.rank}
+    return Problem("peer", f"{name}={value} {fault}", values=values)
+
+
+def _tag(call: Call, name: str, value: int) -> Problem:
+    fault = "is negative" if value < 0 else "does not fit into 31 bits"
+    return Problem("tag", f"{name}={value} {fault}", values={name: value})
+
+
+def _reduce_op(call: Call, name: str, value: str) -> Problem:
     taken = call.row.entry.reduce_ops or REDUCE_OPS
-    if reduce_op not in taken:
-        verdict = f"{call.row.reduce_op}={reduce_op!r} is no reduce op that it takes"
-        advice = f"Use {'one of ' if len(taken) > 1 else ''}{', '.join(taken)}."
-        yield Problem("reduce_op", verdict, values={call.row.reduce_op: reduce_op}, advice=advice)
+    verdict = f"{name}={value!r} is no reduce op that it takes"
+    advice = f"Use {'one of ' if len(taken) > 1 else ''}{', '.join(taken)}."
+    return Problem("reduce_op", verdict, values={name: value}, advice=advice)
 
 
-def wrong_group_size(call: Call, severities: tuple[str, ...] = (ERROR, WARNING)) -> list[Problem]:
-    """Return the problem of an argument group_size that is not the group's: a warning where torch ignores it."""
-    size = call.attribute("group_size")
+def _group_size(call: Call, name: str, value: int) -> Problem:
     severity = WARNING if call.row.entry.group_size_ignored else ERROR
-    if size is None or size == call.group.size or severity not in severities:
-        return []
-    name = call.row.group_size
     ignored = "; torch ignores it here" if severity == WARNING else ""
-    verdict = f"{name}={size}, but the group has {call.group.size} ranks{ignored}"
-    return [Problem("group_size", verdict, values={name: size, "W": call.group.size}, severity=severity)]
+    verdict = f"{name}={value}, but the group has {call.group.size} ranks{ignored}"
+    return Problem("group_size", verdict, values={name: value, "W": call.group.size}, severity=severity)
+
+
+_PROBLEMS: Mapping[str, Callable[[Call, str, Any], Problem]] = {
+    "root": _root,
+    "root_tensor": _root_tensor,
+    "peer": _peer,
+    "tag": _tag,
+    "reduce_op": _reduce_op,
+    "group_size": _group_size,
+}

@@ -1,11 +1,12 @@
 """From a `Call` to the names that it binds: the one place where a rule's text meets a call's sizes.
 
-`bind` tries the forms that the op admits and keeps the nearest one. `infer`, `check` and `agree` only consume what it
+`bind` tries the forms that the op admits and keeps the nearest. `infer`, `check` and `agree` only consume what it
 bound. It knows sizes, lists, splits, dtypes and size functions; it does not know layouts, backends or other ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import attrs
 
 from collective_rules.binding.bound import Bound, Demand, Key, Problem, Slot, key_text, walk
+from collective_rules.binding.splits import split_sizes
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, WARNING
-from collective_rules.notation import ANY, GroupSize, Name, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
+from collective_rules.notation.sizes import dims, pairs, places, solve
 from collective_rules.ops import Spelling
 from collective_rules.ops.op import EVEN
 from collective_rules.rules import Unsolvable
@@ -23,21 +26,27 @@ from collective_rules.rules.size_functions import Sizing
 from collective_rules.spec import Spec
 from collective_rules.symbols import known, same
 
-__all__ = ["bind"]
+__all__ = ["bind", "bind_as"]
 
 
-def bind(call: Call, forms: tuple[str, ...] | None = None) -> Bound:
-    """Bind the names of `call` under the form that fits, or is nearest; `forms` narrows those that are tried."""
-    best: Bound | None = None
-    for spelling in call.row.spellings:
-        if forms is not None and spelling.form.name not in forms:
-            continue
-        bound = _Binder(call, spelling).run()
-        if not bound.problems:
-            return bound
-        if best is None or bound.badness < best.badness:
-            best = bound
-    return best if best is not None else bind(call)
+def bind(call: Call) -> Bound:
+    """Bind the names of `call` under the form that fits, or is nearest."""
+    return _nearest(call, call.row.spellings)
+
+
+def bind_as(call: Call, forms: tuple[str, ...]) -> Bound | None:
+    """Bind the names of `call` under the nearest of `forms`; None where its op admits none of them."""
+    admitted = tuple(spelling for spelling in call.row.spellings if spelling.form.name in forms)
+    return _nearest(call, admitted) if admitted else None
+
+
+def _nearest(call: Call, spellings: tuple[Spelling, ...]) -> Bound:
+    tried: list[Bound] = []
+    for spelling in spellings:
+        tried.append(_Binder(call, spelling).run())
+        if not tried[-1].problems:
+            return tried[-1]
+    return min(tried, key=lambda bound: bound.badness)
 
 
 class _Stop(Exception):  # noqa: N818 - control flow inside the binder
@@ -165,99 +174,80 @@ class _Binder:
             return
         if self.bound.spelling.form.flat:
             shape = (math.prod(shape),)
-        rest = next((place for place, size in enumerate(part.sizes) if isinstance(size, Rest)), None)
-        wanted = len(part.sizes) - (rest is not None)
-        if len(shape) < wanted or (rest is None and len(shape) != wanted):
-            least = "at least " if rest is not None else ""
+        least, more = dims(part.sizes)
+        if len(shape) < least or (len(shape) > least and not more):
             kind = "sizes" if "dims" not in self.call.row.rule.constraints.values() else "dims"
-            self.fail(
-                kind,
-                f"{slot.label} has {_count(len(shape), 'dim')}, but needs {least}{wanted}",
-                part,
-                {slot.label + ".shape": shape},
-            )
-        before = len(part.sizes) if rest is None else rest
-        after = wanted - before if rest is not None else 0
-        for place in range(before):
-            self.one(part.sizes[place], shape[place], place, slot)
-        for place in range(after):
-            self.one(part.sizes[-1 - place], shape[-1 - place], len(shape) - 1 - place, slot)
-        if rest is not None:
-            size = part.sizes[rest]
-            assert isinstance(size, Rest)
-            self.unify(self.bound.key(size, slot.element, slot.rank), shape[before : len(shape) - after], slot, size)
+            wanted = f"{'at least ' if more else ''}{least}"
+            verdict = f"{slot.label} has {_count(len(shape), 'dim')}, but needs {wanted}"
+            self.fail(kind, verdict, part, {slot.label + ".shape": shape})
+        for size, place in places(part.sizes):
+            value = shape[place]
+            if isinstance(size, Splits):
+                self.split(size, value, slot)
+                continue
+            holds, number = solve(size, value, self.group_size)
+            if holds is not True:
+                dim = range(len(shape))[place]
+                self.demand(holds, self.misfit(size, value, f"dim {dim} of {slot.label}", slot))
+            if not isinstance(size, (GroupSize, Number)):
+                self.unify(self.bound.key(size, slot.element, slot.rank), number, slot, size)
 
-    def one(self, size: Size, value: Any, dim: int, slot: Slot) -> None:
-        if isinstance(size, Name):
-            self.unify(self.bound.key(size, slot.element, slot.rank), value, slot, size)
-        elif isinstance(size, (GroupSize, Number)):
-            wanted = self.group_size if isinstance(size, GroupSize) else size.value
-            if known(value == wanted) is False:
-                meant = f"W={wanted}" if isinstance(size, GroupSize) else str(wanted)
-                verdict = f"dim {dim} of {slot.label} has size {value}, but should have {meant}"
-                self.fail("sizes", verdict, slot.part, self.sizes(slot), size=size)
-        elif isinstance(size, Shares):
-            verdict = f"dim {dim} of {slot.label} has {value} elements, which is no multiple of W={self.group_size}"
-            self.demand(
-                value % self.group_size == 0, Problem("divides", verdict, slot.part, self.sizes(slot), size=size)
-            )
-            self.unify(self.bound.key(size, slot.element, slot.rank), value // self.group_size, slot, size)
-        elif isinstance(size, Splits):
-            self.split(size, value, slot)
+    def misfit(self, size: Size, value: Any, dim: str, slot: Slot) -> Problem:
+        """A dim whose size does not solve `size`."""
+        if isinstance(size, Shares):
+            verdict = f"{dim} has {value} elements, which is no multiple of W={self.group_size}"
+        else:
+            meant = f"W={self.group_size}" if isinstance(size, GroupSize) else str(size)
+            verdict = f"{dim} has size {value}, but should have {meant}"
+        kind = "divides" if isinstance(size, Shares) else "sizes"
+        return Problem(kind, verdict, slot.part, self.sizes(slot), size=size)
 
     def split(self, size: Splits, value: Any, slot: Slot) -> None:
-        shares = self.shares(size, slot.part, value, slot)
-        for rank, share in enumerate(shares):
-            self.unify(self.split_key(size, rank), share, slot, size)
+        """Bind the pairs of `size`, whose sum is `value` (None: not known)."""
+        rank = self.call.group.rank
+        shares = self.shares(size, slot, value)
+        for pair, share in zip(pairs(size, rank, self.group_size), shares, strict=bool(shares)):
+            self.unify((size.name, None, *pair), share, slot, size)
 
-    def shares(self, size: Splits, part: Part, value: Any, slot: Slot | None) -> tuple[Any, ...]:
-        """The split sizes along `size`, checked against `value`, the size that they split, if it is known."""
-        column = self.entry.splits[self.bound.spelling.behind_of(part)]
-        given = self.call.arguments.get(column.argument) if column.argument else ()
+    def shares(self, size: Splits, slot: Slot, value: Any) -> tuple[Any, ...]:
+        """Return the split sizes of `size`, checked against `value`; () where they are not known."""
+        behind, rank = self.bound.spelling.behind_of(slot.part), self.call.group.rank
+        given = split_sizes(self.call, behind)
         if given is UNKNOWN:
             return ()
-        label = slot.label if slot else part.path.name
-        if not given:
-            if given is not None and column.empty != EVEN:
-                return (0,) * self.group_size
+        if given == EVEN:
             if value is None:
-                own = self.bound.names.get((size.name, None, self.call.group.rank, self.call.group.rank))
+                own = self.bound.names.get((size.name, None, rank, rank))
                 return (own,) * self.group_size if own is not None else ()
-            verdict = f"{label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes"
-            problem = Problem("divides", verdict, part, self.sizes(slot) if slot else {}, size=size)
-            self.demand(value % self.group_size == 0, problem)
-            return (value // self.group_size,) * self.group_size
-        values: dict[str, Any] = {str(column.argument): given}
+            holds, share = solve(Shares(size.name), value, self.group_size)
+            verdict = f"{slot.label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes"
+            self.demand(holds, Problem("divides", verdict, slot.part, self.sizes(slot), size=size))
+            return (share,) * self.group_size
+        argument = self.entry.splits[behind].argument
+        values: dict[str, Any] = {str(argument): given}
         if len(given) != self.group_size:
             count = _count(len(given), "split size")
-            verdict = f"{column.argument} names {count}, but the group has {self.group_size} ranks"
-            self.fail("splits", verdict, part, values, size=size)
+            verdict = f"{argument} names {count}, but the group has {self.group_size} ranks"
+            self.fail("splits", verdict, slot.part, values, size=size)
         for number in given:
             if known(number < 0):
-                verdict = f"{column.argument} holds a negative number, {number}"
-                self.fail("splits", verdict, part, values, size=size)
+                verdict = f"{argument} holds a negative number, {number}"
+                self.fail("splits", verdict, slot.part, values, size=size)
         if value is not None:
-            total = sum(given)
-            verdict = f"{column.argument} sums to {total}, but {label} has {value} rows"
-            self.demand(total == value, Problem("splits", verdict, part, values, size=size))
+            added = sum(given)
+            verdict = f"{argument} sums to {added}, but {slot.label} has {value} rows"
+            self.demand(added == value, Problem("splits", verdict, slot.part, values, size=size))
         return tuple(given)
 
     def promised(self, part: Part) -> None:
         """Bind the split sizes of a tensor that is not given."""
         for size in part.sizes:
             if isinstance(size, Splits):
-                try:
-                    for rank, share in enumerate(self.shares(size, part, None, None)):
-                        self.unify(self.split_key(size, rank), share, Slot(part, None, None, Spec(None, None)), size)
-                except _Stop:
-                    return
+                with contextlib.suppress(_Stop):
+                    self.split(size, None, Slot(part, None, None, Spec(None, None)))
 
     def sizes(self, slot: Slot) -> dict[str, Any]:
         return {"W": self.group_size, slot.label + ".shape": slot.spec.shape}
-
-    def split_key(self, size: Splits, rank: int) -> Key:
-        row, column = (rank if i == ANY else self.call.group.rank for i in (size.row, size.column))
-        return (size.name, None, row, column)
 
     def unify(self, key: Key, value: Any, slot: Slot, size: Size) -> None:
         names, origins = self.bound.names, self.bound.origins

@@ -13,7 +13,7 @@ from collective_rules.notation import Name, Part, Rest, Shares, Size
 from collective_rules.ops import Spelling
 from collective_rules.spec import Spec
 
-__all__ = ["Bound", "Demand", "Key", "Problem", "Slot", "key_text", "slots", "walk"]
+__all__ = ["Bound", "Demand", "Key", "Problem", "Slot", "aliased", "key_text", "slots", "walk"]
 
 Key = tuple[Any, ...]
 """A bound name: (name, element of the list or None, *indices)."""
@@ -104,6 +104,16 @@ def key_text(key: Key) -> str:
         "*" if i is None else ",".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in index
     ]
     return f"{name}[{','.join(parts)}]" if parts else str(name)
+
+
+def aliased(value: Any, name: str | None) -> Any:
+    """Return the same tensor, or the same list of tensors, as the memory of the argument `name` (None: fresh)."""
+    if isinstance(value, tuple):
+        return tuple([aliased(item, name) for item in value])
+    if not isinstance(value, Spec):
+        return value
+    shape, dtype, stride, device = value.shape, value.dtype, value._stride, value.device
+    return Spec(shape, dtype, stride, device, layout=value.layout, view=value.view, memory=value.memory, alias=name)
 
 
 def slots(call: Call, part: Part) -> Iterator[Slot]:

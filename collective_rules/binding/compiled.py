@@ -1,47 +1,60 @@
-"""The fast path: each op's usual form, compiled to Python on first use.
+"""The fast path: the usual form of each op, compiled to Python on first use.
 
 A plan handles the plain case alone (contiguous tensors with int sizes, the usual form, nothing wrong) and returns None
-for every other, which `bind` then takes: it gives the same answer, and can say why. Plans are made from the same
-statement that `bind` interprets; a property test compares the two. A statement with size functions, roots, flat forms
-or a batch gets no plan.
+for every other call, which `bind` then takes: it gives the same answer, and can say why. The text of a plan is made by
+the reader that `bind` uses, `notation.sizes`, which is given pieces of text in place of numbers. An op with a column
+that is not named here has no plan.
 
-What is compiled is made of the tables' own names and of nothing that a caller passes.
+A plan holds the tables' own names and nothing that a caller passes. Tracebacks and debuggers show its lines.
 """
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 
-from collective_rules.binding.attributes import REDUCE_OPS, TAGS
+from collective_rules.binding.attributes import CONDITIONS, fixed_values
+from collective_rules.binding.bound import aliased
+from collective_rules.binding.splits import meaning, total
 from collective_rules.call import UNKNOWN, Call
-from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
+from collective_rules.notation import Name, Part, Rest, Shares, Splits
+from collective_rules.notation.sizes import dims, evaluate, places, solve
 from collective_rules.ops import Row
-from collective_rules.ops.op import EVEN, SplitSizes
+from collective_rules.ops.op import EVEN, Op
+from collective_rules.rules import Form, Rule
 from collective_rules.spec import Spec
 
 __all__ = ["Plan", "plan_of"]
 
+_UNDERSTOOD = {
+    Op: "op rule parts forms attributes splits returns also_reads row_scales alike layouts layouts_from overlap sparse "
+    "reduce_ops elements exact everywhere group_size_ignored meets done since schema",
+    Rule: "name title forms constraints sent buffer bus_factor oracle source agreed contents point_to_point one_sided",
+    Form: "name text",
+}
+"""The columns that a plan follows, or that change nothing for plain tensors. Any other must have its default."""
+
 
 @attrs.frozen
 class Plan:
-    """The fast functions of one op, each None where the op is not plain enough.
+    """The fast functions of one op, each of which returns None to give up.
 
-    - `infer`: a call → what `infer` returns, or None: ask `bind`.
-    - `legal`: a call → its tensors, if it is certainly legal, or None: ask `bind`.
+    - `infer`: a call → what `infer` returns.
+    - `legal`: a call → its tensors, if it is certainly legal.
     """
 
     infer: Callable[[Call], dict[str, Any] | None]
     legal: Callable[[Call], list[Spec] | None]
 
 
-def _ask(call: Call) -> None:
-    """The plan of an op that has none."""
+def _give_up(call: Call) -> None:
+    """Return None: the plan of an op that has none."""
 
 
-_NO_PLAN = Plan(_ask, _ask)
+_NO_PLAN = Plan(_give_up, _give_up)
 _PLANS: dict[Row, Plan] = {}
 
 
@@ -50,348 +63,275 @@ def plan_of(row: Row) -> Plan:
     try:
         return _PLANS[row]
     except KeyError:
-        plan = _compile(row) if _is_simple(row) else _NO_PLAN
+        plan = Plan(_compile(row, "infer"), _compile(row, "legal")) if _is_simple(row) else _NO_PLAN
         return _PLANS.setdefault(row, plan)
 
 
 def _is_simple(row: Row) -> bool:
-    entry, rule, spelling = row.entry, row.rule, row.spellings[0]
-    parts = spelling.statement.parts
-    special = (
-        entry.batch
-        or entry.demands
-        or entry.kernel_dtypes
-        or entry.promotes
-        or entry.omits
-        or entry.dtypes
-        or entry.strides
-        or entry.own
-        or entry.scratch
-    )
-    indexed: dict[str, set[tuple[str, ...]]] = {}
-    for part in parts:
-        for size in part.sizes:
-            if isinstance(size, (Name, Rest)):
-                indexed.setdefault(size.name, set()).add(size.index)
-    one_index = all(len(indices) == 1 for indices in indexed.values())
-    rooted = any(part.root_only for part in parts)
-    return bool(parts) and not (
-        special or rooted or rule.derived or rule.fixed_dtypes or spelling.form.flat or not one_index
+    spelling = row.spellings[0]
+    statement, form = spelling.statement, spelling.form
+    sizes = {side: {s for part in getattr(statement, side) for s in part.sizes} for side in ("reads", "writes")}
+    named = {side: {s.name for s in known if isinstance(s, _NAMED)} for side, known in sizes.items()}
+    listed = [part for part in statement.parts if "i" in part.path.index]
+    varying = [s.name for s in sizes["reads"] | sizes["writes"] if isinstance(s, (Name, Rest))]
+    return (
+        bool(statement.parts)
+        and not any(part.root_only for part in statement.parts)
+        and all(_is_understood(table, record) for table, record in ((Op, row.entry), (Rule, row.rule), (Form, form)))
+        and len(varying) == len(set(varying))  # a name has one index, which is the same on both sides
+        and (not statement.reads or named["writes"] <= named["reads"])
+        and (not listed or (listed[0] in statement.reads and listed[0].path.index[0] == "i"))
     )
 
 
-def _compile(row: Row) -> Plan:
-    space: dict[str, Any] = {
+_NAMED = (Name, Shares, Rest, Splits)
+
+
+def _is_understood(table: type, record: Any) -> bool:
+    """Whether the columns of `record` that a plan does not follow have their defaults."""
+    for column in attrs.fields(type(record)):
+        if column.name not in _UNDERSTOOD[table].split():
+            default = getattr(column.default, "factory", lambda column=column: column.default)()
+            if getattr(record, column.name) != default:
+                return False
+    return True
+
+
+def _compile(row: Row, function: str) -> Callable[[Call], Any]:
+    space = {
         "Spec": Spec,
-        "shared": _share_memory,
-        "REDUCE_OPS": REDUCE_OPS,
         "UNKNOWN": UNKNOWN,
-        "aliased": _aliased,
-        "symbolic": _symbolic,
+        "aliased": aliased,
+        "own_share": _own_share,
+        "meaning": meaning,
+        "splits": {column.argument: column for column in row.entry.splits.values()},
+        "may_share_memory": _may_share_memory,
+        **fixed_values(row),
     }
-    for name, writer in (("legal", _Writer(row, infers=False)), ("infer", _Writer(row, infers=True))):
-        code = compile(writer.source(name), f"<plan of {row.op}: {name}>", "exec")
-        exec(code, space)  # our own text, made from the tables
-    return Plan(space["infer"], space["legal"])
+    source, file = _Writer(row, infers=function == "infer").source(), f"<collective_rules: {function} of {row.op}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), space)  # our own text, made from the tables
+    compiled: Callable[[Call], Any] = space["plan"]
+    return compiled
 
 
-def _share_memory(specs: list[Spec]) -> bool:
-    """Whether any two may lie in one allocation: then it takes a closer look."""
-    seen = set()
-    for spec in specs:
-        at = spec.memory.storage if spec.memory is not None else id(spec)
-        if at in seen:
-            return True
-        seen.add(at)
-    return False
+def _may_share_memory(specs: list[Spec]) -> bool:
+    """Return whether any two may lie in one allocation: then it takes a closer look."""
+    seen = {spec.memory.storage if spec.memory is not None else id(spec) for spec in specs}
+    return len(seen) < len(specs)
 
 
-def _symbolic(numbers: tuple[Any, ...]) -> bool:
-    return any(type(number) is not int for number in numbers)
+def _own_share(sizes: Any, group_size: int, rank: int, rows: int | None, own: int | None) -> tuple[Any, Any] | None:
+    """Return `rank`'s share of split sizes and the sum of all, None where they are not plain and legal.
+
+    `rows` is the size that is split, None for a tensor that is not given; its own share must then be `own`.
+    """
+    if sizes is UNKNOWN:
+        return None
+    if sizes == EVEN:
+        if rows is None:
+            return own, total(sizes, own, group_size)
+        return None if rows % group_size else (rows // group_size, rows)
+    if len(sizes) != group_size or {*map(type, sizes)} != {int} or min(sizes) < 0:
+        return None
+    rows_of_all, share = sum(sizes), sizes[rank]
+    return (share, rows_of_all) if rows in (None, rows_of_all) and own in (None, share) else None
 
 
-def _aliased(spec: Spec, name: str) -> Spec:
-    return Spec(spec.shape, spec.dtype, None, spec.device, memory=spec.memory, alias=name)
+class _Text:
+    """A piece of a plan's text, in place of a number."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __mod__(self, other: Any) -> _Text:
+        return _Text(f"{self} % {other}")
+
+    def __floordiv__(self, other: Any) -> _Text:
+        return _Text(f"{self} // {other}")
+
+    def __mul__(self, other: Any) -> _Text:
+        return _Text(f"{self} * {other}")
+
+    def __eq__(self, other: object) -> Any:
+        return _Text(f"{self} == {other}")
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared in the plan, not here
+
+
+_W = _Text("W")
 
 
 class _Writer:
-    """Writes the source of one fast function."""
+    """Writes the text of one function. Its methods yield lines, and remember which names are bound by then."""
 
     def __init__(self, row: Row, *, infers: bool) -> None:
         self.row, self.infers = row, infers
         self.spelling = row.spellings[0]
-        self.lines: list[str] = []
-        self.depth = 1
+        self.statement = self.spelling.statement
+        self.read = {part.path.name for part in self.statement.reads}
+        self.lists = [part for part in self.statement.parts if "i" in part.path.index]
         self.bound: set[str] = set()
-        self.loops: list[tuple[str, int, int]] = []  # index, line and depth at which each open loop begins
+        of_lists = {name for part in self.lists for name in self.names(part)}
+        shared = {f"_{name}" for name in self.spelling.shared} | ({"t"} if self.spelling.one_dtype else set())
+        self.per_element = of_lists - shared
 
-    def source(self, name: str) -> str:
-        statement = self.spelling.statement
-        read = {part.path.name for part in statement.reads}
-        self.add("a = call.arguments", "W = call.group.size", "r = call.group.rank", "specs = []")
-        self.attributes()
-        for part in statement.reads:
-            self.read(part)
-        written = [part for part in statement.writes if part.path.name not in read]
-        if not self.infers:
-            for part in written:
-                self.given(part)
-            self.add("if len(specs) > 1 and shared(specs): return None", "return specs")
+    def source(self) -> str:
+        return "def plan(call):\n" + "".join(f"    {line}\n" for line in self.lines())
+
+    def lines(self) -> Iterator[str]:
+        yield "a = call.arguments"
+        yield "W = call.group.size"
+        yield "r = call.group.rank"
+        yield "specs = []"
+        for attribute, argument in self.row.entry.attributes.items():
+            if attribute in CONDITIONS:
+                yield f"value = a[{argument!r}]"
+                yield f"if value is None or value is UNKNOWN or not ({CONDITIONS[attribute]}): return None"
+        if self.lists:
+            yield f"n = len(a[{self.lists[0].path.name!r}])"
+            yield "if not n: return None"
+        for part in self.statement.reads:
+            yield f"v = a[{part.path.name!r}]"
+            yield from self.tensors(part)
+        items = []
+        for number, part in enumerate(self.statement.writes):
+            yield from self.written(part, f"out{number}")
+            items.append(f"{part.path.name!r}: out{number}")
+        if self.infers:
+            yield f"return {{{', '.join([*items, *self.returned()])}}}"
         else:
-            self.results(statement.writes, written)
-        return "\n".join([f"def {name}(call):", *self.lines])
+            yield "if len(specs) > 1 and may_share_memory(specs): return None"
+            yield "return specs"
 
-    def add(self, *lines: str) -> None:
-        self.lines += ["    " * self.depth + line for line in lines]
+    def names(self, part: Part) -> set[str]:
+        """Return the variables that `part` binds: `t` for the dtype, and one for each name in its sizes."""
+        dtype = {"t"} if "dtype" in self.row.rule.agreed else set()
+        return dtype | {f"_{size.name}" for size in part.sizes if isinstance(size, _NAMED)}
 
-    def give_up_if(self, condition: str) -> None:
-        self.add(f"if {condition}: return None")
-
-    # -- arguments that are no tensors
-
-    def attributes(self) -> None:
-        attributes = self.row.entry.attributes
-        checks = {
-            "group_size": "{0} != W",
-            "root": "{0} is None or not 0 <= {0} < W",  # a recording need not tell it
-            "root_tensor": "{0} != 0",
-            "reduce_op": "{0} not in "
-            + (repr(self.row.entry.reduce_ops) if self.row.entry.reduce_ops else "REDUCE_OPS"),
-            "peer": f"{{0}} is None or not 0 <= {{0}} < W{' or {0} == r' if self.row.rule.point_to_point else ''}",
-            "tag": f"{{0}} is None or not 0 <= {{0}} < {TAGS}",
-        }
-        for attribute, argument in attributes.items():
-            if attribute in checks:
-                value = f"a[{argument!r}]"
-                self.give_up_if(f"{value} is UNKNOWN or {checks[attribute].format(value)}")
+    def value_of(self, variable: str) -> str:
+        return f"{variable}[i]" if variable in self.per_element else variable
 
     # -- tensors that are given
 
-    def read(self, part: Part) -> None:
-        self.add(f"v = a[{part.path.name!r}]")
-        self.tensors(part, part.path.index)
+    def tensors(self, part: Part) -> Iterator[str]:
+        """Match `v`, the argument that plays `part`."""
+        if set(part.path.index) & {"i", "p"}:
+            for variable in sorted(self.names(part) - self.bound):
+                yield f"{variable} = {'[None] * n' if variable in self.per_element else 'None'}"
+        yield from self.walk(part, part.path.index, "v")
 
-    def given(self, part: Part) -> None:
-        """Match a written argument, which may have been left out."""
-        if part.path.name in self.row.fresh:
-            if any(isinstance(size, Splits) for size in part.sizes):
-                self.promised(part)
-            return
-        self.add(f"v = a.get({part.path.name!r})")
-        self.give_up_if("v is None")
-        self.tensors(part, part.path.index)
-
-    def tensors(self, part: Part, index: tuple[str, ...], value: str = "v") -> None:
-        """Walk the lists of one argument down to its tensors."""
+    def walk(self, part: Part, index: tuple[str, ...], value: str) -> Iterator[str]:
         if not index:
-            self.tensor(part, value)
+            yield from self.tensor(part, value)
             return
-        inner = f"{value}{index[0] if index[0] != '1' else '0'}"
+        inner = f"{value}_{index[0]}"
+        length = {"1": "1", "p": "W", "i": "n"}[index[0]]
+        yield f"if len({value}) != {length}: return None"
         if index[0] == "1":
-            self.give_up_if(f"len({value}) != 1")
-            self.add(f"{inner} = {value}[0]")
-            self.tensors(part, index[1:], inner)
+            yield f"{inner} = {value}[0]"
+            yield from self.walk(part, index[1:], inner)
             return
-        if index[0] == "p":
-            self.give_up_if(f"len({value}) != W")
-        else:
-            self.elements(f"len({value})")
-        self.loops.append((index[0], len(self.lines), self.depth))
-        self.add(f"for {inner} in {value}:" if index[0] == "p" else f"for i, {inner} in enumerate({value}):")
-        self.depth += 1
-        self.tensors(part, index[1:], inner)
-        self.depth -= 1
-        self.loops.pop()
+        yield f"for i, {inner} in enumerate({value}):" if index[0] == "i" else f"for {inner} in {value}:"
+        for line in self.walk(part, index[1:], inner):
+            yield f"    {line}"
 
-    def elements(self, length: str) -> None:
-        if "n" in self.bound:
-            self.give_up_if(f"{length} != n")
-            return
-        self.bound.add("n")
-        self.add(f"n = {length}")
-        self.give_up_if("not n")
-        for name in dict.fromkeys(self.per_element()):
-            self.add(f"{name} = [None] * n")
-
-    def per_element(self) -> Iterator[str]:
-        """The variables that have a value for each element of a list."""
-        for part in self.spelling.statement.parts:
-            if "i" in part.path.index:
-                for size in part.sizes:
-                    if isinstance(size, (Name, Shares, Rest)) and size.name not in self.spelling.shared:
-                        yield _variable(size.name)
-        if not self.spelling.one_dtype:
-            yield "t"
-
-    def tensor(self, part: Part, value: str) -> None:
-        self.give_up_if(f"{value} is None or not {value}.plain")
-        self.add(f"specs.append({value})", f"s = {value}.shape")
-        in_list = "i" in part.path.index
+    def tensor(self, part: Part, value: str) -> Iterator[str]:
+        yield f"if {value} is None or not {value}.plain: return None"
+        yield f"specs.append({value})"
+        yield f"s = {value}.shape"
         if "dtype" in self.row.rule.agreed:
-            self.unify("t", f"{value}.dtype", in_list and not self.spelling.one_dtype, same="is not")
-        self.sizes(part, in_list)
+            yield from self.unify("t", f"{value}.dtype", part, "is not")
+        least, more = dims(part.sizes)
+        if least or not more:
+            yield f"if len(s) {'<' if more else '!='} {least}: return None"
+        for size, place in places(part.sizes):
+            at = f"s[{place}]"
+            if isinstance(place, slice):
+                at = f"s[{place.start}:{'' if place.stop is None else place.stop}]" if least else "s"
+            if isinstance(size, Splits):
+                yield from self.own_share(part, at, None)
+                at = "w[0]"
+            condition, number = solve(size, _Text(at), _W)
+            if condition is not True:
+                yield f"if not ({condition}): return None"
+            if number is not None and isinstance(size, _NAMED):
+                yield from self.unify(f"_{size.name}", number, part)
 
-    def sizes(self, part: Part, in_list: bool) -> None:
-        rest = next((place for place, size in enumerate(part.sizes) if isinstance(size, Rest)), None)
-        fixed = len(part.sizes) - (rest is not None)
-        if rest is None:
-            self.give_up_if(f"len(s) != {fixed}")
-        elif fixed:
-            self.give_up_if(f"len(s) < {fixed}")
-        for place, size in enumerate(part.sizes):
-            each = in_list and getattr(size, "name", "") not in self.spelling.shared
-            at = f"s[{place if rest is None or place <= rest else place - len(part.sizes)}]"
-            if isinstance(size, Rest):
-                after = len(part.sizes) - 1 - place
-                span = f"s[{place or ''}:{-after or ''}]" if fixed else "s"
-                self.unify(_variable(size.name), span, each)
-            elif isinstance(size, Name):
-                self.unify(_variable(size.name), at, each)
-            elif isinstance(size, (GroupSize, Number)):
-                self.give_up_if(f"{at} != {size}")
-            elif isinstance(size, Shares):
-                self.give_up_if(f"{at} % W")
-                self.unify(_variable(size.name), f"{at} // W", each)
-            else:
-                self.splits(part, size, at)
-
-    def unify(self, variable: str, value: str, each: bool, same: str = "!=") -> None:
-        """Bind a variable, or compare it where it is bound; inside a loop, the first turn binds."""
-        target = f"{variable}[i]" if each else variable
+    def unify(self, variable: str, value: Any, part: Part, differs: str = "!=") -> Iterator[str]:
+        """Bind a variable, or compare it where it is bound; in a loop, the first turn binds."""
+        target = self.value_of(variable)
         if variable in self.bound:
-            self.give_up_if(f"{target} {same} {value}")
+            yield f"if {target} {differs} {value}: return None"
             return
         self.bound.add(variable)
-        repeats = [loop for loop in self.loops if loop[0] == "p"] if each else self.loops
-        if not repeats:
-            self.add(f"{target} = {value}")
-            return
-        if not each:
-            _, line, depth = self.loops[0]
-            self.lines.insert(line, "    " * depth + f"{variable} = None")
-            self.loops = [(index, start + 1, depth) for index, start, depth in self.loops]
-        self.add(f"if {target} is None: {target} = {value}", f"elif {target} {same} {value}: return None")
+        if "p" in part.path.index or ("i" in part.path.index and target == variable):
+            yield f"if {target} is None: {target} = {value}"
+            yield f"elif {target} {differs} {value}: return None"
+        else:
+            yield f"{target} = {value}"
 
-    # -- split sizes
-
-    def splits(self, part: Part, size: Splits, at: str) -> None:
-        column = self.column(part)
-        own = f"own_{size.name}"
-        given = f"a[{column.argument!r}]" if column.argument else "()"
-        self.add(f"g = {given}")
-        self.give_up_if("g is UNKNOWN")
-        self.add("if g:")
-        self.depth += 1
-        self.give_up_if(f"len(g) != W or symbolic(g) or min(g) < 0 or sum(g) != {at}")
-        self.add("w = g[r]")
-        self.depth -= 1
-        self.add("else:")
-        self.depth += 1
-        self.give_up_if(f"{at} % W")
-        self.add(f"w = {at} // W" if column.empty == EVEN else f"w = {at} // W if g is None else 0")
-        self.depth -= 1
-        self.unify(own, "w", False)
-
-    def promised(self, part: Part) -> None:
-        """Bind the split sizes of a fresh output."""
-        size = next(size for size in part.sizes if isinstance(size, Splits))
-        column = self.column(part)
-        self.add(f"g = a[{column.argument!r}]")
-        self.give_up_if("g is UNKNOWN")
-        if column.empty != EVEN:
-            self.give_up_if("g is not None and not g")
-        self.add("if g:")
-        self.depth += 1
-        self.give_up_if(f"len(g) != W or symbolic(g) or min(g) < 0 or g[r] != own_{size.name}")
-        self.depth -= 1
-
-    def column(self, part: Part) -> SplitSizes:
-        return self.row.entry.splits[self.spelling.behind_of(part)]
+    def own_share(self, part: Part, rows: Any, own: Any) -> Iterator[str]:
+        argument = self.row.entry.splits[self.spelling.behind_of(part)].argument
+        yield f"g = meaning({f'a[{argument!r}]' if argument else None}, splits[{argument!r}], W)"
+        yield f"w = own_share(g, W, r, {rows}, {own})"
+        yield "if w is None: return None"
 
     # -- results
 
-    def results(self, writes: tuple[Part, ...], written: list[Part]) -> None:
-        items = []
-        for number, part in enumerate(writes):
-            name, variable = part.path.name, f"out{number}"
-            if part in written:
-                if any(isinstance(size, Splits) for size in part.sizes):
-                    self.promised(part)
-                self.result(part, variable)
-            else:
-                self.add(f"v = a[{name!r}]", f"{variable} = {self.alias(part, part.path.index, 'v')}")
-            items.append(f"{name!r}: {variable}")
-        self.returned(items, {part.path.name for part in writes})
-        self.add(f"return {{{', '.join(items)}}}")
-
-    def result(self, part: Part, variable: str) -> None:
+    def written(self, part: Part, result: str) -> Iterator[str]:
+        """Match a written argument where it is given, and make the result of `infer`."""
         name = part.path.name
-        if name in self.row.fresh:
-            self.add(f"{variable} = {self.fresh(part, part.path.index)}")
-            return
-        self.add(f"v = a.get({name!r})")
-        if not self.spelling.statement.reads:  # nothing else binds the names
-            self.give_up_if("v is None")
-            self.tensors(part, part.path.index)
-            self.add(f"{variable} = {self.alias(part, part.path.index, 'v')}")
-            return
-        self.add("if v is None:")
-        self.depth += 1
-        self.add(f"{variable} = {self.fresh(part, part.path.index)}")
-        self.depth -= 1
-        self.add("else:")
-        self.depth += 1
-        self.tensors(part, part.path.index)
-        self.add(f"{variable} = {self.alias(part, part.path.index, 'v')}")
-        self.depth -= 1
+        alias = [f"{result} = aliased(a[{name!r}], {name!r})"] if self.infers else []
+        if name in self.read:
+            yield from alias
+        elif name in self.row.fresh:
+            yield from self.made(part, result)
+        else:
+            yield f"v = a.get({name!r})"
+            if self.infers and self.read:
+                yield "if v is None:"
+                yield from (f"    {line}" for line in self.made(part, result))
+                yield "else:"
+                yield from (f"    {line}" for line in (*self.tensors(part), *alias))
+            else:
+                yield "if v is None: return None"
+                yield from (*self.tensors(part), *alias)
 
-    def returned(self, items: list[str], known: set[str]) -> None:
-        for output in self.row.returns:
-            if output.kind == "argument" and output.name not in known:
-                part = next(part for part in self.spelling.statement.parts if part.path.name == output.name)
-                items.append(f"{output.name!r}: {self.alias(part, part.path.index, f'a[{output.name!r}]')}")
-            elif output.kind == "empty":
-                items.append(f"{output.name!r}: Spec((0,), t, None, specs[0].device)")
-
-    def alias(self, part: Part, index: tuple[str, ...], value: str) -> str:
-        if not index:
-            return f"aliased({value}, {part.path.name!r})"
-        inner = f"{value[0] if value[0] == 'v' else 'x'}_{len(index)}"
-        return f"tuple([{self.alias(part, index[1:], inner)} for {inner} in {value}])"
+    def made(self, part: Part, result: str) -> Iterator[str]:
+        """Make what is not given from the bound names; its split sizes must fit what is read."""
+        for size in part.sizes:
+            if isinstance(size, Splits):
+                yield from self.own_share(part, None, f"_{size.name}")
+        if self.infers:
+            yield f"{result} = {self.fresh(part, part.path.index)}"
 
     def fresh(self, part: Part, index: tuple[str, ...]) -> str:
-        """The expression that makes a part from the bound names."""
         if index:
             inner = self.fresh(part, index[1:])
-            return {
-                "1": f"({inner},)",
-                "p": f"tuple([{inner} for _ in range(W)])",
-                "i": f"tuple([{inner} for i in range(n)])",
-            }[index[0]]
-        in_list = "i" in part.path.index
-        dtype = "t[i]" if in_list and not self.spelling.one_dtype else "t"
+            loops = {"p": "for _ in range(W)", "i": "for i in range(n)"}
+            return f"({inner},)" if index[0] == "1" else f"tuple([{inner} {loops[index[0]]}])"
+        shape = evaluate(part.sizes, _W, self.text_of) or ()
+        text = f"({''.join(f'{each}, ' for each in shape)})"
+        if len(shape) == 1 and isinstance(part.sizes[0], Rest):
+            text = str(shape[0]).removeprefix("*")
         alias = "" if part.path.name in self.row.fresh else f", alias={part.path.name!r}"
-        return f"Spec({self.shape(part, in_list)}, {dtype}, None, specs[0].device{alias})"
+        return f"Spec({text}, {self.value_of('t')}, None, specs[0].device{alias})"
 
-    def shape(self, part: Part, in_list: bool) -> str:
-        terms = []
-        for size in part.sizes:
-            variable = _variable(getattr(size, "name", ""))
-            if in_list and getattr(size, "name", "") not in self.spelling.shared:
-                variable += "[i]"
-            if isinstance(size, Rest):
-                terms.append(f"*{variable}")
-            elif isinstance(size, Shares):
-                terms.append(f"W * {variable}")
-            elif isinstance(size, Splits):
-                terms.append(f"(sum(g) if g else W * own_{size.name})")
-            else:
-                terms.append(variable if isinstance(size, Name) else str(size))
-        if len(terms) == 1 and terms[0].startswith("*"):
-            return terms[0][1:]
-        return f"({', '.join(terms)},)"
+    def text_of(self, size: Name | Shares | Splits | Rest) -> Any:
+        value = self.value_of(f"_{size.name}")
+        if isinstance(size, Rest):
+            return (_Text(f"*{value}"),)
+        return _Text("w[1]" if isinstance(size, Splits) else value)
 
-
-def _variable(name: str) -> str:
-    """The local that holds a bound name; it cannot clash with the writer's own."""
-    return f"_{name}"
+    def returned(self) -> Iterator[str]:
+        """Yield what is returned, but not written."""
+        written = {part.path.name for part in self.statement.writes}
+        for output in self.row.returns:
+            if output.kind == "argument" and output.name not in written:
+                yield f"{output.name!r}: aliased(a[{output.name!r}], {output.name!r})"
+            elif output.kind == "empty":
+                yield f"{output.name!r}: Spec((0,), specs[0].dtype, None, specs[0].device)"

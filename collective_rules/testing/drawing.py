@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from collective_rules.backends import Limit, limits_of
 from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.binding.splits import meaning
 from collective_rules.call import Call, call
 from collective_rules.errors import CallError
-from collective_rules.notation import GroupSize, Name, Number, Part, Rest, Shares, Splits
+from collective_rules.notation import Name, Part, Rest, Shares, Splits
+from collective_rules.notation.sizes import dims, evaluate, pairs
 from collective_rules.ops import OPS, Row, Spelling, lookup
-from collective_rules.ops.op import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, NONE, ORDER, OWN
+from collective_rules.ops.op import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 
@@ -288,21 +290,17 @@ class Drawing:
         return _rows(self.draw(st.lists(st.integers(least, _LARGEST), min_size=count, max_size=count)), self.size)
 
     def _split_sizes(self, rank: int) -> dict[str, Any]:
-        """The rank's row and column; left out where they are even, if that is drawn."""
+        """The rank's row and column; some are left out where an empty list means the same."""
         result: dict[str, Any] = {}
-        columns = self.row.entry.splits
-        shares = {"input": list(self.matrix[rank]) if columns else [], "output": [row[rank] for row in self.matrix]}
-        even = {part: len(set(shares[part])) == 1 and columns[part].empty == EVEN for part in columns}
         together = bool(self.row.entry.demands)
-        for part, column in columns.items():
+        for part, column in self.row.entry.splits.items():
             if column.argument is None:
                 continue
-            may = all(even.values()) if together else even[part]
-            may = may or (not together and column.empty == NONE and not any(shares[part]))
+            sizes = list(self.matrix[rank]) if part == "input" else [row[rank] for row in self.matrix]
+            empty = meaning((), column, self.size)
+            may = not together and (len(set(sizes)) == 1 if empty == EVEN else tuple(sizes) == empty)
             given = self.wish.splits if self.wish.splits is not None else self.draw(st.booleans())
-            result[column.argument] = shares[part] if given or not may else []
-        if together and [] in result.values():
-            result = {argument: [] for argument in result}
+            result[column.argument] = sizes if given or not may else []
         return result
 
     # -- tensors
@@ -332,20 +330,16 @@ class Drawing:
         return kept
 
     def _shape(self, part: Part, rank: int, element: int, peer: int) -> tuple[int, ...]:
-        shape: list[int] = []
-        named = sum(not isinstance(each, Rest) for each in part.sizes)
-        for each in part.sizes:
-            if isinstance(each, (GroupSize, Number)):
-                shape.append(self.size if isinstance(each, GroupSize) else each.value)
-            elif isinstance(each, Splits):
-                matrix = self.matrix
-                shape.append(sum(matrix[rank]) if each.row == "r" else sum(row[rank] for row in matrix))
-            elif isinstance(each, Rest):
-                shape += self._rest(each, named, rank, element, peer)
-            else:
-                value = self._value(each, element, rank, peer)
-                shape.append(value * self.size if isinstance(each, Shares) else value)
-        return tuple(shape)
+        named = dims(part.sizes)[0]
+
+        def value_of(size: Name | Shares | Splits | Rest) -> Any:
+            if isinstance(size, Splits):
+                return sum(self.matrix[i][j] for i, j in pairs(size, rank, self.size))
+            if isinstance(size, Rest):
+                return self._rest(size, named, rank, element, peer)
+            return self._value(size, element, rank, peer)
+
+        return evaluate(part.sizes, self.size, value_of) or ()
 
     def _key(self, size: Name | Shares | Rest, element: int) -> tuple[Any, ...]:
         return (size.name, None if self.row.entry.alike or size.name in self.spelling.shared else element)

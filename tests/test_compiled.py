@@ -1,17 +1,20 @@
 """The fast path gives the answers of the slow one, which says why."""
 
+import inspect
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.backends import limits_of
-from collective_rules.binding.compiled import _NO_PLAN, plan_of
+from collective_rules.binding.compiled import _NO_PLAN, _UNDERSTOOD, plan_of
 from collective_rules.check import _check
 from collective_rules.infer import _infer
-from collective_rules.ops.op import NONE
+from collective_rules.ops.op import NONE, Op
+from collective_rules.rules import Form, Rule
 from tests.drawn import calls
 
 PLANNED = [op for op in cr.ops() if plan_of(cr.lookup(op)) is not _NO_PLAN]
@@ -121,3 +124,51 @@ def test_most_ops_have_a_plan() -> None:
         )
         parts = row.spellings[0].statement.parts
         assert rooted or special or row.rule.derived or row.spellings[0].form.flat or not parts, op
+
+
+@attrs.frozen
+class _WiderOp(Op):
+    tomorrow: str = ""
+
+
+@attrs.frozen
+class _WiderRule(Rule):
+    tomorrow: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class _WiderForm(Form):
+    tomorrow: dict[str, str] = attrs.field(factory=dict)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {column.name: getattr(record, column.name) for column in attrs.fields(type(record))}
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("table", [Op, Rule, Form])
+def test_a_column_that_a_plan_does_not_know_makes_it_give_up(table: type, used: bool) -> None:
+    """A column of tomorrow changes nothing where it has its default; where it is used, only `bind` may answer."""
+    row = cr.lookup("_c10d_functional::all_gather_into_tensor")
+    values = {"tomorrow": {Op: "x", Rule: ("x",), Form: {"x": "y"}}[table]} if used else {}
+    if table is Op:
+        wider = attrs.evolve(row, entry=_WiderOp(**_fields(row.entry), **values))
+    elif table is Rule:
+        wider = attrs.evolve(row, rule=_WiderRule(**_fields(row.rule), **values))
+    else:
+        form = _WiderForm(**_fields(row.spellings[0].form), **values)
+        wider = attrs.evolve(row, spellings=(attrs.evolve(row.spellings[0], form=form),))
+    assert used == (plan_of(wider) is _NO_PLAN)
+
+
+@pytest.mark.parametrize("table", _UNDERSTOOD)
+def test_a_plan_names_only_columns_that_there_are(table: type) -> None:
+    """A column that is renamed or dropped is dropped here, too."""
+    assert set(_UNDERSTOOD[table].split()) <= {column.name for column in attrs.fields(table)}
+
+
+def test_the_lines_of_a_plan_are_shown() -> None:
+    """A traceback through a plan shows its text, as it does for the methods that attrs makes."""
+    plan = plan_of(cr.lookup("_c10d_functional::all_gather_into_tensor"))
+    assert "return {'output': " in inspect.getsource(plan.infer)
+    assert "return specs" in inspect.getsource(plan.legal)

@@ -1,0 +1,38 @@
+"""What a call's split sizes are: the only module that says what an empty list means, and a list that is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from collective_rules.call import UNKNOWN, Call
+from collective_rules.ops.op import EVEN, SplitSizes
+
+__all__ = ["meaning", "split_sizes", "total"]
+
+
+def meaning(given: Any, column: SplitSizes, group_size: int) -> Any:
+    """Return what `given` means as the argument of `column`: one size for each rank, `EVEN`, or `UNKNOWN`.
+
+    >>> from collective_rules.ops.op import NONE
+    >>> meaning((), SplitSizes("splits"), 2), meaning((), SplitSizes("splits", NONE), 2), meaning((3, 4), None, 2)
+    ('even', (0, 0), (3, 4))
+    """
+    if given or given is UNKNOWN:
+        return given
+    return EVEN if given is None or column.empty == EVEN else (0,) * group_size
+
+
+def split_sizes(call: Call, behind: str) -> Any:
+    """Return the split sizes that `call` passes for the rule's part `behind`; see `meaning`."""
+    column = call.row.entry.splits[behind]
+    given = call.arguments.get(column.argument) if column.argument else None
+    return meaning(given, column, call.group.size)
+
+
+def total(sizes: Any, share: Any, group_size: int) -> Any:
+    """Return the sum of `sizes`, each of which is `share` where they are even; None where that is not known."""
+    if sizes is UNKNOWN:
+        return None
+    if sizes != EVEN:
+        return sum(sizes)
+    return None if share is None else share * group_size
