@@ -1,13 +1,13 @@
-"""What the ranks of a group disagree on: every name that they bind, unified, and the order of their calls."""
+"""Disagreements between ranks: the names that they bind, the order of their calls, and who waits for whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from collective_rules.agreement.order import compare_in_order
-from collective_rules.agreement.point_to_point import Partners
-from collective_rules.agreement.streams import Streams, arrange
-from collective_rules.agreement.wait_cycle import find_circle
+from collective_rules.agreement.point_to_point import MatchedMessages
+from collective_rules.agreement.sequences import JobCalls, arrange
+from collective_rules.agreement.wait_cycle import find_wait_cycle
 from collective_rules.backends import limits_of
 from collective_rules.call import Call
 from collective_rules.errors import CallError
@@ -21,24 +21,23 @@ __all__ = ["agree"]
 def agree(
     calls: Iterable[Call], backend: str | None = None, *, ranks: Iterable[int] | None = None
 ) -> tuple[Finding, ...]:
-    """Return what ranks disagree on; empty where their calls belong together.
+    """Return the disagreements between ranks; empty if their calls belong together.
 
-    `calls` are the calls of one collective, one for each rank of its group; or whole programs: any number of calls of
-    any ranks in any groups. Ranks may be given in any order, each one's own calls in the order of its program. Groups
-    are told apart by name and global ranks; where they tell no ranks, rank r is taken to be one process in all of them.
-    The collectives of a group are matched one by one: by their indices where all calls have them (and some rank made
-    several), else by their order. A send is matched with its receive by peers and tag. One-sided calls have no partner
-    to agree with, and are passed over; so are waits, and a functional call holds nobody up.
+    `calls` are one call of each rank, or whole programs: any number of calls of any ranks in any groups. Ranks may come
+    in any order; the calls of one rank are in the order of its program. A group is known by its name and its global
+    ranks; if it lists no ranks, group rank r is one process in all such groups. The collectives of a group are matched
+    by their indices if all calls have one (and some rank makes several), else by their order. A send is matched with
+    its receive by peers and tag. One-sided calls and waits have no partner, and are left out.
 
-    `ranks` are the global ranks of which all calls are given (all ranks of every group, if left out); that others are
-    missing is no finding.
+    `ranks` are the global ranks of which all calls are given: all ranks of every group, if left out. That other ranks
+    are missing is no finding.
 
-    A finding names the constraint, the name, and each value with its ranks; `ranks` are the odd ones out where there is
-    a majority. Of a sequence, `group` and `index` say which collective is the first that has it, and `count` how many
-    have it. Calls that are wrong by themselves are `check`'s business, and so are a backend's own limits; its name only
-    decides which forms a call may have.
+    A finding names the constraint, the name, and each value with its ranks. `ranks` are the odd ones out if there is a
+    majority. In a sequence, `group` and `index` say which collective is the first with the finding, and `count` how
+    many have it. A call that is wrong by itself is `check`'s business, and so are a backend's limits; here the backend
+    decides only which forms a call may have.
 
-    Raises `CallError` for an unknown backend, for what is no call, and for groups of one name but of two sizes.
+    Raises `CallError` for an unknown backend, for an item that is no call, and for groups of one name with two sizes.
 
     >>> import collective_rules as cr
     >>> calls = [
@@ -55,30 +54,30 @@ def agree(
     """
     if not isinstance(calls, Iterable):
         raise CallError(f"{calls!r} is no list: agree takes the calls of several ranks")
-    streams = arrange(calls)
-    for row in {call.row: None for call in streams.kinds.calls}:
+    job = arrange(calls)
+    for row in {call.row: None for call in job.signatures.calls}:
         limits_of(backend, row)
-    return worst_first(_findings(streams, backend, None if ranks is None else _ranks(ranks)))
+    return worst_first(_findings(job, backend, None if ranks is None else _global_ranks(ranks)))
 
 
-def _findings(streams: Streams, backend: str | None, known: frozenset[int] | None) -> Iterator[Finding]:
-    partners: dict[int, Partners] = {}
-    fine = True
-    for group in streams.groups:
-        expected = group.members(known)
-        partners[id(group)] = Partners(group, streams.kinds, expected)
-        for found in (*compare_in_order(group, streams.kinds, backend, expected), *partners[id(group)].findings()):
-            fine = fine and found.severity != ERROR
-            yield found
-    if fine:  # else who waits for whom is told already, and what follows is not sure
-        circle = find_circle(streams, partners)
-        if circle is not None:
-            yield circle
+def _findings(job: JobCalls, backend: str | None, global_ranks: frozenset[int] | None) -> Iterator[Finding]:
+    matched: dict[int, MatchedMessages] = {}
+    has_errors = False
+    for group in job.groups:
+        expected = group.members(global_ranks)
+        messages = matched[id(group)] = MatchedMessages(group, job.signatures, expected)
+        for finding in (*compare_in_order(group, job.signatures, backend, expected), *messages.findings()):
+            has_errors = has_errors or finding.severity == ERROR
+            yield finding
+    if not has_errors:  # else ranks wait because of those errors
+        cycle = find_wait_cycle(job, matched)
+        if cycle is not None:
+            yield cycle
 
 
-def _ranks(ranks: Iterable[int]) -> frozenset[int]:
+def _global_ranks(ranks: Iterable[int]) -> frozenset[int]:
     if isinstance(ranks, Iterable) and not isinstance(ranks, (str, bytes)):
-        known = frozenset(ranks)
-        if all(is_size(rank) and rank >= 0 for rank in known):
-            return known
+        numbers = frozenset(ranks)
+        if all(is_size(rank) and rank >= 0 for rank in numbers):
+            return numbers
     raise CallError(f"ranks={ranks!r}, but should be global ranks such as (0, 1, 7)")

@@ -1,11 +1,11 @@
-"""Prose from data: a `Finding`'s message, in the four parts that every one has.
+"""The messages of findings, written from data.
 
-The verdict in one sentence with the constraint's id; the op's rule with a caret; the values; what to do.
+A message has four parts: the verdict with the constraint's id; the op's rule with a caret; the values; the advice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from collective_rules.binding.bound import Problem
@@ -16,9 +16,9 @@ from collective_rules.ops import Row, Spelling
 from collective_rules.rules import KINDS
 from collective_rules.spec import Spec
 
-__all__ = ["compose", "finding_of", "ranks_text", "told", "value_text", "worst_first"]
+__all__ = ["call_text", "compose", "finding_of", "ranks_text", "ranks_verb", "value_text", "where_text", "worst_first"]
 
-_MOST_VALUES = 12
+_MOST_VALUES, _MOST_SOURCES = 12, 3
 
 
 def finding_of(row: Row, spelling: Spelling, problem: Problem, rank: int) -> Finding:
@@ -39,10 +39,7 @@ def compose(
     values: Iterable[tuple[str, str, str]],
     advice: str,
 ) -> str:
-    """Put a message together; `place` is what the caret stands under, and `values` are (name, value, where).
-
-    A value without a name is a line that stands as it is.
-    """
+    """Return a message. `place`: where the caret stands. `values`: (name, value, where); no name for a whole line."""
     lines = [f"{row.op}: {verdict}   [{id_}]"]
     text = str(spelling.statement)
     if text != "->":
@@ -61,17 +58,17 @@ def compose(
 
 
 def _span(statement: Statement, part: Part | None, size: Size | None) -> tuple[int, int]:
-    """Return where `part`, or `size` in it, stands in the statement's text; nowhere for no part."""
+    """Return where `part`, or `size` in it, stands in the statement's text; (0, 0) for no part."""
     text, start = str(statement), 0
-    for known in statement.parts if part is not None else ():
-        start = text.index(str(known), start)
-        if known is not part:
-            start += len(str(known))
+    for each in statement.parts if part is not None else ():
+        start = text.index(str(each), start)
+        if each is not part:
+            start += len(str(each))
         elif size is None:
-            return start, start + len(str(known))
+            return start, start + len(str(each))
         else:
-            place = known.sizes.index(size)
-            start += len(" ".join([f"{known.path}:", *map(str, known.sizes[:place])])) + 1
+            place = each.sizes.index(size)
+            start += len(" ".join([f"{each.path}:", *map(str, each.sizes[:place])])) + 1
             return start, start + len(str(size))
     return 0, 0
 
@@ -96,21 +93,37 @@ def ranks_text(ranks: Iterable[int]) -> str:
     >>> ranks_text([0, 1, 2, 3, 7])
     'ranks 0-3, 7'
     """
-    known = sorted(ranks)
+    ordered = sorted(ranks)
     runs: list[list[int]] = []
-    for rank in known:
+    for rank in ordered:
         if runs and rank == runs[-1][-1] + 1:
             runs[-1].append(rank)
         else:
             runs.append([rank])
     parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"{'rank' if len(known) == 1 else 'ranks'} {', '.join(parts)}"
+    return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(parts)}"
 
 
-def told(call: Call) -> str:
-    """Write a call in short: its op, and the first tensor that it is given."""
-    known = {name: call.attribute(name) for name in ("reduce_op", "root")}
-    more = "".join(f", {name} {value}" for name, value in known.items() if value is not None)
+def ranks_verb(ranks: Collection[int], verb: str) -> str:
+    """Write ranks with the verb "does" or "makes" in the number that agrees.
+
+    >>> ranks_verb([1], "does"), ranks_verb([1, 2], "makes")
+    ('rank 1 does', 'ranks 1, 2 make')
+    """
+    return f"{ranks_text(ranks)} {verb if len(ranks) == 1 else {'does': 'do', 'makes': 'make'}[verb]}"
+
+
+def where_text(calls: Collection[Call]) -> str:
+    """Write the ranks of calls, and the first lines that made them."""
+    sources = [*dict.fromkeys(call.source for call in calls if call.source)]
+    ranks = ranks_text(call.group.rank for call in calls)
+    return f"{ranks}   {', '.join(sources[:_MOST_SOURCES])}" if sources else ranks
+
+
+def call_text(call: Call) -> str:
+    """Write a call in short: its op, its first tensor, its reduce op and its root."""
+    attributes = {name: call.attribute(name) for name in ("reduce_op", "root")}
+    more = "".join(f", {name} {value}" for name, value in attributes.items() if value is not None)
     for name in (*call.row.reads, *call.row.writes):
         value = call.arguments.get(name)
         while isinstance(value, tuple) and value:
@@ -122,4 +135,4 @@ def told(call: Call) -> str:
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings with errors first, otherwise in order."""
-    return tuple(sorted(findings, key=lambda found: SEVERITIES.index(found.severity)))
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,11 +1,11 @@
-"""What ranks disagree on, by parts: calls into streams, streams into collectives and messages, names unified.
+"""What ranks disagree on, by parts, which `collective_rules.agree` puts together.
 
-`agree` in the folder above puts them together. The order in which they are needed:
+The data flow one way:
 
-- `streams`: the calls of all ranks, told apart by group and rank, alike ones kept once.
-- `order`: the calls of one group side by side, from the first to the last.
+- `sequences`: the calls of all ranks become sequences, by group and rank.
+- `order`: the sequences of one group, side by side; `divergence` explains where they part.
 - `collective`: the calls of one collective, one for each rank.
-- `partners`: each send with its receive.
-- `unify`: one name, bound by several ranks.
-- `waiting`: ranks that wait for each other in a circle.
+- `point_to_point`: each send with its receive.
+- `unify`: one name that several ranks bind becomes a finding.
+- `wait_cycle`: ranks that wait for each other.
 """

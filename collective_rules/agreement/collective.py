@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -70,7 +71,9 @@ def _exchange_alike(calls: list[Call]) -> bool:
         if not tensors or not all(call.arguments[name] for name in row.splits):
             return False
         seen.add((tensors[0].dtype, tensors[0].shape[1:], call.attribute("group_size")))
-    sent, expected = ([call.arguments[name] for call in sorted(calls, key=_rank)] for name in row.splits)
+    sent, expected = (
+        [call.arguments[name] for call in sorted(calls, key=attrgetter("group.rank"))] for name in row.splits
+    )
     return len(seen) == 1 and list(zip(*sent, strict=True)) == list(map(tuple, expected))
 
 
@@ -103,10 +106,6 @@ def _elements_of(call: Call, names: tuple[str, ...]) -> int | None:
         count = sum(spec.numel for spec in specs if isinstance(spec, Spec))
         return count if isinstance(count, int) else None
     return None
-
-
-def _rank(call: Call) -> int:
-    return call.group.rank
 
 
 def _may_be_uneven(calls: list[Call], backend: str | None) -> bool:

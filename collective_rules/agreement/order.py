@@ -1,352 +1,306 @@
-"""The collectives of one group side by side, from the first to the last.
+"""The collectives of one group, compared side by side from the first to the last.
 
-Ranks that make alike calls all the way are one lane, so that what is compared is what differs. Where the lanes part,
-the calls that follow tell whether a lane makes them in another order, leaves some out, or has some more; then it is
-put beside the others again, and one fault is one finding.
+Ranks with equal sequences form one `_Cohort`, so that only what differs is compared. In each step every cohort stands
+at one call, and these calls are compared as one collective. If they disagree, `divergence.explain` looks ahead: a
+cohort may make the calls in another order, skip some, or make extra ones. That is one finding, and the cohort is moved
+to where its calls match the others' again. Alike findings are counted, and the first is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import attrs
 
 from collective_rules.agreement.collective import compare
-from collective_rules.agreement.streams import GroupCalls, Kinds
+from collective_rules.agreement.divergence import EXTRA, LOOK_AHEAD, REORDERED, SKIPPED, Divergence, explain
+from collective_rules.agreement.sequences import GroupCalls, Signatures
 from collective_rules.agreement.unify import disagreement, odd_ones
 from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
-from collective_rules.messages import ranks_text, told
+from collective_rules.messages import call_text, ranks_text, ranks_verb, where_text
 
 __all__ = ["compare_in_order"]
 
-_AHEAD, _FARTHEST = 16, 8
-"""How many calls must match after a fault that is explained, and how many it may concern."""
-_LINES, _MOST_ERRORS = 8, 100
+_MOST_LINES, _MOST_ERRORS = 8, 100
+_MOST_UNLIKE = 2
+"""The comparison ends after so many steps in a row in which ranks make different collectives."""
 
 
 @attrs.define(eq=False)
-class _Lane:
-    """Ranks whose calls are of the same kinds all the way.
+class _Cohort:
+    """Ranks whose sequences are equal.
 
-    `places` are the calls in the ranks' streams, None for a collective that they do not tell of. `at` is the next one,
-    `hold` how many collectives the lane sits out.
+    - `numbers`, `places`: of each of the group's collectives, the call's signature and its place in the ranks'
+      sequences; None for a collective that the ranks do not record.
+    - `at`: the next call. `sits_out`: the number of steps that the cohort does not take part in.
     """
 
     ranks: list[int]
-    kinds: list[int | None]
+    numbers: list[int | None]
     places: list[int | None]
     at: int = 0
-    hold: int = 0
-    left: bool = False
+    sits_out: int = 0
+    has_ended: bool = False
 
     @property
     def remaining(self) -> int:
-        return len(self.kinds) - self.at
+        return len(self.numbers) - self.at
+
+    @property
+    def number(self) -> int | None:
+        """The signature of the next call."""
+        return self.numbers[self.at]
 
     @property
     def is_here(self) -> bool:
-        return not self.hold and self.at < len(self.kinds) and self.kinds[self.at] is not None
+        return not self.sits_out and self.at < len(self.numbers) and self.number is not None
 
     @property
     def is_missing(self) -> bool:
-        """Whether it tells of collectives before and after this one, and not of this one."""
-        return not self.hold and 0 < self.at < len(self.kinds) and self.kinds[self.at] is None
+        """Whether the ranks record collectives before and after this one, and not this one."""
+        return not self.sits_out and 0 < self.at < len(self.numbers) and self.number is None
 
-    @property
-    def kind(self) -> int:
-        """The kind of the call that is next, where it is here."""
-        kind = self.kinds[self.at]
-        return -1 if kind is None else kind
-
-
-@attrs.frozen
-class _Fault:
-    """How a lane parts from the others: "order" of `span` calls, `span` calls "skipped", or `span` "extra"."""
-
-    what: str
-    span: int
+    def step(self) -> None:
+        """Go on to the next collective."""
+        if self.sits_out:
+            self.sits_out -= 1
+        elif self.remaining:
+            self.at += 1
 
 
 def compare_in_order(
-    group: GroupCalls, kinds: Kinds, backend: str | None, expected: frozenset[int]
+    group: GroupCalls, signatures: Signatures, backend: str | None, expected: frozenset[int]
 ) -> Iterator[Finding]:
-    """Yield what the ranks' sequences of collectives disagree on, first things first.
+    """Yield the disagreements between the ranks' sequences of collectives, in order.
 
-    Of the group ranks in `expected` all calls are there; others may be missing without a finding.
+    `expected`: the group ranks of which all calls are given; that other ranks are missing is no finding.
     """
     if group.collectives:
-        yield from _Comparison(group, kinds, backend, expected).run()
+        yield from _Comparison(group, signatures, backend, expected).run()
 
 
 class _Comparison:
-    def __init__(self, group: GroupCalls, kinds: Kinds, backend: str | None, expected: frozenset[int]) -> None:
-        self.group, self.kinds, self.backend, self.expected = group, kinds, backend, expected
-        self.streams = group.collectives
-        self.single = all(len(stream.kinds) == 1 for stream in self.streams.values())
-        self.lanes = list(self.make_lanes())
-        self.known: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
-        self.notes: dict[Any, Finding] = {}
+    def __init__(
+        self, group: GroupCalls, signatures: Signatures, backend: str | None, expected: frozenset[int]
+    ) -> None:
+        self.group, self.signatures, self.backend, self.expected = group, signatures, backend, expected
+        self.sequences = group.collectives
+        self.is_single = all(len(sequence.numbers) == 1 for sequence in self.sequences.values())
+        self.cohorts = list(self.make_cohorts())
+        self.cohort_of = {rank: cohort for cohort in self.cohorts for rank in cohort.ranks}
+        self.compared: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
+        self.findings: dict[Any, Finding] = {}
         self.errors = 0
-        self.lane_of = {rank: lane for lane in self.lanes for rank in lane.ranks}
 
-    def make_lanes(self) -> Iterator[_Lane]:
-        lanes: dict[tuple[bytes, bytes], _Lane] = {}
-        for rank, stream in sorted(self.streams.items()):
-            key = (stream.kinds.tobytes(), b"" if stream.indices is None else stream.indices.tobytes())
-            if key not in lanes:
+    def make_cohorts(self) -> Iterator[_Cohort]:
+        cohorts: dict[tuple[bytes, bytes], _Cohort] = {}
+        for rank, sequence in sorted(self.sequences.items()):
+            key = sequence.key
+            if key not in cohorts:
                 places = self.group.places(rank)
-                kinds = [None if place is None else stream.kinds[place] for place in places]
-                hold = next(number for number, kind in enumerate(kinds) if kind is not None)
-                lanes[key] = _Lane([], kinds[hold:], places[hold:], hold=hold)
-            lanes[key].ranks.append(rank)
-        yield from lanes.values()
+                numbers = [None if place is None else sequence.numbers[place] for place in places]
+                first = next(step for step, number in enumerate(numbers) if number is not None)
+                cohorts[key] = _Cohort([], numbers[first:], places[first:], sits_out=first)
+            cohorts[key].ranks.append(rank)
+        yield from cohorts.values()
 
     def run(self) -> Iterator[Finding]:
-        place, parted = 0, 0
-        self.note_the_absent(place)
-        while any(lane.remaining for lane in self.lanes):
-            self.note_those_that_left(place)
-            here = [lane for lane in self.lanes if lane.is_here]
-            self.note_the_missing(here, place)
-            if len({self.label(lane) for lane in here}) > 1 and self.parts(here) and self.realign(here, place):
+        step, unlike = 0, 0
+        self.report_absent(step)
+        while any(cohort.remaining for cohort in self.cohorts):
+            self.report_ended(step)
+            here = [cohort for cohort in self.cohorts if cohort.is_here]
+            self.report_missing(here, step)
+            labels = {self.label(cohort) for cohort in here}
+            if len(labels) > 1 and self.has_errors(here) and self.resynchronize(here, step):
                 continue
-            found = self.compare(here)
-            for each in found:
-                self.note(each, place)
-            parted = parted + 1 if len({self.label(lane)[0] for lane in here}) > 1 else 0
-            if parted == 2 or self.errors >= _MOST_ERRORS:
-                break  # what follows is no longer the same calls
-            for lane in self.lanes:
-                if lane.hold:
-                    lane.hold -= 1
-                elif lane.remaining:
-                    lane.at += 1
-            place += 1
-        yield from self.notes.values()
+            for finding in self.compare(here):
+                self.report(finding, step)
+            unlike = unlike + 1 if len({rule for rule, _ in labels}) > 1 else 0
+            if unlike == _MOST_UNLIKE or self.errors >= _MOST_ERRORS:
+                break
+            for cohort in self.cohorts:
+                cohort.step()
+            step += 1
+        yield from self.findings.values()
 
-    def label(self, lane: _Lane) -> Any:
-        return self.kinds.labels[lane.kind]
+    def label(self, cohort: _Cohort) -> Any:
+        return None if cohort.number is None else self.signatures.labels[cohort.number]
 
-    def calls(self, lanes: Sequence[_Lane]) -> list[Call]:
-        """The calls of the lanes' ranks at their places, by rank."""
+    def labels(self, cohort: _Cohort) -> list[Any]:
+        ahead = cohort.numbers[cohort.at : cohort.at + LOOK_AHEAD]
+        return [None if number is None else self.signatures.labels[number] for number in ahead]
+
+    def calls(self, cohorts: Sequence[_Cohort], ahead: int = 0) -> list[Call]:
+        """Return the next calls of the cohorts' ranks, or those further ahead, by rank."""
         calls = [
-            self.streams[rank].call(place, self.kinds)
-            for lane in lanes
-            for rank in lane.ranks
-            if (place := lane.places[lane.at]) is not None
+            self.sequences[rank].call(place, self.signatures)
+            for cohort in cohorts
+            for rank in (cohort.ranks if ahead < cohort.remaining else ())
+            if (place := cohort.places[cohort.at + ahead]) is not None
         ]
-        return sorted(calls, key=_rank)
+        return sorted(calls, key=attrgetter("group.rank"))
 
-    def compare(self, here: list[_Lane]) -> tuple[Finding, ...]:
-        """What one call of each lane disagrees on; of the same calls again, the same findings."""
-        column = tuple([lane.kind if lane.is_here else None for lane in self.lanes])
-        kinds = set(column) - {None}
-        if not here or (len(kinds) == 1 and self.is_symmetric(column)):
+    # -- one step
+
+    def compare(self, here: list[_Cohort]) -> tuple[Finding, ...]:
+        """Return the disagreements between the cohorts' calls; for the same signatures again, the same findings."""
+        column = tuple([cohort.number if cohort.is_here else None for cohort in self.cohorts])
+        numbers = [number for number in column if number is not None]
+        if not numbers or (
+            len(set(numbers)) == 1 and self.signatures.is_symmetric(self.signatures.calls[numbers[0]].row)
+        ):
             return ()
-        found = self.known.get(column)
-        if found is None:
-            found = self.known[column] = tuple(compare(self.calls(here), self.backend))
-        return found
+        findings = self.compared.get(column)
+        if findings is None:
+            findings = self.compared[column] = tuple(compare(self.calls(here), self.backend))
+        return findings
 
-    def parts(self, here: list[_Lane]) -> bool:
-        """Whether the calls do not belong together: labels also differ in what ranks need not agree on."""
-        return any(found.severity == ERROR for found in self.compare(here))
+    def has_errors(self, here: list[_Cohort]) -> bool:
+        """Return whether the calls do not belong together: labels also differ where ranks need not agree."""
+        return any(finding.severity == ERROR for finding in self.compare(here))
 
-    def is_symmetric(self, column: tuple[int | None, ...]) -> bool:
-        kind = next(kind for kind in column if kind is not None)
-        return self.kinds.is_symmetric(self.kinds.calls[kind].row)
-
-    def note(self, found: Finding, place: int) -> None:
-        """Keep a finding; those of the same constraint, ranks and lines are counted, and the first is shown."""
-        lines = tuple([self.line(rank) for rank in found.ranks[:_LINES]])
-        key = (found.id, found.severity, found.ranks, tuple(found.names), lines)
-        known = self.notes.get(key)
-        if known is not None:
-            self.notes[key] = attrs.evolve(known, count=known.count + 1)
+    def report(self, finding: Finding, step: int) -> None:
+        """Keep a finding; findings of the same constraint, ranks, names and lines are counted."""
+        lines = tuple([self.line(rank) for rank in finding.ranks[:_MOST_LINES]])
+        key = (finding.id, finding.severity, finding.ranks, tuple(finding.names), lines)
+        first = self.findings.get(key)
+        if first is not None:
+            self.findings[key] = attrs.evolve(first, count=first.count + 1)
             return
-        self.errors += found.severity == ERROR
-        index = None if self.single else self.group.index_of(place)
-        message = found.message if self.single else f"{found.message}\n{self.where(place)}"
-        self.notes[key] = attrs.evolve(found, message=message, group=self.group.name, index=index)
+        self.errors += finding.severity == ERROR
+        if not self.is_single:
+            index = self.group.index_of(step)
+            of_group = f" of group {self.group.name}" if self.group.name else ""
+            message = f"{finding.message}\nAt collective {index}{of_group}, counted from 0."
+            finding = attrs.evolve(finding, message=message, index=index)
+        self.findings[key] = attrs.evolve(finding, group=self.group.name)
 
     def line(self, rank: int) -> str:
-        """The line of the rank's call that is being compared."""
-        lane = self.lane_of.get(rank)
-        place = lane.places[lane.at] if lane is not None and lane.is_here else None
-        return "" if place is None else self.streams[rank].sources[place]
+        """Return the line of the rank's next call."""
+        cohort = self.cohort_of.get(rank)
+        place = cohort.places[cohort.at] if cohort is not None and cohort.is_here else None
+        return "" if place is None else self.sequences[rank].sources[place]
 
-    def where(self, place: int) -> str:
-        name = f" of group {self.group.name}" if self.group.name else ""
-        return f"At collective {self.group.index_of(place)}{name}, counted from 0."
+    # -- ranks that do not take part
 
-    # -- lanes that part
+    def report_absent(self, step: int) -> None:
+        """Report the ranks without any call."""
+        absent = sorted(self.expected - self.sequences.keys())
+        if absent:
+            calls = self.calls([cohort for cohort in self.cohorts if not cohort.sits_out])
+            finding = _absence(absent, calls, f"{ranks_verb(absent, 'does')} not take part")
+            odd = sorted(self.sequences) if len(self.sequences) < len(absent) else absent
+            count = max(len(cohort.numbers) + cohort.sits_out for cohort in self.cohorts)
+            self.report(attrs.evolve(finding, ranks=tuple(odd), count=count), step)
 
-    def note_the_absent(self, place: int) -> None:
-        """Find the ranks that do nothing at all."""
-        missing = sorted(self.expected - self.streams.keys())
-        if missing:
-            calls = self.calls([lane for lane in self.lanes if not lane.hold])
-            verdict = f"{ranks_text(missing)} {'does' if len(missing) == 1 else 'do'} not take part"
-            rows = [("taking part", _where(calls), "")]
-            names = {"missing": missing}
-            few = sorted(self.streams) if len(self.streams) < len(missing) else missing
-            found = disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=tuple(few))
-            self.note(attrs.evolve(found, count=max(len(lane.kinds) + lane.hold for lane in self.lanes)), place)
+    def report_missing(self, here: list[_Cohort], step: int) -> None:
+        """Report the ranks that, by their indices, make the calls before and after this one."""
+        missing = self.expected_ranks([cohort for cohort in self.cohorts if cohort.is_missing])
+        if missing and here:
+            verdict = f"{ranks_verb(missing, 'does')} not take part in this one alone"
+            self.report(_absence(missing, self.calls(here), verdict), step)
 
-    def note_the_missing(self, here: list[_Lane], place: int) -> None:
-        """Find the ranks that, by their indices, make the calls before and after this one."""
-        gone = [rank for lane in self.lanes if lane.is_missing for rank in lane.ranks if rank in self.expected]
-        if gone and here:
-            calls = self.calls(here)
-            verdict = f"{ranks_text(gone)} {'does' if len(gone) == 1 else 'do'} not take part in this one alone"
-            rows = [("taking part", _where(calls), "")]
-            names = {"missing": sorted(gone)}
-            odd = odd_ones(sorted((_ranks(calls), sorted(gone)), key=len, reverse=True))
-            self.note(disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=odd), place)
+    def report_ended(self, step: int) -> None:
+        """Report the ranks that have made all their calls, once, if other ranks go on."""
+        here = [cohort for cohort in self.cohorts if cohort.is_here]
+        ended = [cohort for cohort in self.cohorts if here and not cohort.remaining and not cohort.has_ended]
+        for cohort in ended:
+            cohort.has_ended = True
+        ranks = self.expected_ranks(ended)
+        if ranks:
+            verb = "does" if len(ranks) == 1 else "do"
+            verdict = (
+                f"{ranks_text(ranks)} {verb} not take part, and {verb} nothing in this group after {step} collectives"
+            )
+            self.report(_absence(ranks, self.calls(here), verdict), step)
 
-    def note_those_that_left(self, place: int) -> None:
-        """Find the ranks whose calls are at an end, where others go on."""
-        gone = [lane for lane in self.lanes if not lane.remaining and not lane.left]
-        here = [lane for lane in self.lanes if lane.is_here]
-        for lane in gone if here else ():
-            lane.left = True
-        ended = sorted(rank for lane in gone for rank in lane.ranks if rank in self.expected)
-        if not ended or not here:
-            return
-        calls = self.calls(here)
-        going = [call.group.rank for call in calls]
-        few, many = sorted((ended, going), key=len)
-        who, verb = ranks_text(ended), "does" if len(ended) == 1 else "do"
-        verdict = f"{who} {verb} not take part, and {verb} nothing in this group after {place} collectives"
-        rows = [("taking part", _where(calls), "")]
-        names = {"missing": ended}
-        odd = tuple(few) if len(few) < len(many) else tuple(sorted(few + many))
-        self.note(disagreement(bind(calls[0]), "ranks", verdict, rows=rows, names=names, ranks=odd), place)
+    def expected_ranks(self, cohorts: list[_Cohort]) -> list[int]:
+        return sorted(rank for cohort in cohorts for rank in cohort.ranks if rank in self.expected)
 
-    def realign(self, here: list[_Lane], place: int) -> bool:
-        """Whether a lane was found to have parted, and was put beside the others again."""
-        by_label: dict[Any, list[_Lane]] = {}
-        for lane in here:
-            by_label.setdefault(self.label(lane), []).append(lane)
-        main = max(by_label.values(), key=lambda lanes: (sum(len(lane.ranks) for lane in lanes), -lanes[0].ranks[0]))
-        model = max(main, key=lambda lane: len(lane.ranks))
+    # -- cohorts that diverge
+
+    def resynchronize(self, here: list[_Cohort], step: int) -> bool:
+        """Report each cohort whose divergence is explained, and move it; return whether there was one."""
+        by_label: dict[Any, list[_Cohort]] = {}
+        for cohort in here:
+            by_label.setdefault(self.label(cohort), []).append(cohort)
+        majority = max(by_label.values(), key=lambda same: (sum(len(each.ranks) for each in same), -same[0].ranks[0]))
+        model = max(majority, key=lambda cohort: len(cohort.ranks))
         ahead = self.labels(model)
-        found = False
-        for label, lanes in by_label.items():
-            for lane in lanes if label != self.label(model) else ():
-                fault = _explain(self.labels(lane), ahead, lane.remaining, model.remaining)
-                if fault is not None:
-                    self.note(self.fault(fault, lane, model, main, place), place)
-                    self.mend(fault, lane, model)
-                    found = True
-        return found
+        moved = False
+        for label, cohorts in by_label.items():
+            for cohort in cohorts if label != self.label(model) else ():
+                divergence = explain(self.labels(cohort), ahead, cohort.remaining, model.remaining)
+                if divergence is not None:
+                    self.report(self.divergence_finding(divergence, cohort, majority, step), step)
+                    self.move(cohort, divergence, ahead)
+                    moved = True
+        return moved
 
-    def labels(self, lane: _Lane) -> list[Any]:
-        ahead = lane.kinds[lane.at : lane.at + _AHEAD + _FARTHEST]
-        return [None if kind is None else self.kinds.labels[kind] for kind in ahead]
-
-    def mend(self, fault: _Fault, lane: _Lane, model: _Lane) -> None:
-        if fault.what == "skipped":
-            lane.hold = fault.span
-        elif fault.what == "extra":
-            lane.at += fault.span
+    def move(self, cohort: _Cohort, divergence: Divergence, ahead: list[Any]) -> None:
+        """Move the cohort to where its calls match the labels `ahead`."""
+        span = divergence.span
+        if divergence.kind == SKIPPED:
+            cohort.sits_out = span
+        elif divergence.kind == EXTRA:
+            cohort.at += span
         else:
-            ahead, own = self.labels(model)[: fault.span], list(range(lane.at, lane.at + fault.span))
+            own: list[Any] = self.labels(cohort)[:span]
             order = []
-            for label in ahead:
-                place = next(place for place in own if self.label(attrs.evolve(lane, at=place)) == label)
-                own.remove(place)
-                order.append(place)
-            stop = lane.at + fault.span
-            lane.kinds[lane.at : stop] = [lane.kinds[place] for place in order]
-            lane.places[lane.at : stop] = [lane.places[place] for place in order]
+            for label in ahead[:span]:
+                place = own.index(label)
+                own[place] = _TAKEN
+                order.append(cohort.at + place)
+            stop = cohort.at + span
+            cohort.numbers[cohort.at : stop] = [cohort.numbers[place] for place in order]
+            cohort.places[cohort.at : stop] = [cohort.places[place] for place in order]
 
-    def fault(self, fault: _Fault, lane: _Lane, model: _Lane, main: list[_Lane], place: int) -> Finding:
-        own, others = self.calls([lane]), self.calls(main)
-        who, rest = ranks_text(lane.ranks), ranks_text(call.group.rank for call in others)
-        one = len(lane.ranks) == 1
-        odd = odd_ones(sorted(([call.group.rank for call in others], lane.ranks), key=len, reverse=True))
-        rows = [(f"call {self.group.index_of(place)}", told(calls[0]), _where(calls)) for calls in (others, own)]
-        names: dict[str, Any] = {"call": {call.group.rank: call.op for call in sorted([*own, *others], key=_rank)}}
-        if fault.what == "order":
-            verdict = f"{who} {'makes' if one else 'make'} these {fault.span} calls in another order than {rest}"
-            rows = []
-            for at in range(fault.span):
-                for lanes in (main, [lane]):
-                    calls = self.calls([attrs.evolve(each, at=each.at + at) for each in lanes if at < each.remaining])
-                    rows.append((f"call {self.group.index_of(place + at)}", told(calls[0]), _where(calls)))
-            return disagreement(bind(own[0]), "call", verdict, rows=rows, names=names, ranks=odd)
-        what = "this call" if fault.span == 1 else f"these {fault.span} calls"
-        if fault.what == "skipped":
-            verdict = f"{who} {'does' if one else 'do'} not make {what}, which {rest} {_makes(others)}"
-            speaker = others[0]
+    def divergence_finding(
+        self, divergence: Divergence, cohort: _Cohort, majority: list[_Cohort], step: int
+    ) -> Finding:
+        own, others = self.calls([cohort]), self.calls(majority)
+        other_ranks = [call.group.rank for call in others]
+        kind, span, rest = divergence.kind, divergence.span, ranks_text(other_ranks)
+        what = "this call" if span == 1 else f"these {span} calls"
+        if kind == REORDERED:
+            verdict = f"{ranks_verb(cohort.ranks, 'makes')} {what} in another order than {rest}"
+        elif kind == SKIPPED:
+            verdict = f"{ranks_verb(cohort.ranks, 'does')} not make {what}, which {ranks_verb(other_ranks, 'makes')}"
         else:
-            verdict = f"{who} {'makes' if one else 'make'} {what}, which {rest} {_makes(others, 'not')}"
-            speaker = own[0]
-        return disagreement(bind(speaker), "ranks", verdict, rows=rows, names=names, ranks=odd)
+            verdict = f"{ranks_verb(cohort.ranks, 'makes')} {what}, which {ranks_verb(other_ranks, 'does')} not"
+        rows = []
+        for ahead in range(span if kind == REORDERED else 1):
+            for cohorts in (majority, [cohort]):
+                calls = self.calls(cohorts, ahead)
+                if calls:
+                    rows.append((f"call {self.group.index_of(step + ahead)}", call_text(calls[0]), where_text(calls)))
+        return disagreement(
+            bind((others if kind == SKIPPED else own)[0]),
+            "call" if kind == REORDERED else "ranks",
+            verdict,
+            rows=rows,
+            names={
+                "call": {call.group.rank: call.op for call in sorted([*own, *others], key=attrgetter("group.rank"))}
+            },
+            ranks=odd_ones([other_ranks, cohort.ranks]),
+        )
 
 
-def _explain(own: list[Any], others: list[Any], own_left: int, others_left: int) -> _Fault | None:
-    """What makes the calls that follow match again; None where one other call does, or nothing.
-
-    Of several explanations, the one that makes the sequences equally long, then the one after which all matches, then
-    the simplest. The same calls in another order explain themselves, whatever follows. Where the next fault is near,
-    as of one in every step, the one after which most calls match until then.
-    """
-    candidates: list[tuple[_Fault | None, int, int]] = [(None, 1, 1)]
-    for span in range(2, _FARTHEST + 1):
-        if len(own) >= span <= len(others) and _same_items(own[:span], others[:span]):
-            candidates.append((_Fault("order", span), span, span))
-            break
-    for span in range(1, _FARTHEST + 1):
-        candidates += [(_Fault("skipped", span), 0, span), (_Fault("extra", span), span, 0)]
-    fitting, nearly = [], []
-    for order, (fault, mine, theirs) in enumerate(candidates):
-        seen = max(0, min(len(own) - mine, len(others) - theirs, _AHEAD))
-        matching = _matching(own[mine : mine + seen], others[theirs : theirs + seen])
-        odds = abs(own_left - mine - others_left + theirs)
-        is_order = fault is not None and fault.what == "order"
-        if is_order or (matching == seen and (fault is None or seen == _AHEAD or (not odds and seen))):
-            fitting.append((odds > 0, matching < seen, order, fault))
-        evens = odds < abs(own_left - others_left)
-        if fault is None or matching > 1 or (matching and evens):
-            nearly.append((-matching, not evens, order, fault))
-    best = min(fitting or nearly, key=lambda item: item[:3])
-    return best[3]
+_TAKEN = object()
 
 
-def _matching(own: list[Any], others: list[Any]) -> int:
-    """How many calls match before the first two that do not."""
-    pairs = zip(own, others, strict=True)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(own))
-
-
-def _same_items(own: list[Any], others: list[Any]) -> bool:
-    rest = list(others)
-    for label in own:
-        if label not in rest:
-            return False
-        rest.remove(label)
-    return True
-
-
-def _rank(call: Call) -> int:
-    return call.group.rank
-
-
-def _ranks(calls: list[Call]) -> list[int]:
-    return [call.group.rank for call in calls]
-
-
-def _makes(calls: list[Call], negation: str = "") -> str:
-    verb = ("does" if len(calls) == 1 else "do") if negation else ("makes" if len(calls) == 1 else "make")
-    return f"{verb} {negation}".rstrip()
-
-
-def _where(calls: list[Call]) -> str:
-    sources = list(dict.fromkeys(call.source for call in calls if call.source))
-    where = ranks_text(call.group.rank for call in calls)
-    return f"{where}   {', '.join(sources[:3])}" if sources else where
+def _absence(missing: list[int], calls: list[Call], verdict: str) -> Finding:
+    """Return the finding that ranks do not take part in these calls of others."""
+    return disagreement(
+        bind(calls[0]),
+        "ranks",
+        verdict,
+        rows=[("taking part", where_text(calls), "")],
+        names={"missing": missing},
+        ranks=odd_ones([[call.group.rank for call in calls], missing]),
+    )

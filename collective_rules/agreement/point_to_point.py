@@ -1,7 +1,9 @@
-"""Point-to-point calls of several ranks: each send finds its receive, and the pairs are compared.
+"""Point-to-point messages of one group: each send is matched with its receive, and the pairs are compared.
 
-A backend matches by source and tag, in order. Receives from any source are matched last, with a send of the same
-shape if there is one: in which order they arrive only the run tells.
+A backend matches by source and tag, in the order of the program, and so does `MatchedMessages`. If one end makes more
+messages than the other, those are left over without which the rest look alike. A receive from any source takes, of the
+sources with a send to spare, the first whose send looks like it. What is left over is then matched whatever its tag,
+and the rest has no partner. A disagreement within a pair is undecidable if another order of the messages may fit.
 """
 
 from __future__ import annotations
@@ -12,35 +14,33 @@ from typing import Any
 
 import attrs
 
-from collective_rules.agreement.streams import GroupCalls, Kinds, Stream
+from collective_rules.agreement.sequences import CallSequence, GroupCalls, Signatures
 from collective_rules.agreement.unify import Binding, disagreement, unify
 from collective_rules.binding.binder import bind
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 
-__all__ = ["Message", "Partners"]
+__all__ = ["MatchedMessages", "Message"]
 
 Message = tuple[int, int]
 """A send or a receive: the group rank, and its place among the rank's messages of the group."""
 
-_Pending = deque[Message]
 
-
-class _Sent:
-    """The messages to one rank that nobody has received yet: by source and tag, in order."""
+class _UnreceivedSends:
+    """The sends to one rank that no receive has taken yet: by source and tag, in order."""
 
     def __init__(self) -> None:
-        self._by: dict[Any, dict[Any, _Pending]] = {}
+        self._by: dict[Any, dict[Any, deque[Message]]] = {}
         self._sources: dict[Any, dict[Any, None]] = {}
 
     def add(self, message: Message, tag: Any) -> None:
-        """Add a message."""
+        """Add a send."""
         self._by.setdefault(message[0], {}).setdefault(tag, deque()).append(message)
         self._sources.setdefault(tag, {})[message[0]] = None
 
     def take(self, source: Any, tag: Any) -> Message:
-        """Take the next message of a source with this tag; the source is the last to be asked for another one."""
+        """Take the next send of a source with this tag; the source is then the last in `sources`."""
         message = self._by[source][tag].popleft()
         del self._sources[tag][source]
         if self._by[source][tag]:
@@ -50,7 +50,7 @@ class _Sent:
         return message
 
     def take_all(self, source: Any, tag: Any) -> list[Message]:
-        """Take all messages of a source with this tag."""
+        """Take all sends of a source with this tag."""
         pending = self._by.get(source, {}).pop(tag, None)
         if not pending:
             return []
@@ -58,19 +58,19 @@ class _Sent:
         return [*pending]
 
     def sources(self, tag: Any) -> Iterable[Any]:
-        """Return the sources that have messages with this tag, the one that has waited longest first."""
+        """Return the sources that have sends with this tag, first the one that has waited longest."""
         return self._sources.get(tag, ())
 
     def next(self, source: Any, tag: Any) -> Message:
-        """Return the next message of a source with this tag."""
+        """Return the next send of a source with this tag."""
         return self._by[source][tag][0]
 
     def count(self, source: Any, tag: Any) -> int:
-        """Return how many messages of a source with this tag there are."""
+        """Return the number of sends of a source with this tag."""
         return len(self._by.get(source, {}).get(tag, ()))
 
     def take_any(self, source: int | None) -> Message | None:
-        """Take a message of a source (None: of any), whatever its tag."""
+        """Take a send of a source (None: of any), whatever its tag."""
         for each in [*self._by] if source is None else [source]:
             for tag in self._by.get(each, ()):
                 return self.take(each, tag)
@@ -78,98 +78,103 @@ class _Sent:
         return None
 
     def rest(self) -> list[Message]:
-        """Return all that nobody received."""
-        return [message for by in self._by.values() for pending in by.values() for message in pending]
+        """Return all sends that are left."""
+        return [message for by_tag in self._by.values() for pending in by_tag.values() for message in pending]
 
 
-class Partners:
-    """The messages of one group, matched. `pairs`: each matched message's partner, in both directions."""
+class MatchedMessages:
+    """The messages of one group, matched. `partner_of`: the other end of each send and receive that has one."""
 
-    def __init__(self, group: GroupCalls, kinds: Kinds, expected: frozenset[int]) -> None:
-        self.pairs: dict[Message, Message] = {}
-        self._group, self._kinds, self._expected = group, kinds, expected
-        self._alone: list[Message] = []
-        self._known_looks: dict[int, Any] = {}
-        self._known_sure: dict[Any, bool] = {}
+    def __init__(self, group: GroupCalls, signatures: Signatures, expected: frozenset[int]) -> None:
+        self.partner_of: dict[Message, Message] = {}
+        self._group, self._signatures, self._expected = group, signatures, expected
+        self._without_partner: list[Message] = []
+        self._looks_of: dict[int, Any] = {}
+        self._never_fitting: dict[Any, bool] = {}
         self._from_any: set[tuple[int, Any]] = set()
         if not group.malformed:
             self._match()
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is wrong between the two ends of each message, and the messages that have one end only."""
+        """Yield the disagreements between the two ends of messages, and the messages without a second end."""
         for call, error in self._group.malformed[:1]:
             rank = call.group.rank
             verdict = f"rank {rank}'s partners are not known: {error}"
             yield disagreement(bind(call), error.kind, verdict, rows=[], names={}, ranks=(rank,), severity=UNDECIDABLE)
-        found: dict[Any, Finding] = {}
-        for what, each in self._faults():
-            known = found.get(what)
-            found[what] = each if known is None else attrs.evolve(known, count=known.count + 1)
-        yield from found.values()
+        merged: dict[Any, Finding] = {}
+        for key, finding in self._disagreements():
+            first = merged.get(key)
+            merged[key] = finding if first is None else attrs.evolve(first, count=first.count + 1)
+        yield from merged.values()
 
     def call(self, message: Message) -> Call:
         """Return the call that is one end of a message."""
         rank, place = message
-        return self._group.messages[rank].call(place, self._kinds)
+        return self._group.messages[rank].call(place, self._signatures)
 
-    def is_open(self, message: Message) -> bool:
-        """Whether a message is a receive from any source."""
+    def is_from_any(self, message: Message) -> bool:
+        """Return whether a message is a receive from any source."""
         call = self._alike(message)
         return call.row.rule.direction == "receive" and call.attribute("peer") is None
 
+    # -- matching
+
+    def _number(self, message: Message) -> int:
+        return self._group.messages[message[0]].numbers[message[1]]
+
     def _alike(self, message: Message) -> Call:
-        """A call of the same kind, maybe another rank's."""
-        rank, place = message
-        return self._kinds.calls[self._group.messages[rank].kinds[place]]
+        """Return a call of the same signature, maybe another rank's."""
+        return self._signatures.calls[self._number(message)]
 
     def _match(self) -> None:
-        waiting: dict[int, _Sent] = {}
-        for rank, stream in sorted(self._group.messages.items()):
-            for place, kind in enumerate(stream.kinds):
-                call = self._kinds.calls[kind]
+        unreceived: dict[int, _UnreceivedSends] = {}
+        for rank, sequence in sorted(self._group.messages.items()):
+            for place, number in enumerate(sequence.numbers):
+                call = self._signatures.calls[number]
                 if call.row.rule.direction == "send":
-                    waiting.setdefault(call.attribute("peer"), _Sent()).add((rank, place), call.attribute("tag"))
+                    sends = unreceived.setdefault(call.attribute("peer"), _UnreceivedSends())
+                    sends.add((rank, place), call.attribute("tag"))
         left: list[Message] = []
-        for rank, stream in sorted(self._group.messages.items()):
-            left += self._receive(rank, stream, waiting.get(rank, _Sent()))
+        for rank, sequence in sorted(self._group.messages.items()):
+            left += self._receive(rank, sequence, unreceived.get(rank, _UnreceivedSends()))
         for receive in left:
-            call = self._alike(receive)
-            send = waiting.get(receive[0], _Sent()).take_any(call.attribute("peer"))
+            sends = unreceived.get(receive[0], _UnreceivedSends())
+            send = sends.take_any(self._alike(receive).attribute("peer"))
             if send is None:
-                self._alone.append(receive)
+                self._without_partner.append(receive)
             else:
                 self._pair(send, receive)
-        self._alone += sorted(send for sent in waiting.values() for send in sent.rest())
+        self._without_partner += sorted(send for sends in unreceived.values() for send in sends.rest())
 
-    def _receive(self, rank: int, stream: Stream, sent: _Sent) -> Iterator[Message]:
-        """Pair the receives of one rank with what was sent to it; yield those that get nothing."""
+    def _receive(self, rank: int, sequence: CallSequence, sends: _UnreceivedSends) -> Iterator[Message]:
+        """Pair the receives of one rank with the sends to it; yield the receives that are left over."""
         receives: dict[Any, list[tuple[int, Any]]] = {}
-        for place, kind in enumerate(stream.kinds):
-            call = self._kinds.calls[kind]
+        for place, number in enumerate(sequence.numbers):
+            call = self._signatures.calls[number]
             if call.row.rule.direction != "send":
                 receives.setdefault(call.attribute("tag"), []).append((place, call.attribute("peer")))
-        for tag, known in receives.items():
-            named: dict[Any, list[Message]] = {}
-            for place, source in known:
-                named.setdefault(source, []).append((rank, place))
-            if None in named:
+        for tag, of_tag in receives.items():
+            by_source: dict[Any, list[Message]] = {}
+            for place, source in of_tag:
+                by_source.setdefault(source, []).append((rank, place))
+            if None in by_source:
                 self._from_any.add((rank, tag))
-                yield from self._receive_any(rank, known, tag, sent)
+                yield from self._receive_any(rank, of_tag, tag, sends)
                 continue
-            for source, mine in named.items():
-                theirs = sent.take_all(source, tag)
-                sends, unheard = self._beside(theirs, mine)
-                received, alone = self._beside(mine, theirs)
-                for message in unheard:
-                    sent.add(message, tag)
-                for send, receive in zip(sends, received, strict=True):
+            for source, mine in by_source.items():
+                theirs = sends.take_all(source, tag)
+                matched_sends, surplus_sends = self._split_surplus(theirs, mine)
+                matched_receives, surplus_receives = self._split_surplus(mine, theirs)
+                for message in surplus_sends:
+                    sends.add(message, tag)
+                for send, receive in zip(matched_sends, matched_receives, strict=True):
                     self._pair(send, receive)
-                yield from alone
+                yield from surplus_receives
 
-    def _beside(self, own: list[Message], others: list[Message]) -> tuple[list[Message], list[Message]]:
-        """Return as many of `own` as there are others, and those that are too many.
+    def _split_surplus(self, own: list[Message], others: list[Message]) -> tuple[list[Message], list[Message]]:
+        """Return as many of `own` as there are others, and the surplus.
 
-        The latter are those without which all look alike; the last ones, if none are.
+        The surplus are the messages without which all look like the others; the last ones, if there are none.
         """
         spare = len(own) - len(others)
         if spare <= 0:
@@ -180,71 +185,76 @@ class Partners:
             at = len(wanted)
         return own[:at] + own[at + spare :], own[at : at + spare]
 
-    def _receive_any(self, rank: int, known: list[tuple[int, Any]], tag: Any, sent: _Sent) -> Iterator[Message]:
-        """Pair the receives with one tag, of which some are from any source; yield those that get nothing."""
-        named = Counter(source for _, source in known)
-        for place, source in known:
-            named[source] -= 1
-            chosen = source if source is not None else self._of_any(sent, (rank, place), tag, named)
-            if sent.count(chosen, tag):
-                self._pair(sent.take(chosen, tag), (rank, place))
+    def _receive_any(
+        self, rank: int, receives: list[tuple[int, Any]], tag: Any, sends: _UnreceivedSends
+    ) -> Iterator[Message]:
+        """Pair the receives with one tag, some of which are from any source; yield those that are left over."""
+        reserved = Counter(source for _, source in receives)
+        for place, source in receives:
+            reserved[source] -= 1
+            chosen = source if source is not None else self._any_source(sends, (rank, place), tag, reserved)
+            if sends.count(chosen, tag):
+                self._pair(sends.take(chosen, tag), (rank, place))
             else:
                 yield rank, place
 
-    def _of_any(self, sent: _Sent, receive: Message, tag: Any, named: Counter[Any]) -> Any:
-        """Of the sources with a message to spare, the first whose next one fits, else the first."""
+    def _any_source(self, sends: _UnreceivedSends, receive: Message, tag: Any, reserved: Counter[Any]) -> Any:
+        """Return the first source with a send to spare that looks like the receive; else the first source."""
         wanted = self._looks(receive)
         first = spare = None
-        for source in sent.sources(tag):
+        for source in sends.sources(tag):
             first = source if first is None else first
-            if sent.count(source, tag) > named[source]:
-                if self._looks(sent.next(source, tag)) == wanted:
+            if sends.count(source, tag) > reserved[source]:
+                if self._looks(sends.next(source, tag)) == wanted:
                     return source
                 spare = source if spare is None else spare
         return first if spare is None else spare
 
     def _looks(self, message: Message) -> Any:
-        kind = self._group.messages[message[0]].kinds[message[1]]
-        if kind not in self._known_looks:
-            slots = bind(self._kinds.calls[kind]).slots
-            self._known_looks[kind] = frozenset((slot.spec.shape, slot.spec.dtype) for slot in slots)
-        return self._known_looks[kind]
+        """Return the shapes and dtypes of the message's tensors."""
+        number = self._number(message)
+        if number not in self._looks_of:
+            slots = bind(self._signatures.calls[number]).slots
+            self._looks_of[number] = frozenset((slot.spec.shape, slot.spec.dtype) for slot in slots)
+        return self._looks_of[number]
 
     def _pair(self, send: Message, receive: Message) -> None:
-        self.pairs[send], self.pairs[receive] = receive, send
+        self.partner_of[send], self.partner_of[receive] = receive, send
 
-    def _faults(self) -> Iterator[tuple[Any, Finding]]:
-        """Yield each fault with what is equal for alike ones."""
+    # -- comparing
+
+    def _disagreements(self) -> Iterator[tuple[Any, Finding]]:
+        """Yield each finding with a key that is equal for alike findings."""
         clean: set[tuple[int, int]] = set()
-        streams = self._group.messages
-        for receive, send in self.pairs.items():
+        for receive, send in self.partner_of.items():
             if self._alike(send).row.rule.direction != "send":
                 continue  # the same pair from its other end
-            kinds = (streams[send[0]].kinds[send[1]], streams[receive[0]].kinds[receive[1]])
-            if kinds in clean:
+            numbers = (self._number(send), self._number(receive))
+            if numbers in clean:
                 continue
-            found = list(unify(_bindings(self.call(send), self.call(receive)), frozenset({send[0], receive[0]})))
-            if found and not self._is_sure(send, receive):
-                found = [attrs.evolve(each, severity=UNDECIDABLE) for each in found]  # another may be its partner
-            if not found:
-                clean.add(kinds)
-            lines = (streams[send[0]].sources[send[1]], streams[receive[0]].sources[receive[1]])
-            for each in found:
-                what = (send[0], receive[0], each.id, each.severity, tuple(each.names), lines)
-                yield what, self._placed(each, send)
-        unsure = any(self._peer_unknown(message) for message in self._alone)
-        for message in self._alone if not unsure else ():
+            findings = list(unify(_bindings(self.call(send), self.call(receive)), frozenset({send[0], receive[0]})))
+            if not findings:
+                clean.add(numbers)
+            elif not self._is_sure(send, receive):  # another message may be the partner
+                findings = [attrs.evolve(each, severity=UNDECIDABLE) for each in findings]
+            lines = tuple(self.call(message).source for message in (send, receive)) if findings else ()
+            for each in findings:
+                key = (send[0], receive[0], each.id, each.severity, tuple(each.names), lines)
+                yield key, self._placed(each, send)
+        if any(map(self._peer_unknown, self._without_partner)):
+            return
+        for message in self._without_partner:
             call = self.call(message)
             peer = call.attribute("peer")
             partners = self._expected if peer is None else {peer}
             if partners <= self._expected and (peer is not None or len(self._expected) == self._group.size):
-                yield (message[0], call.row.rule.name, peer, call.source), self._placed(_alone(call), message)
+                yield (message[0], call.row.rule.name, peer, call.source), self._placed(_no_partner(call), message)
 
     def _is_sure(self, send: Message, receive: Message) -> bool:
-        """Whether the two belong together, or no other order of the messages makes them all fit.
+        """Return whether the two belong together, or no order of the messages makes all of them fit.
 
-        A record may not tell tags, by which messages overtake each other; and whose message a receive from any source
-        takes, only the run tells.
+        A record may leave out tags, by which messages overtake each other. Only the run tells whose message a receive
+        from any source takes.
         """
         tags = [call.arguments.get(call.row.tag) for call in map(self._alike, (send, receive))]
         if UNKNOWN in tags:
@@ -254,25 +264,25 @@ class Partners:
         return self._never_fit(None, receive[0], tags[1])
 
     def _never_fit(self, source: int | None, target: int, tag: Any) -> bool:
-        """Whether what is sent and what is received differ in any order; of any source for None, of any tag for `...`.
+        """Return whether sends and receives differ in any order; None is any source, `...` any tag.
 
-        False where not all of it is known.
+        False if some of them are not known.
         """
         key = (source, target, tag)
-        if key not in self._known_sure:
+        if key not in self._never_fitting:
             sources = self._group.messages if source is None else (source,)
-            sent = sum((self._between(rank, target, "send", tag) for rank in sources), Counter[Any]())
-            received = self._between(target, source, "receive", tag)
-            known = all(None not in look for looks in (*sent, *received) for look in looks)
+            sent = sum((self._looks_between(rank, target, "send", tag) for rank in sources), Counter[Any]())
+            received = self._looks_between(target, source, "receive", tag)
+            complete = all(None not in look for looks in (*sent, *received) for look in looks)
             there = {target, *(range(self._group.size) if source is None else (source,))} <= self._expected
-            self._known_sure[key] = known and there and not (sent <= received or received <= sent)
-        return self._known_sure[key]
+            self._never_fitting[key] = complete and there and not (sent <= received or received <= sent)
+        return self._never_fitting[key]
 
-    def _between(self, rank: int, peer: int | None, direction: str, tag: Any) -> Counter[Any]:
-        """What the messages of one kind between two ranks look like; a receive from any source may be one of them."""
+    def _looks_between(self, rank: int, peer: int | None, direction: str, tag: Any) -> Counter[Any]:
+        """Count the looks of one rank's sends, or receives, with a peer; a receive from any source may be one."""
         looks: Counter[Any] = Counter()
-        for place, kind in enumerate(self._group.messages[rank].kinds):
-            call = self._kinds.calls[kind]
+        for place, number in enumerate(self._group.messages[rank].numbers):
+            call = self._signatures.calls[number]
             other = call.attribute("peer")
             if call.row.rule.direction != direction or tag not in (..., call.attribute("tag")):
                 continue
@@ -286,17 +296,17 @@ class Partners:
         call = self._alike(message)
         return call.arguments.get(call.row.peer) is UNKNOWN if call.row.peer else False
 
-    def _placed(self, found: Finding, message: Message) -> Finding:
+    def _placed(self, finding: Finding, message: Message) -> Finding:
+        """Return the finding with the group's name, and the place of the message among the rank's messages."""
         rank, place = message
-        known = self._group.messages[rank]
-        text = found.message
-        if len(known.kinds) > 1:
+        text = finding.message
+        if len(self._group.messages[rank].numbers) > 1:
             text += f"\nIt is message {place} that rank {rank} sends or receives in this group, counted from 0."
-        return attrs.evolve(found, message=text, group=self._group.name)
+        return attrs.evolve(finding, message=text, group=self._group.name)
 
 
 def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
-    """What both ends bind: the receiver's unknown source is the sender."""
+    """Yield the names that both ends bind; the sender is the receiver's source."""
     for call in (send, receive):
         bound, rank = bind(call), call.group.rank
         for key, value in bound.names.items():
@@ -305,10 +315,9 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
         yield Binding(("tag",), call.arguments.get(call.row.tag), rank, bound, None)
 
 
-def _alone(call: Call) -> Finding:
-    rank, peer = call.group.rank, call.attribute("peer")
+def _no_partner(call: Call) -> Finding:
+    rank, peer, tag = call.group.rank, call.attribute("peer"), call.attribute("tag")
     receives = call.row.rule.direction == "receive"
-    does = "waits for" if receives else "sends to"
     if peer is None:
         fails = f"any rank, and none {'sends it anything' if receives else 'receives it'}"
     else:
@@ -316,8 +325,8 @@ def _alone(call: Call) -> Finding:
     return disagreement(
         bind(call),
         "partner",
-        f"rank {rank} {does} {fails}",
-        rows=[("tag", str(call.attribute("tag")), ranks_text([rank]))],
-        names={"tag": {rank: call.attribute("tag")}},
+        f"rank {rank} {'waits for' if receives else 'sends to'} {fails}",
+        rows=[("tag", str(tag), ranks_text([rank]))],
+        names={"tag": {rank: tag}},
         ranks=(rank,),
     )

@@ -12,7 +12,7 @@ import torch
 from collective_rules.binding.bound import Bound, Key, Slot, key_text
 from collective_rules.call import UNKNOWN
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
-from collective_rules.messages import compose, ranks_text, value_text
+from collective_rules.messages import compose, ranks_verb, value_text, where_text
 from collective_rules.notation import Part, Rest, Size
 from collective_rules.ops import Row
 from collective_rules.rules import KINDS
@@ -162,7 +162,7 @@ def _by_rank(groups: list[list[Binding]]) -> dict[int, Any]:
 
 def _untold(key: Key, known: Binding, silent: frozenset[int]) -> Finding:
     name = key_text(key) if len(key) > 1 else str(key[0])
-    verdict = f"{ranks_text(silent)} {'does' if len(silent) == 1 else 'do'} not tell {name}"
+    verdict = f"{ranks_verb(silent, 'does')} not tell {name}"
     return disagreement(
         known.bound,
         _kind(known.bound.call.row, key),
@@ -176,7 +176,8 @@ def _untold(key: Key, known: Binding, silent: frozenset[int]) -> Finding:
 
 
 def odd_ones(groups: list[list[int]]) -> tuple[int, ...]:
-    """Return the ranks outside the majority, largest group first; all of them where there is none."""
+    """Return the ranks outside the largest group; all ranks if there is no majority."""
+    groups = sorted(groups, key=len, reverse=True)
     majority = len(groups) < 2 or len(groups[0]) > len(groups[1])
     return tuple(sorted(rank for group in groups[1 if majority else 0 :] for rank in group))
 
@@ -213,9 +214,7 @@ def _shown(value: Any) -> Any:
 
 
 def _where(group: list[Binding]) -> str:
-    sources = dict.fromkeys(binding.bound.call.source for binding in group if binding.bound.call.source)
-    where = ranks_text(binding.rank for binding in group)
-    return f"{where}   {', '.join(list(sources)[:3])}" if sources else where
+    return where_text([binding.bound.call for binding in group])
 
 
 def _kind(row: Row, key: Key) -> str:

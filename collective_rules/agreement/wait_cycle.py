@@ -1,7 +1,8 @@
-"""Ranks that wait for each other in a circle: the calls of all groups, run through in each rank's own order.
+"""Ranks that wait for each other in a cycle, found by simulating the job.
 
-A collective is done when every rank has come to it, a message when both its ends have. A rank goes on after a call
-that does not wait; in one that does, it stays until the call is done.
+Each rank goes through its calls of all groups in the program's order. A collective is done when all its ranks have come
+to it, a message when both its ends have. A rank goes on after a call that does not block; in a call that does, it stays
+until the call is done. Where ranks are left blocked at the end, some of them wait for each other in a cycle.
 """
 
 from __future__ import annotations
@@ -9,146 +10,144 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from collective_rules.agreement.point_to_point import Partners
-from collective_rules.agreement.streams import GroupCalls, Kinds, Stream, Streams, waits
+from collective_rules.agreement.point_to_point import MatchedMessages
+from collective_rules.agreement.sequences import CallSequence, GroupCalls, JobCalls, blocks
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
-from collective_rules.messages import ranks_text, told
+from collective_rules.messages import call_text, ranks_text
 
-__all__ = ["CIRCLE", "find_circle"]
+__all__ = ["WAIT_CYCLE", "find_wait_cycle"]
 
-CIRCLE = "WAIT1"
-"""The id of the finding that ranks wait for each other in a circle."""
+WAIT_CYCLE = "WAIT1"
+"""The id of the finding that ranks wait for each other in a cycle."""
 
 _MOST_SHOWN = 8
-_Meeting = tuple[int, ...]
+_Rendezvous = tuple[int, ...]
+"""The id of the group with the number of a collective, or with the two ends of a message."""
 
 
-def find_circle(streams: Streams, partners: Mapping[int, Partners]) -> Finding | None:
-    """Return the finding that some ranks wait for each other, if they do; its ranks are global.
+def find_wait_cycle(job: JobCalls, matched: Mapping[int, MatchedMessages]) -> Finding | None:
+    """Return the finding that some ranks wait for each other, or None; its ranks are global.
 
-    `partners`: the matched messages, by the id of their group. Every collective must have all its ranks, and every
-    message both its ends; a rank of which nothing is known does not keep the others waiting.
+    `matched`: each group's messages, by the id of the group. Every collective must have all its ranks, and every
+    message both its ends. A rank of which no call is given keeps nobody waiting.
     """
-    return _Run(streams, partners).circle()
+    return _Simulation(job, matched).finding()
 
 
-class _Run:
-    def __init__(self, streams: Streams, partners: Mapping[int, Partners]) -> None:
-        self.kinds: Kinds = streams.kinds
-        self.timelines = streams.timelines
-        self.partners = partners
-        self.groups = {id(group): group for group in streams.groups}
-        self.home: dict[int, tuple[GroupCalls, int, bool]] = {}
-        for group in streams.groups:
-            for is_message, known in ((False, group.collectives), (True, group.messages)):
-                for rank, stream in known.items():
-                    self.home[id(stream)] = (group, rank, is_message)
-        self.waiting = [waits(call) for call in self.kinds.calls]
-        self.numbers: dict[int, list[int]] = {}
-        self.comers: dict[int, list[set[int]]] = {}
-        for group in streams.groups:
-            self.number(group)
-        self.at = dict.fromkeys(self.timelines, 0)
+class _Simulation:
+    def __init__(self, job: JobCalls, matched: Mapping[int, MatchedMessages]) -> None:
+        self.signatures, self.timelines, self.matched = job.signatures, job.timelines, matched
+        self.groups = {id(group): group for group in job.groups}
+        self.owner: dict[int, tuple[GroupCalls, int, bool]] = {}
+        for group in job.groups:
+            for is_message, sequences in ((False, group.collectives), (True, group.messages)):
+                for rank, sequence in sequences.items():
+                    self.owner[id(sequence)] = (group, rank, is_message)
+        self.blocks = [blocks(call) for call in self.signatures.calls]
+        self.collective_numbers: dict[int, list[int]] = {}
+        self.participants: dict[int, list[set[int]]] = {}
+        for group in job.groups:
+            self.number_collectives(group)
         self.made: Counter[int] = Counter()
-        self.due: dict[_Meeting, set[int]] = {}
-        self.asleep: dict[_Meeting, list[int]] = {}
-        self.stuck: dict[int, tuple[_Meeting, Call]] = {}
+        self.awaited: dict[_Rendezvous, set[int]] = {}
+        self.waiting: dict[_Rendezvous, list[int]] = {}
+        self.blocked: dict[int, tuple[_Rendezvous, Call]] = {}
         self.run()
 
-    def number(self, group: GroupCalls) -> None:
-        """Say which of the group's collectives each call is, and who comes to each."""
+    def number_collectives(self, group: GroupCalls) -> None:
+        """Set the number of each call's collective in its group, and the ranks that take part in each collective."""
         alike: dict[tuple[int, bytes], tuple[list[int], set[int]]] = {}
-        for rank, stream in group.collectives.items():
-            key = (len(stream.kinds), b"" if stream.indices is None else stream.indices.tobytes())
+        for rank, sequence in group.collectives.items():
+            key = (len(sequence.numbers), sequence.key[1])
             if key not in alike:
-                numbers = [number for number, place in enumerate(group.places(rank)) if place is not None]
-                alike[key] = (numbers, set())
-            self.numbers[id(stream)] = alike[key][0]
-            alike[key][1].add(group.place_of(rank))
-        comers: list[set[int]] = [
-            set() for _ in range(max((numbers[-1] + 1 for numbers, _ in alike.values()), default=0))
-        ]
+                alike[key] = ([number for number, place in enumerate(group.places(rank)) if place is not None], set())
+            numbers, ranks = alike[key]
+            self.collective_numbers[id(sequence)] = numbers
+            ranks.add(group.global_rank(rank))
+        count = max((numbers[-1] + 1 for numbers, _ in alike.values()), default=0)
+        participants: list[set[int]] = [set() for _ in range(count)]
         for numbers, ranks in alike.values():
             for number in numbers:
-                comers[number] |= ranks
-        self.comers[id(group)] = comers
+                participants[number] |= ranks
+        self.participants[id(group)] = participants
 
     def run(self) -> None:
-        """Let every rank go on as far as it can; those that cannot stay in `stuck`."""
+        """Let every rank go on until it blocks; those that cannot go on stay in `blocked`."""
+        at = dict.fromkeys(self.timelines, 0)
         ready = list(self.timelines)
         while ready:
             rank = ready.pop()
-            self.stuck.pop(rank, None)
+            self.blocked.pop(rank, None)
             timeline = self.timelines[rank]
-            while self.at[rank] < len(timeline):
-                stream = timeline[self.at[rank]]
-                self.at[rank] += 1
-                meeting, place = self.come(stream)
-                if not self.due[meeting]:
-                    del self.due[meeting]
-                    ready += self.asleep.pop(meeting, [])
-                elif self.waiting[stream.kinds[place]]:
-                    self.asleep.setdefault(meeting, []).append(rank)
-                    self.stuck[rank] = (meeting, stream.call(place, self.kinds))
+            while at[rank] < len(timeline):
+                sequence = timeline[at[rank]]
+                at[rank] += 1
+                rendezvous, place = self.arrive(sequence)
+                if not self.awaited[rendezvous]:
+                    del self.awaited[rendezvous]
+                    ready += self.waiting.pop(rendezvous, [])
+                elif self.blocks[sequence.numbers[place]]:
+                    self.waiting.setdefault(rendezvous, []).append(rank)
+                    self.blocked[rank] = (rendezvous, sequence.call(place, self.signatures))
                     break
 
-    def come(self, stream: Stream) -> tuple[_Meeting, int]:
-        """Take the stream's next call: what it meets the others in, and its place in the stream."""
-        group, rank, is_message = self.home[id(stream)]
-        place = self.made[id(stream)]
-        self.made[id(stream)] += 1
+    def arrive(self, sequence: CallSequence) -> tuple[_Rendezvous, int]:
+        """Make the next call of the sequence; return its rendezvous, and its place in the sequence."""
+        group, rank, is_message = self.owner[id(sequence)]
+        place = self.made[id(sequence)]
+        self.made[id(sequence)] += 1
         if is_message:
-            partner = self.partners[id(group)].pairs.get((rank, place), (rank, place))
-            meeting: _Meeting = (id(group), *min(partner, (rank, place)), *max(partner, (rank, place)))
-            due = {group.place_of(rank), group.place_of(partner[0])}
+            own = (rank, place)
+            partner = self.matched[id(group)].partner_of.get(own, own)
+            rendezvous: _Rendezvous = (id(group), *min(partner, own), *max(partner, own))
+            awaited = {group.global_rank(rank), group.global_rank(partner[0])}
         else:
-            number = self.numbers[id(stream)][place]
-            meeting = (id(group), number)
-            due = set() if meeting in self.due else set(self.comers[id(group)][number])
-        self.due.setdefault(meeting, due).discard(group.place_of(rank))
-        return meeting, place
+            number = self.collective_numbers[id(sequence)][place]
+            rendezvous = (id(group), number)
+            awaited = set() if rendezvous in self.awaited else set(self.participants[id(group)][number])
+        self.awaited.setdefault(rendezvous, awaited).discard(group.global_rank(rank))
+        return rendezvous, place
 
-    def circle(self) -> Finding | None:
-        """Follow who waits for whom until someone comes up twice."""
-        if not self.stuck:
+    def finding(self) -> Finding | None:
+        """Follow who waits for whom until a rank comes up twice."""
+        if not self.blocked:
             return None
-        path = [min(self.stuck)]
+        path = [min(self.blocked)]
         while True:
-            meeting, _ = self.stuck[path[-1]]
-            following = min(self.due[meeting] & self.stuck.keys())
+            rendezvous, _ = self.blocked[path[-1]]
+            following = min(self.awaited[rendezvous] & self.blocked.keys())
             if following in path:
-                return self.finding(path[path.index(following) :])
+                return self.cycle(path[path.index(following) :])
             path.append(following)
 
     def is_sure(self, path: list[int]) -> bool:
-        """Whether the data say that these ranks meet each other, and nobody else.
+        """Return whether the data say that these ranks wait for each other, and for nobody else.
 
-        Which message a receive from any source takes, only the run tells; and groups that do not tell their ranks
-        may be of other ranks each.
+        Only the run tells which message a receive from any source takes. Groups that do not list their ranks may have
+        different ranks.
         """
-        groups = {self.groups[self.stuck[rank][0][0]] for rank in path}
+        rendezvous = [self.blocked[rank][0] for rank in path]
+        groups = {self.groups[each[0]] for each in rendezvous}
         if len(groups) > 1 and not all(group.ranks for group in groups):
             return False
-        messages = [self.stuck[rank][0] for rank in path if len(self.stuck[rank][0]) > 2]
-        return not any(
-            self.partners[group].is_open((a, b)) or self.partners[group].is_open((c, d))
-            for group, a, b, c, d in messages
-        )
+        messages = [(each[0], end) for each in rendezvous if len(each) > 2 for end in (each[1:3], each[3:])]
+        return not any(self.matched[group].is_from_any((rank, place)) for group, (rank, place) in messages)
 
-    def finding(self, path: list[int]) -> Finding:
+    def cycle(self, path: list[int]) -> Finding:
         ranks = tuple(sorted(path))
-        lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{CIRCLE}]"]
+        lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{WAIT_CYCLE}]"]
         for rank in path[:_MOST_SHOWN]:
-            meeting, call = self.stuck[rank]
+            rendezvous, call = self.blocked[rank]
             group = f" of group {call.group.name}" if call.group.name else ""
             source = f"   {call.source}" if call.source else ""
-            lines.append(f"  rank {rank} waits in {told(call)}{group}, for {ranks_text(self.due[meeting])}{source}")
+            awaited = ranks_text(self.awaited[rendezvous])
+            lines.append(f"  rank {rank} waits in {call_text(call)}{group}, for {awaited}{source}")
         if len(path) > _MOST_SHOWN:
             lines.append(f"  … and {len(path) - _MOST_SHOWN} more")
         lines.append(
             "Make these calls in one order on all ranks, or start them without waiting (async_op, isend, irecv)."
         )
         severity = ERROR if self.is_sure(path) else UNDECIDABLE
-        names = {"call": {rank: self.stuck[rank][1].op for rank in ranks}}
-        return Finding(CIRCLE, severity, "\n".join(lines), ranks, names)
+        names = {"call": {rank: self.blocked[rank][1].op for rank in ranks}}
+        return Finding(WAIT_CYCLE, severity, "\n".join(lines), ranks, names)

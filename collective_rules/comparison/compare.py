@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from collective_rules.agree import agree
-from collective_rules.agreement.streams import Kinds
-from collective_rules.agreement.wait_cycle import CIRCLE
+from collective_rules.agreement.sequences import Signatures
+from collective_rules.agreement.wait_cycle import WAIT_CYCLE
 from collective_rules.call import Call
 from collective_rules.check import check
 from collective_rules.comparison.context import Divergence, Timeline, divergences, earliest_first
@@ -151,7 +151,7 @@ def _file(recording: Recording, *, compared: bool) -> File:
 
 def _checked(chosen: Mapping[int, Recording], labels: Labels, backend: str | None) -> Iterator[Finding]:
     """Check each distinct call once, and say once what many of them have."""
-    kinds = Kinds()
+    signatures = Signatures()
     known: dict[tuple[int, int, int], tuple[Finding, ...]] = {}
     seen: dict[tuple[str, str, str, str], _Seen] = {}
     for rank, recording in chosen.items():
@@ -164,7 +164,7 @@ def _checked(chosen: Mapping[int, Recording], labels: Labels, backend: str | Non
                 index = indices.get(label, 0)
             if index is not None:
                 indices[label] = index + 1
-            key = (kinds.number(call), call.group.size, call.group.rank)
+            key = (signatures.number(call), call.group.size, call.group.rank)
             found = known.get(key)
             if found is None:
                 found = known[key] = check(call, backend)
@@ -241,7 +241,7 @@ def _agreed(
             if _key(found) in told:
                 continue
             placed = _placed(found, labels)
-            doubted = found.id == CIRCLE or late.concerns(found.group)
+            doubted = found.id == WAIT_CYCLE or late.concerns(found.group)
             if anywhere or doubted or labels.names.get(found.group, found.group) in lost:
                 placed = attrs.evolve(placed, severity=UNDECIDABLE, message="\n".join([placed.message, *doubts]))
             yield placed, found.severity != UNDECIDABLE
@@ -319,7 +319,7 @@ def _key(found: Finding) -> tuple[Any, ...]:
 def _placed(found: Finding, labels: Labels) -> Finding:
     """Return a finding of `agree` with global ranks; where they are others than the group's, its message says which."""
     members = labels.members(found.group)
-    if found.id == CIRCLE or not members or members == tuple(range(len(members))):
+    if found.id == WAIT_CYCLE or not members or members == tuple(range(len(members))):
         return found
     ranks = tuple(sorted(members[rank] for rank in found.ranks if rank < len(members)))
     which = f"group {found.group}" if found.group else "their group"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from collective_rules.agreement.point_to_point import Partners
-from collective_rules.agreement.streams import arrange
-from collective_rules.agreement.wait_cycle import CIRCLE
+from collective_rules.agreement.point_to_point import MatchedMessages
+from collective_rules.agreement.sequences import arrange
+from collective_rules.agreement.wait_cycle import WAIT_CYCLE
 from collective_rules.binding.batch import members
 from collective_rules.call import Call
 from collective_rules.comparison.names import Labels
@@ -149,7 +149,7 @@ def divergences(
     """Return where each group first parts, the earliest in the programs first. `findings` have global ranks."""
     by_group: dict[str, list[Finding]] = {}
     for found in findings:
-        if found.id != CIRCLE:
+        if found.id != WAIT_CYCLE:
             by_group.setdefault(found.group, []).append(found)
     located = [
         min(places, key=lambda item: item[0])
@@ -272,12 +272,12 @@ def _amiss(label: str, timelines: Mapping[int, Timeline], labels: Labels) -> dic
                     count += 1
             except Unsolvable:
                 return {rank: place}
-    streams = arrange(calls)
-    for group in streams.groups:
-        partners = Partners(group, streams.kinds, frozenset())
-        alone = [message for message in origin if message not in partners.pairs]
+    job = arrange(calls)
+    for group in job.groups:
+        matched = MatchedMessages(group, job.signatures, frozenset())
+        alone = [message for message in origin if message not in matched.partner_of]
         if not alone:
-            alone = _unlike_pair(partners)
+            alone = _unlike_pair(matched)
         found: dict[int, int] = {}
         for message in alone:
             rank, place = origin[message]
@@ -286,10 +286,10 @@ def _amiss(label: str, timelines: Mapping[int, Timeline], labels: Labels) -> dic
     return {}
 
 
-def _unlike_pair(partners: Partners) -> list[tuple[int, int]]:
+def _unlike_pair(matched: MatchedMessages) -> list[tuple[int, int]]:
     """Return both ends of the first message whose tensors look different at its ends."""
-    for pair in partners.pairs.items():
-        if len({tensors_text(partners.call(message)) for message in pair}) > 1:
+    for pair in matched.partner_of.items():
+        if len({tensors_text(matched.call(message)) for message in pair}) > 1:
             return list(pair)
     return []
 

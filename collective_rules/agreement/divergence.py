@@ -1,0 +1,61 @@
+"""How one sequence of calls departs from another, told from the calls that follow. It knows labels only, not calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import attrs
+
+__all__ = ["EXTRA", "LOOK_AHEAD", "REORDERED", "SKIPPED", "Divergence", "explain"]
+
+REORDERED, SKIPPED, EXTRA = "reordered", "skipped", "extra"
+
+_MUST_MATCH, _LONGEST = 16, 8
+LOOK_AHEAD = _MUST_MATCH + _LONGEST
+"""The number of labels that `explain` looks at: those that a divergence may concern, and those that must match then."""
+
+
+@attrs.frozen
+class Divergence:
+    """One sequence has `span` calls `REORDERED`, has `SKIPPED` them, or makes them as `EXTRA` calls."""
+
+    kind: str
+    span: int
+
+
+def explain(own: list[Any], others: list[Any], own_left: int, others_left: int) -> Divergence | None:
+    """Return the divergence after which the labels match again; None if one call differs, or nothing explains it.
+
+    `own_left` and `others_left` count the calls to the end, also beyond the labels. Of several explanations, the one
+    that makes the sequences equally long comes first, then one after which all labels match, then the simplest.
+    Reordered calls explain themselves, whatever follows. If no explanation fits to the end, as where the next fault is
+    near, the one after which most labels match is returned.
+    """
+    candidates: list[tuple[Divergence | None, int, int]] = [(None, 1, 1)]
+    for span in range(2, _LONGEST + 1):
+        if len(own) >= span <= len(others) and Counter(own[:span]) == Counter(others[:span]):
+            candidates.append((Divergence(REORDERED, span), span, span))
+            break
+    for span in range(1, _LONGEST + 1):
+        candidates += [(Divergence(SKIPPED, span), 0, span), (Divergence(EXTRA, span), span, 0)]
+    fitting, nearly = [], []
+    for rank, (divergence, own_span, others_span) in enumerate(candidates):
+        seen = max(0, min(len(own) - own_span, len(others) - others_span, _MUST_MATCH))
+        matching = _matching(own[own_span : own_span + seen], others[others_span : others_span + seen])
+        difference = abs(own_left - own_span - others_left + others_span)
+        matches_to_the_end = not difference and seen
+        if (divergence is not None and divergence.kind == REORDERED) or (
+            matching == seen and (divergence is None or seen == _MUST_MATCH or matches_to_the_end)
+        ):
+            fitting.append((difference > 0, matching < seen, rank, divergence))
+        is_closer = difference < abs(own_left - others_left)
+        if divergence is None or matching > 1 or (matching and is_closer):
+            nearly.append((-matching, not is_closer, rank, divergence))
+    return min(fitting or nearly, key=lambda candidate: candidate[:3])[3]
+
+
+def _matching(own: list[Any], others: list[Any]) -> int:
+    """Return how many labels match before the first two that differ."""
+    pairs = zip(own, others, strict=True)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(own))
