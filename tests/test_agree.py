@@ -61,6 +61,13 @@ class TestForms:
         """Counted where they are read."""
         assert [("sizes", "error", (0, 1))] == found(gather(0, (2, 3), "concatenated"), gather(1, (2, 4), "stacked"))
 
+    def test_memory_that_travels_as_it_is_has_one_order(self) -> None:
+        """Whatever the order is."""
+        orders = [Spec((2, 3)), Spec((2, 3), stride=(1, 2))]
+        calls = [[call("c10d::allreduce_", rank, tensors=[spec]) for spec in orders] for rank in range(2)]
+        assert [("order", "error", (0, 1))] == found(calls[0][0], calls[1][1])
+        assert [] == found(calls[0][1], calls[1][1])
+
     def test_even_and_equal_split_sizes_agree(self) -> None:
         """An empty list of split sizes is equal shares."""
         even = call("c10d::alltoall_base_", 0, input=(4,), output=(4,))

@@ -55,6 +55,20 @@ class TestMessages:
         receives = [receive(1, 0, size, tag, False) for size, tag in ((2, 4), (1, 3))]
         assert {"undecidable"} == {each.severity for each in cr.agree([*sends, *receives])}
 
+    @pytest.mark.parametrize(("source", "severity"), [(2, "error"), (None, "undecidable")])
+    def test_a_receive_from_any_source_may_be_the_partner_of_an_unknown_tag(
+        self, source: int | None, severity: str
+    ) -> None:
+        """One from another source is not."""
+        calls = [send(0, 1, 1, cr.UNKNOWN), receive(1, 0, 9, 4), send(2, 1, 5, 7), receive(1, source, 5, 7)]
+        assert [severity] == [each.severity for each in cr.agree(calls)]
+
+    def test_messages_of_another_tag_fit_no_receive_from_any_source(self) -> None:
+        """Nor do those of a rank of which not all calls are known."""
+        calls = [receive(0, None, 4), send(1, 0, 5), send(2, 0, 4, 1), receive(0, None, 4, 1)]
+        assert [("error", (0, 1))] == [(each.severity, each.ranks) for each in cr.agree(calls)]
+        assert ["undecidable"] == [each.severity for each in cr.agree(calls, ranks=(0, 1))]
+
     def test_an_unknown_peer_leaves_nobody_alone(self) -> None:
         """Any message may be its other end."""
         assert [] == found([send(0, cr.UNKNOWN), receive(1, 0)])

@@ -51,6 +51,10 @@ class TestOrder:
         (each,) = cr.agree(calls)
         assert ("AR2", (1,), 9) == (each.id, each.ranks, len(each.names))
         assert "ranks disagree on dtype[i=0], dtype[i=1], dtype[i=2] and 6 more" in each.message
+        three = [
+            attrs.evolve(call, arguments={**call.arguments, "tensors": typed(call.group.rank)[:3]}) for call in calls
+        ]
+        assert "disagree on dtype[i=0], dtype[i=1], dtype[i=2]   [AR2]" in cr.agree(three)[0].message
 
     def test_one_fault_with_another_size_in_every_step_is_one_finding(self) -> None:
         """As of data that differ: of the same constraint, ranks and lines; another line is another finding."""
@@ -66,7 +70,9 @@ class TestOrder:
     def test_another_order_is_told_from_other_sizes(self, culprit: int, span: int) -> None:
         ranks = programs()
         ranks[culprit][1 : 1 + span] = reversed(ranks[culprit][1 : 1 + span])
-        assert [("call", (culprit,), 1, 1)] == found(flat(ranks))
+        (each,) = cr.agree(flat(ranks))
+        assert ("AR10", (culprit,), 1, 1) == (each.id, each.ranks, each.index, each.count)
+        assert f"rank {culprit} makes these {span} calls in another order than ranks" in each.message
 
     @pytest.mark.parametrize("culprit", range(4))
     @pytest.mark.parametrize("span", [1, 2, 3])
@@ -190,6 +196,8 @@ class TestOrder:
         (each,) = cr.agree(flat(ranks))
         assert "train.py:0" in each.message
         assert "train.py:1, train.py:2, train.py:3" in each.message
+        (each,) = cr.agree(flat(programs(world=5)[:4]))
+        assert "ranks 0-3   train.py:0, train.py:1, train.py:2\n" in each.message
 
     @given(st.data())
     def test_the_ranks_may_come_in_any_order_and_interleaved(self, data: st.DataObject) -> None:
@@ -354,6 +362,37 @@ class TestIndices:
         sizes = {0: order, 1: range(5)}
         calls = [attrs.evolve(reduced(rank, 4 + i, 2), index=i) for rank, indices in sizes.items() for i in indices]
         assert [] == found(calls)
+
+    def test_a_call_beyond_the_last_index_has_the_next_one(self) -> None:
+        """Rank 2 skips a call, and makes its last one after the others' last."""
+        sizes = [[4, 5, 6, 7], [4, 5, 6, 7], [4, 6, 7, 8]]
+        calls = [
+            attrs.evolve(reduced(rank, size, 3), index=10 + place)
+            for rank, own in enumerate(sizes)
+            for place, size in enumerate(own)
+        ]
+        assert [("ranks", (2,), 11, 1), ("ranks", (2,), 14, 1)] == found(calls)
+
+    @given(st.lists(st.dictionaries(st.integers(0, 5), st.integers(1, 3), min_size=1), min_size=3, max_size=4))
+    def test_any_parts_of_programs_can_be_compared(self, sizes: list[dict[int, int]]) -> None:
+        """Whatever each rank records; nothing is found where all record the same."""
+        calls = [
+            attrs.evolve(reduced(rank, size, len(sizes)), index=index)
+            for rank, own in enumerate(sizes)
+            for index, size in sorted(own.items())
+        ]
+        alike = all(own == sizes[0] for own in sizes)
+        assert not alike or cr.agree(calls) == ()
+
+    def test_calls_are_reordered_across_one_that_is_not_recorded(self) -> None:
+        """Index 1 is rank 3's alone."""
+        sizes = [{0: 4, 2: 5, 3: 6}, {0: 4, 2: 5, 3: 6}, {0: 5, 2: 4, 3: 6}, {0: 4, 1: 9, 2: 5, 3: 6}]
+        calls = [
+            attrs.evolve(reduced(rank, size), index=index)
+            for rank, own in enumerate(sizes)
+            for index, size in own.items()
+        ]
+        assert [("call", (2,), 0, 1), ("ranks", (3,), 1, 1)] == found(calls)
 
     def test_an_index_may_be_any_number(self) -> None:
         calls = [attrs.evolve(reduced(rank, 4, 2), index=2**70) for rank in range(2)]
