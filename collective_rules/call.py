@@ -1,4 +1,4 @@
-"""The narrow waist: one rank's view of one collective, as data."""
+"""One rank's call of one collective, as data: all that the rest of the library computes from."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class _Unknown(enum.Enum):
 
 
 UNKNOWN: Final = _Unknown.UNKNOWN
-"""An argument that is no tensor, of a recorded call: it had a value, which the record does not tell."""
+"""The value of an argument that a record leaves out; of a tensor, a `Spec` says what is not known."""
 
 
 @attrs.frozen(slots=False, repr=False)
 class Call:
-    """One rank's view of one collective. Made by `call`; everything else is a function of it and the tables.
+    """One rank's call of one collective, made by `call`.
 
     - `row`: the op. `group`: the group as this rank sees it.
     - `arguments`: by schema name, tensors as `Spec`s (lists as tuples), without the group. A written argument may be
-      absent. An argument that is not known is `UNKNOWN`; of a tensor, the shape or the dtype is None.
-    - `source`: the line that made it, where that is known. `index`: its place among the group's collectives.
-    - `blocking`: whether this rank goes no further until it is done; None where only the op and its arguments say.
+      absent. An argument that is not known is `UNKNOWN`; a tensor has None for an unknown shape or dtype.
+    - `source`: the line that made the call, if known. `index`: its place among the group's collectives.
+    - `blocking`: whether this rank goes no further until the call is done; None if only the op and its arguments say.
     """
 
     row: Row
@@ -62,12 +62,12 @@ class Call:
         return f"<{self.op} on rank {self.group.rank} of {self.group.size}{arguments}>"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """As hypothesis and IPython print it: the same, where they would unfold the whole row."""
+        """Print the same in hypothesis and IPython, which would print the whole row."""
         printer.text(repr(self))
 
     @property
     def is_root(self) -> bool:
-        """Whether this rank is the root, or one of several; of an unknown root, whether it has the root's list."""
+        """Whether this rank is a root; if no root is known, whether it has the list that only a root passes."""
         root, roots = self.attribute("root"), self.attribute("roots")
         if roots is not None:
             return self.group.rank in roots
@@ -77,29 +77,26 @@ class Call:
         return bool(self.group.rank == root)
 
     def attribute(self, name: str) -> Any:
-        """Return the argument that holds the rule's attribute `name` ("root", "reduce_op", …).
-
-        None without one, and where it is not known.
-        """
+        """Return the argument of the rule's attribute `name` ("root", "reduce_op", …); None if absent or unknown."""
         value = self.arguments.get(self.row.entry.attributes.get(name, ""))
         return None if value is UNKNOWN else value
 
 
 def must_be_call(value: Any) -> Call:
-    """Return `value`; raise `CallError` where it is no `Call`."""
+    """Return `value`; raise `CallError` if it is no `Call`."""
     if isinstance(value, Call):
         return value
     raise CallError(f"{value!r} is no Call: describe it first, with call(op, group=..., ...)")
 
 
 def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
-    """Describe one rank's call of `op`, as data.
+    """Return one rank's call of `op`, as data.
 
     `arguments` are the op's own schema arguments by name, without the group's. A tensor is a `torch.Tensor` (of any
-    device, meta and fake too; its data are not touched), a `Spec`, or a bare shape tuple (float32). Written arguments
-    may be left out; `infer` then says what they must be. What a record does not tell is `UNKNOWN`, or a `Spec` of an
-    unknown shape. `group_size` left out is the group's own, and optional
-    arguments have the schema's or torch.distributed's defaults. A reduce op is a `ReduceOp` or its lower-case name.
+    device, meta and fake too; its data are not read), a `Spec`, or a bare shape tuple (float32). Written arguments may
+    be left out; `infer` returns what they must be. An argument that a record leaves out is `UNKNOWN`, or a `Spec` of an
+    unknown shape. `group_size` is by default the group's, and optional arguments have the schema's or
+    torch.distributed's defaults. A reduce op is a `ReduceOp` or its lower-case name.
 
     Raises `CallError` for a missing, surplus or mistyped argument, `UnknownOpError` for an op without a rule.
 
@@ -110,16 +107,16 @@ def call(op: Any, /, *, group: Group, **arguments: Any) -> Call:
     row = lookup(op)
     if not isinstance(group, Group):
         raise CallError(f"{row.op}: group={group!r}, but should be a Group such as Group(size=8, rank=3)")
-    door = _door(row)
-    normal = door.defaults.copy()
-    if door.group_size:
-        normal[door.group_size] = group.size
+    schema = _call_schema(row)
+    normal = schema.defaults.copy()
+    if schema.group_size:
+        normal[schema.group_size] = group.size
     for name, value in arguments.items():
-        convert = door.converters.get(name)
+        convert = schema.converters.get(name)
         if convert is None:
             raise CallError(_surplus(row, name))
-        normal[name] = UNKNOWN if value is UNKNOWN and name not in door.told else convert(value)
-    if not door.required <= arguments.keys():
+        normal[name] = UNKNOWN if value is UNKNOWN and name not in schema.known else convert(value)
+    if not schema.required <= arguments.keys():
         raise CallError(_missing(row, arguments))
     return Call(row, group, normal)
 
@@ -128,21 +125,21 @@ _Convert = Callable[[Any], Any]
 
 
 @attrs.frozen
-class _Door:
-    """How the arguments of one op come in: what converts each, which must be given, and what the others are.
+class _CallSchema:
+    """The arguments that calls of one op take: their converters, the required ones, and the defaults of the others.
 
-    `told`: the arguments that cannot be `UNKNOWN`, because nothing could be said of the call.
+    `known`: the arguments that cannot be `UNKNOWN`, because without them nothing could be said of the call.
     """
 
     converters: dict[str, _Convert]
     required: frozenset[str]
-    told: frozenset[str]
+    known: frozenset[str]
     defaults: dict[str, Any]
     group_size: str
 
 
 @functools.cache
-def _door(row: Row) -> _Door:
+def _call_schema(row: Row) -> _CallSchema:
     statement = row.spellings[0].statement
     off_root = {part.path.name for part in statement.reads if part.root_only}
     even = {split.argument for split in row.entry.splits.values() if split.empty == NONE}
@@ -162,11 +159,11 @@ def _door(row: Row) -> _Door:
         elif argument.depth and name in off_root:
             defaults[name] = ()
         elif argument.kind != "Tensor" or (statement.parts and (name in row.reads or name not in row.writes)):
-            required.add(name)  # a barrier's tensor says nothing, and what is only written can be inferred
-    # What is read by Python, a size function's say, has to be there.
+            required.add(name)  # a barrier's tensor says nothing, and an argument that is only written can be inferred
+    # Python functions, as of sizes, read any argument.
     read = row.rule.derived or row.entry.demands or row.entry.batch or row.entry.elements
-    told = {argument.name for argument in row.arguments if read or argument.kind == "Tensor"}
-    return _Door(converters, frozenset(required), frozenset(told), defaults, row.group_size)
+    known = {argument.name for argument in row.arguments if read or argument.kind == "Tensor"}
+    return _CallSchema(converters, frozenset(required), frozenset(known), defaults, row.group_size)
 
 
 def _converter(row: Row, argument: Argument) -> _Convert:
@@ -174,7 +171,7 @@ def _converter(row: Row, argument: Argument) -> _Convert:
     if argument.name == row.reduce_op:
         return functools.partial(_reduce_op, what)
     chooses_dtype = argument.name in row.entry.dtypes.values()
-    convert = functools.partial(_dtype if chooses_dtype else _ONE.get(argument.kind, _anything), what)
+    convert = functools.partial(_dtype if chooses_dtype else _BY_KIND.get(argument.kind, _anything), what)
     if argument.gaps:
         convert = functools.partial(_optional, convert)
     items = "tensors" if argument.kind == "Tensor" else "values"
@@ -188,10 +185,9 @@ def _optional(convert: _Convert, value: Any) -> Any:
 
 
 def _tensor(what: str, value: Any) -> Any:
-    kind = type(value)
-    if kind is Spec:
+    if isinstance(value, Spec):
         return value
-    if kind is tuple:
+    if type(value) is tuple:
         try:
             return Spec(value)
         except CallError as error:
@@ -223,12 +219,7 @@ def _anything(what: str, value: Any) -> Any:
     return value
 
 
-_ONE: Mapping[str, Callable[[str, Any], Any]] = {
-    "Tensor": _tensor,
-    "int": _int,
-    "bool": _bool,
-    "str": _str,
-}
+_BY_KIND: Mapping[str, Callable[[str, Any], Any]] = {"Tensor": _tensor, "int": _int, "bool": _bool, "str": _str}
 
 
 def _list(what: str, items: str, depth: int, convert: _Convert, value: Any) -> tuple[Any, ...]:
@@ -243,8 +234,8 @@ def reduce_op_name(value: Any) -> str | None:
         return value
     if isinstance(value, torch.ScriptObject) and hasattr(value, "op"):  # boxed, as the dispatcher passes it
         value = torch.distributed.ReduceOp.RedOpType(value.op())
-    kind = getattr(value, "op", value)
-    return str(kind.name).lower() if type(kind).__name__ == "RedOpType" else None
+    op = getattr(value, "op", value)
+    return str(op.name).lower() if type(op).__name__ == "RedOpType" else None
 
 
 def _reduce_op(what: str, value: Any) -> str:
@@ -258,16 +249,16 @@ def _refuse(what: str, value: Any, wanted: str) -> Any:
 
 
 def _missing(row: Row, arguments: Mapping[str, Any]) -> str:
-    door = _door(row)
-    names = [name for name in door.converters if name in door.required and name not in arguments]
+    schema = _call_schema(row)
+    names = [name for name in schema.converters if name in schema.required and name not in arguments]
     verb = "is" if len(names) == 1 else "are"
-    return f"{row.op}: {' and '.join(names)} {verb} missing; the op takes {', '.join(door.converters)}"
+    return f"{row.op}: {' and '.join(names)} {verb} missing; the op takes {', '.join(schema.converters)}"
 
 
 def _surplus(row: Row, name: str) -> str:
     if name in row.by_name:
         return f"{row.op}: {name} is the group, which group= says; leave it out"
-    known = list(_door(row).converters)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; the op takes {', '.join(known)}"
+    names = list(_call_schema(row).converters)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; the op takes {', '.join(names)}"
     return f"{row.op} has no argument {name!r}{hint}"

@@ -1,6 +1,6 @@
 """The exceptions, by who is to blame: the author of a row, this rank's call, or the group.
 
-Every one is a `CollectiveRulesError`. An error carries its data as attributes; the text is made from them.
+Each is a `CollectiveRulesError`, and carries its data as attributes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def pointed(text: str, start: int, stop: int, *, indent: str = "  ", width: int 
 
 
 class _FindingsError(CollectiveRulesError, ValueError):
-    """What `CallError` and `DisagreementError` share: a message, and the findings behind it."""
+    """A message, and the findings behind it."""
 
     def __init__(self, message: str, findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class _FindingsError(CollectiveRulesError, ValueError):
 
 
 class CallError(_FindingsError):
-    """This rank's call is wrong, whatever the other ranks do. `findings` holds what is known, worst first."""
+    """This rank's call is wrong, whatever the other ranks do. `findings` are its findings, worst first."""
 
 
 class UnknownOpError(CallError, LookupError):

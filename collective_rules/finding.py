@@ -1,4 +1,4 @@
-"""What is found wrong, as data. Knows nothing of how it was found."""
+"""A finding: one thing that is wrong, as data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Finding:
 
     - `id`: the constraint that is violated (`AGT2`), as in the reference page.
     - `severity`: "error" (backends raise, hang, abort or corrupt), "warning" (legal, almost surely meant otherwise)
-      or "undecidable" (the data do not tell).
+      or "undecidable" (the data do not say).
     - `message`: the verdict, the op and its rule with a caret, the values, what to do.
-    - `ranks`: the group ranks at fault; of several, the odd ones out where there is a majority.
-    - `names`: what was bound, by name; of several ranks, a mapping from rank to value.
-    - `group`, `index`: of a sequence of calls, the group's name and which of its collectives (from 0) is the first that
-      has it. `count`: how many have it.
+    - `ranks`: the group ranks at fault; the odd ones out if there is a majority.
+    - `names`: the values by name; if several ranks disagree, a mapping from rank to value for each name.
+    - `group`, `index`: in a sequence of calls, the group's name and the first of its collectives (from 0) with this
+      finding. `count`: how many have it.
 
     >>> import collective_rules as cr
     >>> call = cr.call("_c10d_functional::reduce_scatter_tensor", group=cr.Group(4), reduce_op="sum", input=(13,))

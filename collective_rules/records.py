@@ -1,13 +1,14 @@
 """A `Call` as plain data (dicts, lists, text and numbers, as JSON has them), and back.
 
-What is read is checked as any other input: a record that is not one, or that names an unknown op, is a clear error.
-Memory is kept as far as rules see it: which tensors of the call share an allocation, and where in it they lie.
+A record is checked as any other input: a malformed one, or an unknown op, is a `CallError`. Of memory, a record keeps
+which tensors of the call share an allocation, and where they lie in it.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,10 +27,9 @@ _UNKNOWN = {"unknown": True}
 def to_record(call: Call) -> dict[str, Any]:
     """Return `call` as plain data.
 
-    An argument that is not known is {"unknown": true}.
-
-    A tensor is {"shape", "dtype"} (null where it is not known), and what is not the usual: "stride", "device",
-    "layout", "view", "memory" ([allocation, offset in elements], allocations counted from 0 within the call).
+    An unknown argument is {"unknown": true}. A tensor is {"shape", "dtype"} (null if unknown) with those of "stride",
+    "device", "layout", "view" and "memory" that are not the default; memory is [allocation, offset in elements], with
+    allocations counted from 0 within the call.
 
     Raises `CallError` for a size that only the run knows.
 
@@ -45,8 +45,8 @@ def to_record(call: Call) -> dict[str, Any]:
         "group": group | {name: value for name, value in named.items() if value},
         "arguments": {name: writer.value(value) for name, value in call.arguments.items()},
     }
-    told = {"source": call.source or None, "index": call.index, "blocking": call.blocking}
-    return record | {name: value for name, value in told.items() if value is not None}
+    optional = {"source": call.source or None, "index": call.index, "blocking": call.blocking}
+    return record | {name: value for name, value in optional.items() if value is not None}
 
 
 def from_record(record: Any) -> Call:
@@ -61,8 +61,8 @@ def from_record(record: Any) -> Call:
     if not isinstance(fields["op"], str):
         raise CallError(f"op={_short(fields['op'])}, but should be the name of an op")
     row = lookup(fields["op"])
-    told = _fields(fields["group"], "group", ("size", "rank"), ("name", "ranks"))
-    group = Group(**{**told, "ranks": _tuple(told.get("ranks", ()), "ranks")})
+    given = _fields(fields["group"], "group", ("size", "rank"), ("name", "ranks"))
+    group = Group(**{**given, "ranks": _tuple(given.get("ranks", ()), "ranks")})
     arguments = fields["arguments"]
     if not isinstance(arguments, dict):
         raise CallError(f"arguments={_short(arguments)}, but should be an object of arguments by name")
@@ -79,23 +79,12 @@ def from_record(record: Any) -> Call:
 
 
 class _Writer:
-    """Numbers the allocations of one call."""
+    """Writes arguments, and numbers the allocations of one call. A `Spec` object passed twice is one tensor."""
 
     def __init__(self, call: Call) -> None:
         self.op = call.op
         self.allocations: dict[Any, int] = {}
-        seen: set[int] = set()
-        self.twice: set[int] = set()
-        for value in call.arguments.values():
-            self._look(value, seen)
-
-    def _look(self, value: Any, seen: set[int]) -> None:
-        """Note which `Spec` objects are given twice: they are one tensor."""
-        if isinstance(value, tuple):
-            for item in value:
-                self._look(item, seen)
-        elif isinstance(value, Spec):
-            (self.twice if id(value) in seen else seen).add(id(value))
+        self.times = Counter(map(id, _specs(tuple(call.arguments.values()))))
 
     def value(self, value: Any) -> Any:
         if isinstance(value, (tuple, list)):
@@ -122,12 +111,20 @@ class _Writer:
                 record[name] = getattr(spec, name)
         if spec.memory is not None:
             record["memory"] = [self._allocation(spec.memory.storage), self.value(spec.memory.offset)]
-        elif id(spec) in self.twice:
+        elif self.times[id(spec)] > 1:
             record["memory"] = [self._allocation(("given twice", id(spec))), 0]
         return record
 
     def _allocation(self, key: Any) -> int:
         return self.allocations.setdefault(key, len(self.allocations))
+
+
+def _specs(value: Any) -> Iterator[Spec]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _specs(item)
+    elif isinstance(value, Spec):
+        yield value
 
 
 def _read(value: Any, what: str, depth: int = 0) -> Any:
@@ -143,8 +140,8 @@ def _read(value: Any, what: str, depth: int = 0) -> Any:
         return UNKNOWN
     if value.keys() == {"dtype"}:
         return _dtype(value["dtype"], what)
-    known = ("stride", "device", "layout", "view", "memory")
-    fields = dict(_fields(value, f"{what}, a tensor,", ("shape", "dtype"), known))
+    optional = ("stride", "device", "layout", "view", "memory")
+    fields = dict(_fields(value, f"{what}, a tensor,", ("shape", "dtype"), optional))
     dtype = fields.pop("dtype")
     for name in ("device", "layout", "view"):
         if not isinstance(fields.get(name, ""), str):
@@ -160,11 +157,11 @@ def _read(value: Any, what: str, depth: int = 0) -> Any:
         raise CallError(f"{what}: {error}") from None
 
 
-def _fields(value: Any, what: str, needed: tuple[str, ...], known: tuple[str, ...]) -> Mapping[str, Any]:
+def _fields(value: Any, what: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise CallError(f"{_short(value)}, but {what} should be an object with {', '.join(needed)}")
     missing = [name for name in needed if name not in value]
-    surplus = [str(name) for name in value if name not in needed + known]
+    surplus = [str(name) for name in value if name not in needed + optional]
     if missing or surplus:
         wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(surplus)}, which is unknown"
         raise CallError(f"{what} {wrong}: {_short(value)}")

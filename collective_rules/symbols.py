@@ -1,4 +1,4 @@
-"""Questions about sizes that may be SymInts, asked without adding a guard."""
+"""Questions about sizes that may be SymInts; none adds a guard."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["hint", "known", "number", "same"]
 
 
 def hint(size: Any) -> int | None:
-    """Return the number behind `size`: itself, the hint of a backed SymInt, or None for an unbacked one."""
+    """Return the number behind `size`: itself, the hint of a backed SymInt, or None for an unbacked SymInt."""
     if isinstance(size, int):
         return size
     return int(size.node.hint) if size.node.has_hint() else None
 
 
 def number(count: Any) -> float:
-    """Return a count, as of bytes, as a plain number: of a symbolic one the hint, 0 where only the run knows it.
+    """Return a count, as of bytes, as a plain number: the hint of a symbolic one, 0 if only the run knows it.
 
     >>> number(3), number(2.5)
     (3, 2.5)
@@ -24,9 +24,9 @@ def number(count: Any) -> float:
 
 
 def known(condition: Any) -> bool | None:
-    """Return whether `condition` (a bool or SymBool) holds, None where only the run will tell.
+    """Return whether `condition` (a bool or SymBool) holds, None if only the run will tell.
 
-    A backed SymBool is answered by its hint: what holds in this run, without specialising the program to it.
+    The answer to a backed SymBool is its hint, which does not specialise the program.
     """
     if isinstance(condition, bool):
         return condition
@@ -41,7 +41,7 @@ def known(condition: Any) -> bool | None:
 
 
 def same(a: Any, b: Any) -> bool | None:
-    """Return whether two sizes, or two shapes, are equal; None where only the run will tell."""
+    """Return whether two sizes, or two shapes, are equal; None if only the run will tell."""
     if isinstance(a, tuple):
         if len(a) != len(b):
             return False

@@ -23,7 +23,7 @@ from collective_rules.backends import Backend, Limit
 from collective_rules.backends.gloo import GLOO
 from collective_rules.binding import compiled
 from collective_rules.binding.attributes import REDUCE_OPS
-from collective_rules.call import _door
+from collective_rules.call import _call_schema
 from collective_rules.errors import NotationError
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.notation import (
@@ -93,7 +93,7 @@ class Mutant:
 def _forget(plans_before: set[Any]) -> None:
     """Clear what was kept of rows that are no more."""
     backends._limits.cache_clear()
-    _door.cache_clear()
+    _call_schema.cache_clear()
     for row in set(compiled._PLANS) - plans_before:
         del compiled._PLANS[row]
 
