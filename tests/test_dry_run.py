@@ -202,7 +202,7 @@ def test_reading_an_unknown_value_names_the_line(tmp_path: Path, read: str) -> N
     assert isinstance(result.error, UnknownValueError)
     assert result.where == result.error.where
     assert result.where.endswith("train.py:3")
-    assert "leave it out" in str(result.error)
+    assert "leave the line out" in str(result.error)
 
 
 def test_unknown_numbers_read_as_asked_for() -> None:

@@ -1,14 +1,13 @@
-"""Attention without values: only its shapes matter, and which kernel it is where torch goes by that.
+"""Attention without values: its shapes, and the kernel where torch chooses the collectives by it.
 
-torch shards `scaled_dot_product_attention`, and makes it a ring in `context_parallel`, by the kernel that was chosen,
-and knows how for those of accelerators only. Which one is chosen does not change what is sent: here it is the one that
-takes the dtype and the mask. `flex_attention` has no backward on the cpu, and traces the functions given to it: it
-becomes plain attention, in which tensors that those functions hold get no gradient.
+torch shards `scaled_dot_product_attention`, and makes it a ring in `context_parallel`, for the kernels of accelerators
+only. All kernels send the same; a dry run takes the one that admits the dtype and the mask. `flex_attention` has no
+backward on the cpu, and traces the functions given to it. It becomes plain attention, in which tensors that those
+functions hold get no gradient.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +16,13 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention.flex_attention import AuxOutput
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["attend", "attend_flexibly", "is_distributed_attention"]
+__all__ = ["attend", "is_distributed_attention"]
 
 _aten = torch.ops.aten
 
 
 def is_distributed_attention(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    """Whether this calls `scaled_dot_product_attention` with a DTensor."""
+    """Return whether this calls `scaled_dot_product_attention` with a DTensor."""
     return func is scaled_dot_product_attention and isinstance(args[0] if args else named.get("query"), DTensor)
 
 
@@ -53,32 +52,24 @@ def attend(
     return efficient(query, key, value, attn_mask, needs_gradient, dropout_p, is_causal, scale=scale)[0]
 
 
-def attend_flexibly(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `flex_attention` for tensors without values; others go to `original`."""
-
-    @functools.wraps(original)
-    def flex_attention(
-        query: Any,
-        key: Any,
-        value: Any,
-        score_mod: Any = None,
-        block_mask: Any = None,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-        return_lse: bool = False,
-        kernel_options: Any = None,
-        *,
-        return_aux: Any = None,
-    ) -> Any:
-        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is None:
-            options = {"enable_gqa": enable_gqa, "return_lse": return_lse, "return_aux": return_aux}
-            return original(query, key, value, score_mod, block_mask, scale, kernel_options=kernel_options, **options)
-        output = scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=enable_gqa)
-        numbers = query.float().sum(-1)
-        if return_aux is not None:
-            return output, AuxOutput(
-                lse=numbers if return_aux.lse else None, max_scores=numbers if return_aux.max_scores else None
-            )
-        return (output, numbers) if return_lse else output
-
-    return flex_attention
+def _flex_attention(
+    original: Callable[..., Any],
+    query: Any,
+    key: Any,
+    value: Any,
+    score_mod: Any = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *more: Any,
+    **named: Any,
+) -> Any:
+    """Stand in for `flex_attention` of tensors without values; call `original` for others."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is None:
+        return original(query, key, value, score_mod, block_mask, scale, enable_gqa, *more, **named)
+    output = scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=enable_gqa)
+    numbers = query.float().sum(-1)
+    aux = named.get("return_aux")
+    if aux is not None:
+        return output, AuxOutput(lse=numbers if aux.lse else None, max_scores=numbers if aux.max_scores else None)
+    return (output, numbers) if named.get("return_lse", bool(more) and more[0]) else output

@@ -1,4 +1,4 @@
-"""SyncBatchNorm of a program for accelerators: torch has its kernels for those only, and its collectives are simple.
+"""SyncBatchNorm of a program for accelerators, without the kernels that torch has for accelerators only.
 
 Forward, each rank's mean, inverse deviation and count are gathered; backward, two sums are reduced. The formats are
 those of torch/nn/modules/_functions.py, the values this rank's own batch normalisation.
@@ -6,43 +6,35 @@ those of torch/nn/modules/_functions.py, the values this rank's own batch normal
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from collective_rules.dryrun.patches import Patches
 
-__all__ = ["ease_batch_norm"]
+__all__ = ["patch_batch_norm"]
 
 
-def ease_batch_norm(patches: Patches, is_mapped: Callable[[], bool]) -> None:
+def patch_batch_norm(patches: Patches, is_mapped: Callable[[], bool]) -> None:
     """Have SyncBatchNorm work on the cpu where `is_mapped()` says that the program means an accelerator."""
-    norm: Any = torch.nn.SyncBatchNorm
-    refuse: Any = DistributedDataParallel._passing_sync_batchnorm_handle
-    forward = norm.forward
 
-    @functools.wraps(forward)
-    def normalize(self: Any, x: torch.Tensor) -> Any:
-        group = self.process_group or dist.group.WORLD
-        if not (is_mapped() and self.training and dist.is_initialized() and dist.get_world_size(group) > 1):
-            return forward(self, x)
-        if self.track_running_stats:
-            self.num_batches_tracked.add_(1)
+    def normalize(original: Callable[..., Any], norm: Any, x: torch.Tensor) -> Any:
+        group = norm.process_group or dist.group.WORLD
+        if not (is_mapped() and norm.training and dist.is_initialized() and dist.get_world_size(group) > 1):
+            return original(norm, x)
+        if norm.track_running_stats:
+            norm.num_batches_tracked.add_(1)
         apply: Callable[..., Any] = _Normalize.apply
-        return apply(x, self.weight, self.bias, self.eps, group)
+        return apply(x, norm.weight, norm.bias, norm.eps, group)
 
-    @functools.wraps(refuse)
-    def accept(self: Any, module: torch.nn.Module) -> None:
+    def accept(original: Callable[..., None], ddp: Any, module: torch.nn.Module) -> None:
         if not is_mapped():
-            refuse(self, module)
+            original(ddp, module)
 
-    patches.replace(norm, "forward", normalize)
-    patches.replace(DistributedDataParallel, "_passing_sync_batchnorm_handle", accept)
+    patches.replace(normalize, accept)
 
 
 class _Normalize(torch.autograd.Function):
@@ -74,5 +66,5 @@ class _Normalize(torch.autograd.Function):
             leaves = {id(value): value.detach().requires_grad_() for value in wanted}
             inputs = [leaves.get(id(value), value) for value in (x, weight, bias)]
             y = functional.batch_norm(inputs[0], None, None, inputs[1], inputs[2], True, 0.0, ctx.eps)
-            found = iter(torch.autograd.grad(y, list(leaves.values()), gradients))
-        return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None)
+            computed = iter(torch.autograd.grad(y, list(leaves.values()), gradients))
+        return (*(next(computed) if needed else None for needed in ctx.needs_input_grad[:3]), None, None)

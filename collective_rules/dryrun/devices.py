@@ -1,14 +1,13 @@
-"""A program that says `cuda` on a machine without one: its tensors are on the cpu, and torch.cuda answers politely.
+"""Put the tensors of a program for an accelerator on the cpu, and answer the program's questions about its GPU.
 
-Only the program sees a GPU; torch's own code, when it asks, sees none. `Tensor.device` says cpu.
+Only the program sees a GPU; torch's own code sees none. `Tensor.device` says cpu.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import functools
 import re
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,17 +16,16 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from collective_rules.dryrun.attention import attend, is_distributed_attention
-from collective_rules.dryrun.patches import Patches
+from collective_rules.dryrun.patches import Patches, calling_module
 
-__all__ = ["DeclaredDevices", "on_cpu", "pretend_devices"]
+__all__ = ["DeclaredDevices", "on_cpu", "patch_devices"]
 
 _KINDS = ("cuda", "xpu", "hpu", "npu", "mtia", "mps")
 _NAME = re.compile(rf"(?:{'|'.join(_KINDS)})(?::\d+)?\Z")
-_MEMORY = 80 * 2**30
 
 
 def on_cpu(device: Any) -> Any:
-    """Return the cpu for any device that is an accelerator; every other value as it is.
+    """Return the cpu for an accelerator, and any other value as it is.
 
     >>> on_cpu(torch.device("cuda", 3)), on_cpu("cuda:1"), on_cpu("meta"), on_cpu(None)
     (device(type='cpu'), 'cpu', 'meta', None)
@@ -40,7 +38,7 @@ def on_cpu(device: Any) -> Any:
 
 
 class DeclaredDevices(TorchFunctionMode):
-    """Puts on the cpu what the program puts on an accelerator; `seen` is told its kind, `kinds` has all."""
+    """Puts on the cpu what the program puts on an accelerator; calls `seen` with its type, and keeps all in `kinds`."""
 
     def __init__(self, seen: Callable[[str], object]) -> None:
         super().__init__()
@@ -56,7 +54,7 @@ class DeclaredDevices(TorchFunctionMode):
     ) -> Any:
         """Call `func` with every accelerator replaced by the cpu."""
         named: dict[str, Any] = dict(kwargs) if kwargs else {}
-        if func is torch.device:  # it is the program's to look at; where it is used it is mapped
+        if func is torch.device:  # the program may look at a device; it is mapped where it is used
             return func("cuda", *args) if args and type(args[0]) is int else func(*args, **named)
         if func in (torch.Tensor.cuda, torch.Tensor.xpu):
             self._seen(func.__name__)
@@ -77,7 +75,7 @@ class DeclaredDevices(TorchFunctionMode):
         return func(*args, **named)
 
     def map(self, device: Any) -> Any:
-        """Return `on_cpu(device)`, and say that an accelerator was seen."""
+        """Return `on_cpu(device)`, and call `seen` for an accelerator."""
         if isinstance(device, (torch.device, str)):
             mapped = on_cpu(device)
             if mapped is not device:
@@ -87,7 +85,7 @@ class DeclaredDevices(TorchFunctionMode):
 
 
 class _Stream:
-    """A stream or an event of no device: all that is asked of it is done already."""
+    """A stream or an event of no device: its work is done already."""
 
     device = torch.device("cpu")
 
@@ -113,56 +111,63 @@ class _Stream:
         return 0.0
 
 
-def pretend_devices(patches: Patches, mode: DeclaredDevices, count: int, index: int) -> None:
-    """Have torch.cuda answer as with `count` devices, of which `index` is the current one."""
+class _Runtime:
+    """The CUDA runtime: each call is done already, and without an error."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_, **__: 0
+
+
+def patch_devices(patches: Patches, devices: DeclaredDevices, count: int, index: int) -> None:
+    """Have torch.cuda answer as with `count` devices, and `index` the current one."""
     current = [index]
 
-    def set_device(device: Any) -> None:
-        mode.map("cuda")
+    def set_device(original: object, device: Any) -> None:
+        devices.map("cuda")
         number = device if isinstance(device, int) else torch.device(device).index
         current[0] = current[0] if number is None else number
 
-    cuda, accelerator = torch.cuda, torch.accelerator
-    for module in (cuda, accelerator):
-        own = {
-            "is_available": _for_programs(module.is_available, True),
-            "device_count": _for_programs(module.device_count, count),
-            **dict.fromkeys(("set_device", "set_device_index", "set_device_idx"), set_device),
-            **dict.fromkeys(("current_device", "current_device_index", "current_device_idx"), lambda: current[0]),
-        }
-        for name, answer in {**_answers(count), **own}.items():
-            if hasattr(module, name):
-                patches.replace_function(module, name, answer)
-    for name in ("Stream", "Event", "ExternalStream"):
-        patches.replace_function(cuda, name, _Stream)
-    for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
-        patches.replace(cuda.nvtx, name, _nothing)
-    for name in ("_record_memory_history", "_dump_snapshot"):
-        patches.replace_function(cuda.memory, name, _nothing)
-    patches.replace_function(cuda.memory, "_snapshot", lambda *_, **__: {"segments": [], "device_traces": []})
-    patches.replace_function(cuda.memory, "memory_snapshot", lambda *_, **__: [])
-    for name in ("start", "stop"):
-        patches.replace(cuda.profiler, name, _nothing)
-    patches.replace(cuda.profiler, "profile", _context)
-    patches.replace(torch.version, "cuda", "12.8")
-    patches.replace_function(cuda.nccl, "version", lambda: (2, 27, 0))
-    first = _for_programs(accelerator.current_accelerator, torch.device("cuda"))
-    patches.replace_function(accelerator, "current_accelerator", first)
-    _map_entrances(patches, mode)
+    def current_device(original: object) -> int:
+        return current[0]
+
+    def device_count(original: Callable[[], int]) -> int:
+        return original() if _is_asked_by_torch() else count
+
+    def get_rng_state_all(original: object) -> list[torch.Tensor]:
+        return [torch.get_rng_state()] * count
+
+    patches.replace(set_device, current_device, device_count, get_rng_state_all)
+    _patch_entrances(patches, devices)
 
 
-def _answers(count: int) -> dict[str, Callable[..., Any]]:
-    zero = (
-        "memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached max_memory_cached "
-        "utilization temperature power_draw clock_rate memory_usage device_memory_used initial_seed"
-    )
-    nothing = (
-        "synchronize empty_cache ipc_collect init reset_peak_memory_stats reset_accumulated_memory_stats "
-        "reset_max_memory_allocated reset_max_memory_cached set_per_process_memory_fraction set_stream manual_seed "
-        "manual_seed_all seed seed_all set_rng_state set_rng_state_all set_sync_debug_mode _lazy_init _sleep "
-        "empty_host_cache reset_peak_host_memory_stats reset_accumulated_host_memory_stats"
-    )
-    properties = types.SimpleNamespace(
+def _answer(value: Any) -> Callable[..., Any]:
+    return lambda *_, **__: value
+
+
+def _make(factory: Callable[[], Any]) -> Callable[..., Any]:
+    return lambda *_, **__: factory()
+
+
+_MEMORY = 80 * 2**30
+_nothing = _answer(None)
+_zero = _answer(0)
+_true = _answer(True)
+_false = _answer(False)
+_no_text = _answer("")
+_allocator = _answer("native")
+_device_name = _answer("dry run")
+_capability = _answer((9, 0))
+_free_and_all_memory = _answer((_MEMORY, _MEMORY))
+_nccl_version = _answer((2, 27, 0))
+_CUDA_VERSION = "12.8"
+_memory_stats = _make(lambda: collections.defaultdict(int))
+_memory_snapshot = _make(list)
+_snapshot = _make(lambda: {"segments": [], "device_traces": []})
+_get_rng_state = _make(torch.get_rng_state)
+_current_stream = _make(_Stream)
+_cudart = _make(_Runtime)
+_properties = _answer(
+    types.SimpleNamespace(
         name="dry run",
         total_memory=_MEMORY,
         major=9,
@@ -179,97 +184,51 @@ def _answers(count: int) -> dict[str, Callable[..., Any]]:
         is_integrated=False,
         is_multi_gpu_board=False,
     )
-    answers: dict[str, Callable[..., Any]] = dict.fromkeys(zero.split(), lambda *_, **__: 0)
-    answers |= dict.fromkeys(nothing.split(), _nothing)
-    answers |= dict.fromkeys(("current_stream", "default_stream"), lambda *_, **__: _Stream())
-    answers |= dict.fromkeys(("memory_stats", "host_memory_stats"), lambda *_, **__: _Zeros())
-    answers |= dict.fromkeys(("mem_get_info", "get_memory_info"), lambda *_, **__: (_MEMORY, _MEMORY))
-    answers |= dict.fromkeys(("device", "stream", "device_of"), _context)
-    return answers | {
-        "get_device_name": lambda *_, **__: "dry run",
-        "get_device_capability": lambda *_, **__: (9, 0),
-        "get_device_properties": lambda *_, **__: properties,
-        "is_bf16_supported": lambda *_, **__: True,
-        "is_initialized": _for_programs(torch.cuda.is_initialized, True),
-        "can_device_access_peer": lambda *_, **__: True,
-        "memory_summary": lambda *_, **__: "",
-        "is_current_stream_capturing": lambda: False,
-        "get_allocator_backend": lambda: "native",
-        "get_sync_debug_mode": lambda: 0,
-        "cudart": _Runtime,
-        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
-        "get_rng_state_all": lambda *_, **__: [torch.get_rng_state()] * count,
-    }
+)
 
 
-class _Runtime:
-    """The CUDA runtime: whatever is called is done already, and without an error."""
-
-    def __getattr__(self, name: str) -> Callable[..., int]:
-        return lambda *_, **__: 0
+def _is_asked_by_torch() -> bool:
+    return f"{calling_module()}.".startswith("torch.")
 
 
-class _Zeros(dict[str, int]):
-    def __missing__(self, key: str) -> int:
-        return 0
+def _is_available(original: Callable[[], bool]) -> bool:
+    return original() if _is_asked_by_torch() else True
 
 
-def _nothing(*_: Any, **__: Any) -> None: ...
+def _current_accelerator(original: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    return original(*args, **named) if _is_asked_by_torch() else torch.device("cuda")
 
 
 @contextlib.contextmanager
-def _context(*_: Any, **__: Any) -> Iterator[None]:
+def _context(original: object, *_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-def _for_programs(original: Callable[..., Any], answer: Any) -> Callable[..., Any]:
-    """Return a function that gives `answer` to the program and what `original` gives to torch's own code."""
-
-    @functools.wraps(original)
-    def ask(*args: Any, **named: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller == "torch" or caller.startswith("torch."):
-            return original(*args, **named)
-        return answer
-
-    return ask
-
-
-def _map_entrances(patches: Patches, mode: DeclaredDevices) -> None:
+def _patch_entrances(patches: Patches, devices: DeclaredDevices) -> None:
     """Map the devices that reach torch elsewhere than by a torch function."""
-    parse_to = torch._C._nn._parse_to
 
-    def parse(*args: Any, **named: Any) -> Any:
-        mapped = tuple(mode.map("cuda" if type(value) is int else value) for value in args)
-        return parse_to(*mapped, **{name: mode.map(value) for name, value in named.items()})
+    def parse_to(parse: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        mapped = (devices.map("cuda" if type(value) is int else value) for value in args)
+        return parse(*mapped, **{name: devices.map(value) for name, value in named.items()})
 
-    patches.replace(torch._C._nn, "_parse_to", parse)
-    set_default_device = torch.set_default_device
-    patches.replace_function(
-        torch, "set_default_device", lambda device: set_default_device(mode.map("cuda" if device == 0 else device))
-    )
+    def set_default_device(original: Callable[..., None], device: Any) -> None:
+        original(devices.map("cuda" if device == 0 else device))
+
     base = torch.Generator
 
     class Generator(base):  # type: ignore[valid-type, misc]
         def __new__(cls, device: Any = "cpu") -> Any:
-            return base.__new__(cls, mode.map(device))  # type: ignore[call-arg]
+            return base.__new__(cls, devices.map(device))  # type: ignore[call-arg]
 
         def __init__(self, device: Any = "cpu") -> None:
             super().__init__()
 
-    patches.replace(torch, "Generator", Generator)
-    autocast = torch.amp.autocast_mode.autocast
-    enter_autocast = autocast.__init__
+    def init_autocast(init: Callable[..., None], autocast: Any, device_type: str, *args: Any, **named: Any) -> None:
+        init(autocast, devices.map(device_type), *args, **named)
 
-    def init_autocast(self: Any, device_type: str, *args: Any, **named: Any) -> None:
-        enter_autocast(self, mode.map(device_type), *args, **named)
-
-    patches.replace(autocast, "__init__", init_autocast)
-    run_backward = torch.autograd.graph._engine_run_backward
-
-    def run_mapped(*args: Any, **named: Any) -> Any:
+    def run_backward(run: Callable[..., Any], *args: Any, **named: Any) -> Any:
         # A mode is off within the torch function that it handles, and what a backward pass recomputes names devices.
-        with mode:
-            return run_backward(*args, **named)
+        with devices:
+            return run(*args, **named)
 
-    patches.replace_function(torch.autograd.graph, "_engine_run_backward", run_mapped)
+    patches.replace(parse_to, set_default_device, init_autocast, run_backward, Generator)

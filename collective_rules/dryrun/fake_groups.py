@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,33 +11,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.distributed import device_mesh, distributed_c10d
+from torch.distributed import distributed_c10d
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import _disable_current_modes
 
 from collective_rules.dryrun.devices import DeclaredDevices
-from collective_rules.dryrun.patches import Patches
+from collective_rules.dryrun.patches import Patches, calling_module
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["fake_groups", "torchrun_environment"]
-
-_OBJECTS = (
-    "all_gather_object",
-    "gather_object",
-    "broadcast_object_list",
-    "scatter_object_list",
-    "send_object_list",
-    "recv_object_list",
-)
+__all__ = ["patch_groups", "torchrun_environment"]
 
 
-def fake_groups(patches: Patches, mode: DeclaredDevices, world_size: int, rank: int) -> None:
+def patch_groups(patches: Patches, devices: DeclaredDevices, world_size: int, rank: int) -> None:
     """Have every process group be a fake one, and object collectives and meshes work without values."""
     declared: dict[Any, str] = {}
-    init, new_group, get_backend = dist.init_process_group, dist.new_group, dist.get_backend
+    sizes = (world_size, rank)
 
-    @functools.wraps(init)
     def init_process_group(
+        original: Callable[..., None],
         backend: str | None = None,
         init_method: str | None = None,
         timeout: timedelta | None = None,
@@ -52,30 +41,34 @@ def fake_groups(patches: Patches, mode: DeclaredDevices, world_size: int, rank: 
         _must_match("world_size", "WORLD_SIZE", world_size, sizes[0])
         _must_match("rank", "RANK", rank, sizes[1])
         if (backend is not None and "cuda" in backend.lower()) or backend == "nccl":
-            mode.map("cuda")
-        mode.map(named.get("device_id"))
+            devices.map("cuda")
+        devices.map(named.get("device_id"))
         with _disable_current_modes(), torch._C.DisableTorchFunction():
-            init("fake", store=FakeStore(), rank=sizes[1], world_size=sizes[0])
+            original("fake", store=FakeStore(), rank=sizes[1], world_size=sizes[0])
         declared[dist.group.WORLD] = _main_name(backend)
 
-    sizes = (world_size, rank)
-
-    @functools.wraps(new_group)
-    def new(
-        ranks: Any = None, timeout: Any = None, backend: Any = None, pg_options: Any = None, *args: Any, **named: Any
+    def new_group(
+        original: Callable[..., Any],
+        ranks: Any = None,
+        timeout: Any = None,
+        backend: Any = None,
+        pg_options: Any = None,
+        *args: Any,
+        **named: Any,
     ) -> Any:
         named.pop("device_id", None)
         world = distributed_c10d._get_default_group()
-        if ranks is not None and sizes[1] not in ranks and not args and not named.get("use_local_synchronization"):
+        if ranks is not None and rank not in ranks and not args and not named.get("use_local_synchronization"):
             # A group of others: only its name is used up, as in a real run.
             distributed_c10d._process_group_name(list(ranks), use_hashed_name=False)
             return dist.GroupMember.NON_GROUP_MEMBER
         with _disable_current_modes(), torch._C.DisableTorchFunction():
-            made = new_group(ranks, None, None, None, *args, **named)
+            made = original(ranks, None, None, None, *args, **named)
         declared[made] = _main_name(backend) if backend else declared.get(world, "undefined")
         return made
 
     def split_group(
+        original: object,
         parent_pg: Any = None,
         split_ranks: Any = None,
         timeout: Any = None,
@@ -87,39 +80,32 @@ def fake_groups(patches: Patches, mode: DeclaredDevices, world_size: int, rank: 
         own = None
         ranks = dist.get_process_group_ranks(parent_pg or distributed_c10d._get_default_group())
         for part in split_ranks or ():
-            made = new([ranks[place] for place in part], group_desc=group_desc)
-            own = made if rank in {ranks[place] for place in part} else own
+            members = [ranks[place] for place in part]
+            made = distributed_c10d.new_group(members, group_desc=group_desc)
+            own = made if rank in members else own
         return own
 
-    @functools.wraps(get_backend)
-    def backend_of(group: Any = None) -> str:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
+    def get_backend(original: Callable[..., str], group: Any = None) -> str:
+        caller = calling_module()
         # From 2.14 on torch's pipelines take another way where a group is a fake one.
         if caller.startswith("torch.") and not caller.startswith("torch.distributed.pipelining."):
-            return str(get_backend(group))
-        return declared.get(group or dist.group.WORLD) or str(get_backend(group))
+            return original(group)
+        return declared.get(group or dist.group.WORLD) or original(group)
 
-    @functools.wraps(dist.monitored_barrier)
-    def monitored_barrier(group: Any = None, timeout: Any = None, wait_all_ranks: bool = False) -> None:
-        used: Any = group or distributed_c10d._get_default_group()
-        used.monitored_barrier(timeout or timedelta(minutes=30), wait_all_ranks=wait_all_ranks)
+    def outside_modes(original: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return original(
+                *(devices.map(value) for value in args), **{name: devices.map(value) for name, value in named.items()}
+            )
 
-    for name, replacement in (
-        ("init_process_group", init_process_group),
-        ("new_group", new),
-        ("split_group", split_group),
-        ("get_backend", backend_of),
-        ("monitored_barrier", monitored_barrier),
-    ):
-        patches.replace_function(distributed_c10d, name, replacement)
-    for name in ("is_nccl_available", "is_gloo_available"):
-        patches.replace(dist, name, lambda: True)
-    exchanges = {name: getattr(distributed_c10d, name, None) for name in _OBJECTS}
-    exchanges["broadcast_object_list"] = _broadcast_own(dist.broadcast_object_list)
-    for name in _OBJECTS:
-        if hasattr(dist, name):
-            patches.replace_function(distributed_c10d, name, _with_real_tensors(exchanges[name]))
-    _mesh_outside_modes(patches, mode)
+    patches.replace(init_process_group, new_group, split_group, get_backend, outside_modes)
+
+
+def _monitored_barrier(
+    original: object, group: Any = None, timeout: timedelta | None = None, wait_all_ranks: bool = False
+) -> None:
+    used: Any = group or distributed_c10d._get_default_group()
+    used.monitored_barrier(timeout or timedelta(minutes=30), wait_all_ranks=wait_all_ranks)
 
 
 def _must_match(name: str, variable: str, given: int, expected: int) -> None:
@@ -131,7 +117,7 @@ def _must_match(name: str, variable: str, given: int, expected: int) -> None:
 
 
 def _main_name(backend: str | None) -> str:
-    """Return what `get_backend` says of "cpu:gloo,cuda:nccl", that is "nccl".
+    """Return the answer of `get_backend` for a backend that may have a part for each device.
 
     >>> _main_name("cpu:gloo,cuda:nccl"), _main_name("gloo"), _main_name(None)
     ('nccl', 'gloo', 'nccl')
@@ -142,62 +128,34 @@ def _main_name(backend: str | None) -> str:
     return pairs.get("cuda") or next(iter(pairs.values()), backend.lower())
 
 
-def _broadcast_own(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `broadcast_object_list` that leaves a receiver's objects as they are, where it has any."""
+def _with_real_tensors(original: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Call `original` with the fake mode, but no other, off: it reads the values of tensors that it makes."""
+    named.pop("device", None)
+    with unset_fake_temporarily():
+        return original(*args, **named)
 
-    @functools.wraps(original)
-    def broadcast(
-        object_list: list[Any], src: int | None = None, group: Any = None, device: Any = None, group_src: Any = None
-    ) -> None:
+
+def _broadcast_own(
+    original: Callable[..., None],
+    object_list: list[Any],
+    src: int | None = None,
+    group: Any = None,
+    device: Any = None,
+    group_src: int | None = None,
+) -> None:
+    """Stand in for `broadcast_object_list`: a receiver's objects stay as they are, where it has any."""
+    with unset_fake_temporarily():
         if distributed_c10d._rank_not_in_group(group) or any(value is None for value in object_list):
-            original(object_list, src, group, device, group_src)
+            original(object_list, src, group, None, group_src)
             return
-        root = {"src": src or 0} if group_src is None else {"group_src": group_src}
+        root: dict[str, Any] = {"src": src or 0} if group_src is None else {"group_src": group_src}
         lengths = torch.tensor([len(pickle.dumps(value)) for value in object_list])
         for tensor in (lengths, torch.empty(int(lengths.sum()), dtype=torch.uint8)):
             dist.broadcast(tensor, group=group, **root)
 
-    return broadcast
-
-
-def _with_real_tensors(function: Any) -> Callable[..., Any]:
-    """Return `function` with the fake mode, but no other, off: what it sends are the values of control data."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **named: Any) -> Any:
-        named.pop("device", None)
-        with unset_fake_temporarily():
-            return function(*args, **named)
-
-    return call
-
-
-def _mesh_outside_modes(patches: Patches, mode: DeclaredDevices) -> None:
-    """Have the methods of `DeviceMesh`, which read the values of its tensor of ranks, run outside of all modes."""
-
-    def outside(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, **named: Any) -> Any:
-            with _disable_current_modes(), torch._C.DisableTorchFunction():
-                return function(
-                    *(mode.map(value) for value in args), **{name: mode.map(value) for name, value in named.items()}
-                )
-
-        return call
-
-    mesh: Any = device_mesh.DeviceMesh
-    for name, value in list(vars(mesh).items()):
-        if isinstance(value, staticmethod):
-            patches.replace(mesh, name, staticmethod(outside(value.__func__)))
-        elif isinstance(value, classmethod):
-            patches.replace(mesh, name, classmethod(outside(value.__func__)))
-        elif callable(value) and (name == "__init__" or not name.startswith("__") or name == "__getitem__"):
-            patches.replace(mesh, name, outside(value))
-    patches.replace_function(device_mesh, "init_device_mesh", outside(device_mesh.init_device_mesh))
-
 
 def torchrun_environment(world_size: int, rank: int, local_world_size: int) -> dict[str, str]:
-    """Return what torchrun sets in the environment of this rank."""
+    """Return the environment variables that torchrun sets for this rank."""
     nodes = -(-world_size // local_world_size)
     return {
         "RANK": str(rank),

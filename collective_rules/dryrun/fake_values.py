@@ -1,13 +1,15 @@
 """Tensors without memory: a fake tensor has a shape, a dtype and strides, and no values.
 
-Small integer tensors are real, because programs steer by them: seeds, indices, counts and splits. What reads a value
-that nothing knows gets an `UnknownValueError` that names the line of the program.
+Small integer tensors are real, because programs need their values: seeds, indices, counts and splits. A program that
+reads an unknown value gets an `UnknownValueError` that names its line.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import threading
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -30,33 +32,20 @@ from collective_rules.mode.simulated import is_unknown, make_unknown
 __all__ = ["FakeValues", "UnknownValueError", "line_of", "unknown"]
 
 _SMALL = 1024
-"""Integer tensors of at most so many elements are real, and of `_EACH` for each rank of the world."""
+"""The number of elements up to which a tensor of integers is real; `_EACH` for each rank, in a large world."""
 
 _EACH = 16
 
 _READ_AS = "_collective_rules_read_as"
-"""The attribute of a fake tensor that holds what its elements read as, if that is another number than `item`."""
+"""The attribute of a fake tensor with the number that its elements read as, where it differs from `item`."""
 
 _aten = torch.ops.aten
-_FACTORIES = frozenset(
-    {
-        _aten.empty.memory_format,
-        _aten.empty_strided.default,
-        _aten.zeros.default,
-        _aten.ones.default,
-        _aten.full.default,
-        _aten.arange.default,
-        _aten.arange.start,
-        _aten.arange.start_step,
-        _aten.randint.default,
-        _aten.randint.low,
-        _aten.randint.generator,
-        _aten.randint.low_generator,
-        _aten.randperm.default,
-        _aten.randperm.generator,
-        _aten.scalar_tensor.default,
-    }
+_FACTORY_NAMES = (
+    "empty.memory_format empty_strided.default zeros.default ones.default full.default arange.default arange.start "
+    "arange.start_step randint.default randint.low randint.generator randint.low_generator randperm.default "
+    "randperm.generator scalar_tensor.default"
 )
+_FACTORIES = frozenset(operator.attrgetter(name)(_aten) for name in _FACTORY_NAMES.split())
 _INTEGRAL_BY_DEFAULT = frozenset(
     op for op in _FACTORIES if op.name().split(".")[0] in {"aten::arange", "aten::randint", "aten::randperm"}
 )
@@ -64,7 +53,7 @@ _FRESH = frozenset({_aten.lift_fresh.default, _aten.lift_fresh_copy.default, _at
 
 
 class UnknownValueError(CollectiveRulesError):
-    """The program reads a value that a dry run does not have; `where` is its line, such as "train.py:88"."""
+    """The program reads a value that a dry run does not have; `where` is the line, such as "train.py:88"."""
 
     def __init__(self, message: str, where: str) -> None:
         super().__init__(message)
@@ -72,16 +61,16 @@ class UnknownValueError(CollectiveRulesError):
 
 
 class _Local(threading.local):
-    """Of each thread: how many ops it is within, which make the tensors that they need, and these have no values."""
+    """The number of ops that a thread is within; tensors that an op itself makes have no values."""
 
     def __init__(self) -> None:
         self.inside = 0
 
 
 class FakeValues(FakeTensorMode):
-    """A `FakeTensorMode` that keeps small integers real; `item` is what an unknown number reads as, None: an error.
+    """A `FakeTensorMode` that keeps small integers real; unknown numbers read as `item`, or raise an error for None.
 
-    What is true or false reads as it would if all unknown numbers were `item`: none is nan, all are finite.
+    A truth value reads as if all unknown numbers were `item`: none is nan, all are finite.
     """
 
     def __init__(self, *, item: float | None = None, world_size: int = 1) -> None:
@@ -93,7 +82,7 @@ class FakeValues(FakeTensorMode):
     def __torch_dispatch__(  # type: ignore[override]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run `func` without values, or for real where it only concerns small integers."""
+        """Run `func` without values, or for real where all tensors are small ones of integers."""
         named: dict[str, Any] = dict(kwargs) if kwargs else {}
         if named.get("device") is not None:
             named["device"] = on_cpu(named["device"])
@@ -113,24 +102,24 @@ class FakeValues(FakeTensorMode):
         finally:
             local.inside -= 1
         if self._item is not None and isinstance(result, FakeTensor):
-            self._say_how_it_reads(result, func, args, named)
+            self._set_read_as(result, func, args, named)
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FakeValues:
-        """Return itself: a copied tensor is one of the same mode."""
+        """Return the mode itself: a copied tensor belongs to the same mode."""
         return self
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return the number, without dims, that each element of `tensor` reads as; None where that is an error."""
+        """Return the number that each element of `tensor` reads as, without dims; None where a read is an error."""
         if self._item is None:
             return None
         with _disable_current_modes():
             return self._number(tensor)
 
     def _number(self, tensor: torch.Tensor) -> torch.Tensor:
-        known = getattr(tensor, _READ_AS, None)
-        if known is not None:
-            return torch.as_tensor(known)
+        value = getattr(tensor, _READ_AS, None)
+        if value is not None:
+            return torch.as_tensor(value)
         if not isinstance(tensor, FakeTensor) and tensor.numel() == 1:
             return tensor.detach().reshape(()).clone()
         dtype = tensor.dtype
@@ -139,54 +128,50 @@ class FakeValues(FakeTensorMode):
         return torch.full((), item if dtype is not torch.bool else bool(item), dtype=wide)
 
     def _of_items(self, func: Callable[..., Any], args: Any, named: Any) -> Any:
-        """Return what `func` gives for the numbers that its tensors read as."""
+        """Return the result of `func` for the numbers that its tensors read as."""
         with _disable_current_modes():
             numbers = tree_map_only(torch.Tensor, self._number, (args, named))
             return func(*numbers[0], **numbers[1])
 
-    def _say_how_it_reads(self, result: FakeTensor, func: Any, args: Any, named: Any) -> None:
-        """Note of a truth value, or of what is made of such, what it is if all unknown numbers are the same."""
+    def _set_read_as(self, result: FakeTensor, func: Any, args: Any, named: Any) -> None:
+        """Set what a truth value, or a result of truth values, reads as if all unknown numbers are the same."""
         tensors = tuple(_tensors((*args, *named.values())))
-        if not tensors or (result.dtype is not torch.bool and any(one.dtype is not torch.bool for one in tensors)):
+        if not tensors or (
+            result.dtype is not torch.bool and any(tensor.dtype is not torch.bool for tensor in tensors)
+        ):
             return
-        known = {getattr(one, _READ_AS, None) for one in tensors}
+        values = {getattr(tensor, _READ_AS, None) for tensor in tensors}
         if torch.Tag.pointwise in func.tags:
             setattr(result, _READ_AS, self._of_items(func, args, named).item())
-        elif len(known) == 1:
-            setattr(result, _READ_AS, known.pop())
+        elif len(values) == 1:
+            setattr(result, _READ_AS, values.pop())
 
 
 def unknown(what: object, *, by_value: bool = True) -> UnknownValueError:
-    """Return the error for a read of a value by `what`, at the line of the program that now runs."""
+    """Return the error for a read of a value by `what`, an op or words, at the current line of the program."""
     where = source_line() or "an unknown line"
     name = str(what).removesuffix(".default")
     if name == "aten._local_scalar_dense":
         name = ".item(), float(), bool(), tolist() or the like"
     if by_value:
         advice = (
-            "leave it out of the dry run, or say what unknown numbers shall read as: "
+            "leave the line out of the dry run, or choose a number for unknown values: "
             "item=0.0 in Python, --item 0.0 on the command line"
         )
     else:
-        advice = "its result's shape depends on the values: use an op whose shape does not, or leave it out"
+        advice = "the shape of the result depends on the values: use an op of fixed shape, or leave the line out"
     return UnknownValueError(f"{where} reads a tensor's values ({name}), and a dry run has none; {advice}", where)
 
 
 def line_of(trace: types.TracebackType | None) -> str:
-    """Return the innermost line in a traceback that is the program's own: "train.py:88", or nothing."""
-    places = [(found.tb_frame.f_code.co_filename, found.tb_lineno) for found in _walk(trace)]
+    """Return the innermost line of the program in a traceback, such as "train.py:88", or ""."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
     chosen = [place for place in places if is_program(place[0])]
     return place_text(*chosen[-1]) if chosen else ""
 
 
-def _walk(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
-    while trace is not None:
-        yield trace
-        trace = trace.tb_next
-
-
 def _is_control(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], small: int) -> bool:
-    """Whether all of an op's tensors are integers, and `small` at most."""
+    """Return whether all tensors of an op are integers, with at most `small` elements."""
     if func in _FACTORIES:
         return _is_small_factory(func, args, named, small)
     tensors = tuple(_tensors(args)) + tuple(_tensors(tuple(named.values())))
@@ -196,7 +181,7 @@ def _is_control(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[
 
 
 def _make_written_unknown(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-    """Note of the real tensors that an op writes, that it wrote them what is unknown."""
+    """Mark the real tensors that an op writes as unknown."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[place] if place < len(args) else named.get(argument.name)

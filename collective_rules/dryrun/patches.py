@@ -1,74 +1,143 @@
-"""Replacing attributes of torch for a while, also where another module has imported them by name.
+"""Replace attributes of torch for a while, by the rows of `patch_table`.
 
-Knows nothing of torch. It does not see a reference kept elsewhere than in a module: in a closure, a default, a list.
+Each replacement belongs to rows of the table, and each row to a replacement; either alone is an error. A function is
+also replaced where another module has imported it by name, but not in a closure, a default or a list.
 """
 
 from __future__ import annotations
 
 import functools
+import pkgutil
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Patches"]
+import torch
+
+from collective_rules.dryrun.patch_table import PATCHES, Patch
+from collective_rules.errors import CollectiveRulesError
+
+__all__ = ["Patches", "absent", "calling_module", "is_in_force"]
 
 _ABSENT = object()
 
 
 class Patches:
-    """Attributes that were replaced, and what they were.
+    """The attributes that were replaced, and their values before.
 
-    >>> import math
-    >>> patches = Patches()
-    >>> patches.replace(math, "tau", 6)
-    >>> math.tau
-    6
+    >>> patches = Patches([Patch("torch", "compile", "training._compile", "an example")])
+    >>> patches.finish()
+    >>> torch.compile(3)
+    3
     >>> patches.undo()
-    >>> round(math.tau, 2)
-    6.28
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Iterable[Patch] = PATCHES) -> None:
+        self._left: dict[str, list[Patch]] = {}
+        for row in filter(is_in_force, rows):
+            self._left.setdefault(row.by, []).append(row)
         self._done: list[tuple[Any, str, Any]] = []
-        self._by_name: dict[int, tuple[Any, Any]] = {}
+        self._imported: dict[int, tuple[Any, Any]] = {}
 
-    def replace(self, owner: Any, name: str, new: Any) -> None:
-        """Set `owner`'s attribute `name`; what it held itself (not by inheritance) comes back with `undo`."""
-        self._done.append((owner, name, vars(owner).get(name, _ABSENT)))
-        setattr(owner, name, new)
+    def replace(self, *replacements: Any) -> None:
+        """Replace the attributes of the rows that name these functions and classes.
 
-    def replace_function(self, owner: Any, name: str, new: Any) -> None:
-        """Like `replace`, and `spread` replaces it where modules imported it by name."""
-        old, new = getattr(owner, name), _distinct(new)
-        self.replace(owner, name, new)
-        self._by_name[id(old)] = (old, new)
+        A class stands for the attribute; a function is called with the original before the arguments of the call.
+        """
+        for each in replacements:
+            by = f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
+            if by not in self._left:
+                raise CollectiveRulesError(f"{by} replaces something, but patch_table has no row for it")
+            self._apply(by, each)
 
-    def spread(self) -> None:
-        """Replace the functions in the modules that imported them by name."""
-        _exchange(self._by_name)
+    def finish(self) -> None:
+        """Apply the other rows, whose replacements are global names, and replace functions that were imported."""
+        for by in list(self._left):
+            try:
+                replacement = pkgutil.resolve_name(f"{__package__}.{by}")
+            except (ImportError, AttributeError) as error:
+                raise CollectiveRulesError(f"patch_table names {by}, but there is no such replacement") from error
+            self._apply(by, replacement)
+        _exchange(self._imported)
 
     def undo(self) -> None:
-        """Put everything back, also where a module was imported meanwhile."""
+        """Put everything back, also in modules that were imported meanwhile."""
         while self._done:
             owner, name, old = self._done.pop()
             if old is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, old)
-        _exchange({id(new): (new, old) for old, new in self._by_name.values()})
-        self._by_name.clear()
+        _exchange({id(new): (new, old) for old, new in self._imported.values()})
+        self._imported.clear()
+
+    def _apply(self, by: str, replacement: Any) -> None:
+        for row in self._left.pop(by):
+            missing = absent(row)
+            if missing and not row.may_be_absent:
+                raise CollectiveRulesError(
+                    f"torch {torch.__version__} has no {', '.join(missing)}, but a dry run replaces it, since "
+                    f"{row.why}: use a torch that this version of collective_rules supports"
+                )
+            for owner, name in _targets(row):
+                own = vars(owner).get(name, _ABSENT)
+                kind = type(own) if isinstance(own, (staticmethod, classmethod)) else None
+                old = getattr(own, "__func__", own) if kind else getattr(owner, name)
+                new = _made_for(old, replacement)
+                self._done.append((owner, name, own))
+                setattr(owner, name, kind(new) if kind else new)
+                if isinstance(owner, types.ModuleType) and callable(old) and not row.here_only:
+                    self._imported[id(old)] = (old, new)
 
 
-def _distinct(new: Any) -> Any:
-    """Return a copy of a function or class: it is found again by its identity, and must then mean one thing only."""
-    if isinstance(new, type):
-        return type(new.__name__, (new,), {})
-    if not isinstance(new, types.FunctionType):
-        return new
-    copy = types.FunctionType(new.__code__, new.__globals__, new.__name__, new.__defaults__, new.__closure__)
-    copy.__kwdefaults__ = new.__kwdefaults__
-    return functools.update_wrapper(copy, new, updated=("__dict__",))
+def is_in_force(row: Patch) -> bool:
+    """Return whether the running torch is one of the versions of the row."""
+    version = torch.__version__
+    return bool((not row.since or version >= row.since) and (not row.until or version < row.until))
+
+
+def absent(row: Patch) -> list[str]:
+    """Return the attributes of a row that none of its owners has in the running torch."""
+    present = {"*", *(name for _, name in _targets(row))}
+    return [f"{row.owners.replace(' ', '|')}.{name}" for name in row.attributes.split() if name not in present]
+
+
+def calling_module() -> str:
+    """Return the module that calls a replaced function; for replacements to ask."""
+    frame: Any = sys._getframe(1)
+    while frame.f_code.co_filename != __file__:
+        frame = frame.f_back
+    return str(frame.f_back.f_globals.get("__name__", ""))
+
+
+def _made_for(old: Any, replacement: Any) -> Any:
+    """Return a new object for one original: `undo` knows the original of an object by its identity."""
+    if isinstance(replacement, type):
+        return type(replacement.__name__, (replacement,), {})
+    if not callable(replacement):
+        return replacement
+
+    @functools.wraps(old, updated=() if isinstance(old, type) else functools.WRAPPER_UPDATES)
+    def call(*args: Any, **named: Any) -> Any:
+        return replacement(old, *args, **named)
+
+    return call
+
+
+def _targets(row: Patch) -> Iterator[tuple[Any, str]]:
+    """Yield each owner of a row with each name that it has."""
+    for path in row.owners.split():
+        try:
+            owner = pkgutil.resolve_name(path)
+        except (ImportError, AttributeError):
+            continue
+        for name in row.attributes.split():
+            if name != "*" and hasattr(owner, name):
+                yield owner, name
+            for method, value in list(vars(owner).items()) if name == "*" else ():
+                if not method.startswith("__") and (callable(value) or isinstance(value, (staticmethod, classmethod))):
+                    yield owner, method
 
 
 def _exchange(pairs: Mapping[int, tuple[Any, Any]]) -> None:

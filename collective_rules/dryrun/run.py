@@ -6,21 +6,22 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
+from unittest import mock
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import _disable_current_modes
 
-from collective_rules.dryrun.devices import DeclaredDevices, pretend_devices
-from collective_rules.dryrun.fake_groups import fake_groups, torchrun_environment
+from collective_rules.dryrun.devices import DeclaredDevices, patch_devices
+from collective_rules.dryrun.fake_groups import patch_groups, torchrun_environment
 from collective_rules.dryrun.fake_values import FakeValues
 from collective_rules.dryrun.interpreter_state import kept_state
 from collective_rules.dryrun.options import DryRunOptions
 from collective_rules.dryrun.patches import Patches
-from collective_rules.dryrun.training import ease_training
+from collective_rules.dryrun.training import patch_training
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.ledger import Ledger
 from collective_rules.mode import DispatchMode
@@ -29,7 +30,7 @@ __all__ = ["StepsDone", "dry_run"]
 
 
 class StepsDone(BaseException):
-    """Ends a program after as many optimizer steps as were asked for; `dry_run` absorbs it."""
+    """Ends a program after the given number of optimizer steps; `dry_run` suppresses it."""
 
 
 @contextlib.contextmanager
@@ -47,12 +48,12 @@ def dry_run(
 ) -> Iterator[Ledger]:
     """Run the block as one rank of `world_size`, send nothing, and yield the ledger of its collectives.
 
-    `init_process_group` gives a fake group, whatever the backend; torchrun's environment variables are set, with
-    `local_world_size` ranks a node (8, or all if fewer). With `fake`, tensors have no memory and no values, but small
-    integer ones; a program that reads a value gets an `UnknownValueError`, or `item` if that is given. Accelerators are
-    mapped to the cpu and `ledger.devices` says so. After `steps` optimizer steps the block ends. `check`, `keep` and
-    `backend` are those of `RuleMode`. Compiled code runs eagerly, data loaders have no workers, checkpoints are
-    neither written nor read. Whatever ends the block, torch and the interpreter are put back as they were.
+    `init_process_group` makes a fake group for each backend; torchrun's environment variables are set, with
+    `local_world_size` ranks a node (8, or all if fewer). With `fake`, tensors have no memory and no values, except
+    small tensors of integers; a program that reads a value gets an `UnknownValueError`, or `item` if that is given.
+    The cpu stands in for accelerators, and `ledger.devices` says so. The block ends after `steps` optimizer steps.
+    `check`, `keep` and `backend` are those of `RuleMode`. Compiled code runs eagerly, data loaders have no workers,
+    checkpoints are neither written nor read. At the end of the block torch and the interpreter are as before.
 
     Raises `CollectiveRulesError` for sizes that do not fit, or where a process group exists already.
 
@@ -89,44 +90,35 @@ def dry_run(
         stack.callback(_destroy_groups)
         os.environ.update(torchrun_environment(world_size, rank, local))
         devices = DeclaredDevices(lambda kind: ledger.devices.setdefault("cpu", kind))
-        fake_groups(patches, devices, world_size, rank)
-        pretend_devices(patches, devices, local, rank % local)
-        ease_training(patches, devices, rank % local)
-        patches.spread()
+        patch_groups(patches, devices, world_size, rank)
+        patch_devices(patches, devices, local, rank % local)
+        patch_training(patches, devices, rank % local)
+        patches.finish()
         if fake:
-            stack.enter_context(_quiet("torch._subclasses.fake_tensor"))  # logs a traceback, and raises it
+            log = logging.getLogger("torch._subclasses.fake_tensor")  # it has the traceback of an error that is raised
+            stack.enter_context(mock.patch.object(log, "disabled", True))
             stack.enter_context(FakeValues(item=item, world_size=world_size))
         stack.enter_context(devices)
         ledger = stack.enter_context(mode)
         if steps is not None:
-            stack.callback(register_optimizer_step_post_hook(_Countdown(steps)).remove)
+            stack.callback(register_optimizer_step_post_hook(_stop_after(steps)).remove)
         with contextlib.suppress(StepsDone):
             yield ledger
 
 
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Turn a logger off."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+def _stop_after(steps: int) -> Callable[..., None]:
+    """Return a hook of optimizer steps that raises `StepsDone` in the last step."""
+    left = iter(range(steps - 1))
 
-
-class _Countdown:
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def __call__(self, *_: Any) -> None:
-        self._left -= 1
-        if self._left <= 0:
+    def count(*_: Any) -> None:
+        if next(left, None) is None:
             raise StepsDone
+
+    return count
 
 
 def _destroy_groups() -> None:
-    """Destroy what the program left, also what it destroyed only in part."""
+    """Destroy the groups that the program left, also where it destroyed them in part."""
     distributed_c10d._world.pg_coalesce_state.clear()
     if dist.is_initialized():
         with _disable_current_modes():

@@ -1,44 +1,43 @@
 """ZeroRedundancyOptimizer's `consolidate_state_dict`: each rank sends its part of the optimizer's state as an object.
 
-Every other rank's part is taken to be made like this rank's own, for the parameters that are the other's. So the ops
-and their order are those of a real run; the lengths of the byte tensors are those of the tensors alone.
+The part of another rank is made like this rank's own, for the parameters of the other rank. So the ops and their order
+are those of a real run; the lengths of the byte tensors are those of the tensors alone.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch.distributed.optim import ZeroRedundancyOptimizer, zero_redundancy_optimizer
 from torch.utils._pytree import tree_leaves
 
 from collective_rules.dryrun.patches import Patches
 
-__all__ = ["ease_consolidation"]
+__all__ = ["patch_consolidation"]
 
 
-def ease_consolidation(patches: Patches) -> None:
+def patch_consolidation(patches: Patches) -> None:
     """Have `consolidate_state_dict` work without values."""
-    consolidate: Callable[..., None] = ZeroRedundancyOptimizer.consolidate_state_dict
+    consolidating: list[Any] = []
 
-    @functools.wraps(consolidate)
-    def consolidate_alike(self: Any, to: int = 0) -> None:
-        def exchange(_: object, src_rank: int, group: Any, device: Any) -> dict[str, Any]:
-            state = _part_of(self, dist.get_group_rank(group, src_rank))
-            length = sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
-            for tensor in (torch.tensor([length], device=device), torch.empty(length, dtype=torch.uint8)):
-                dist.broadcast(tensor, src=src_rank, group=group)
-            return state
+    def consolidate(original: Callable[..., None], optimizer: Any, to: int = 0) -> None:
+        consolidating.append(optimizer)
+        try:
+            original(optimizer, to)
+        finally:
+            consolidating.pop()
 
-        with mock.patch.object(zero_redundancy_optimizer, "_broadcast_object", exchange):
-            consolidate(self, to)
+    def exchange(original: object, _: object, src_rank: int, group: Any, device: Any) -> dict[str, Any]:
+        state = _part_of(consolidating[-1], dist.get_group_rank(group, src_rank))
+        length = sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
+        for tensor in (torch.tensor([length], device=device), torch.empty(length, dtype=torch.uint8)):
+            dist.broadcast(tensor, src=src_rank, group=group)
+        return state
 
-    patches.replace(ZeroRedundancyOptimizer, "consolidate_state_dict", consolidate_alike)
+    patches.replace(consolidate, exchange)
 
 
 def _part_of(optimizer: Any, rank: int) -> dict[str, Any]:
