@@ -1,4 +1,4 @@
-"""The examples of the documentation, run once each in real processes, for all tests that look at what they did."""
+"""Runs of scripts in real processes on gloo, once each for all tests: the examples of the documentation, and others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from tests.flight_recorded import BUFFER
 
-__all__ = ["EXAMPLES", "SIZE", "run_example", "what_is_printed", "with_ledgers"]
+__all__ = ["EXAMPLES", "SIZE", "run_example", "what_is_printed", "with_ledgers", "write_script"]
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "docs" / "examples").glob("*.py") if path.name != "llama.py")
@@ -21,24 +22,40 @@ SIZE = 4
 _DEADLINE = 200
 
 
+def write_script(folder: Path, text: str) -> str:
+    """Return the path of a new script."""
+    path = folder / "train.py"
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
 def run_example(script: Path) -> tuple[dict[str, Any], ...]:
-    """Return what `ledger_of` tells of each of the four ranks of a run under torchrun, on gloo."""
+    """Return what `ledger_of` writes for each of the four ranks of a run under torchrun, on gloo."""
     return with_ledgers(script, SIZE)[0]
 
 
 def what_is_printed(script: Path) -> str:
-    """Return what the ranks of that run print, all together."""
+    """Return what all ranks of that run print."""
     return with_ledgers(script, SIZE)[1]
 
 
 @functools.cache
-def with_ledgers(script: Path, size: int) -> tuple[tuple[dict[str, Any], ...], str]:
-    """Run `script` on `size` ranks, once; return what `ledger_of` tells of each of them, and what they print."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+def with_ledgers(script: Path, size: int, arguments: tuple[str, ...] = ()) -> tuple[tuple[dict[str, Any], ...], str]:
+    """Run `script` on `size` ranks, once; return what `ledger_of` writes for each rank, and what all ranks print."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(size),
+    ]
     environment = {**os.environ, **BUFFER, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with tempfile.TemporaryDirectory() as directory:
         done = subprocess.run(
-            [*command, "-m", "tests.ledger_of", directory, str(script)],
+            [*command, "-m", "tests.ledger_of", directory, str(script), *arguments],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -47,5 +64,5 @@ def with_ledgers(script: Path, size: int) -> tuple[tuple[dict[str, Any], ...], s
             check=False,
         )
         assert 0 == done.returncode, done.stderr[-4000:]
-        told = tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(size))
-        return told, done.stdout
+        written = tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(size))
+        return written, done.stdout

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pkgutil
 import random
 import signal
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from collective_rules.cli import main
 from collective_rules.cli.dry_run import dry_run_script
 from collective_rules.cli.output import CommandError
 from collective_rules.dryrun import UnknownValueError, dry_run, run_script
+from collective_rules.dryrun.patch_table import PATCHES
 from collective_rules.errors import CallError, CollectiveRulesError
+from tests.example_runs import write_script
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -77,18 +79,10 @@ if __name__ == "__main__":
 """
 
 
-def _script(folder: Path, text: str) -> str:
-    path = folder / "train.py"
-    path.write_text(textwrap.dedent(text))
-    return str(path)
-
-
 def _state() -> dict[str, Any]:
-    """Everything a dry run touches, as it is now."""
-    owners = (torch, torch.cuda, torch.accelerator, dist, distributed_c10d, torch.Tensor, torch.nn.Module, torch.utils)
-    owners += (torch.utils.data.DataLoader, torch.distributed.device_mesh.DeviceMesh, torch.amp.GradScaler)
-    owners += (torch.nn.parallel.DistributedDataParallel, torch.nn.init, torch.amp.autocast_mode.autocast)
-    owners += (torch.distributed.fsdp._fully_shard._fsdp_param, torch._C._nn, sys.modules[__name__])
+    """Return everything that a dry run changes, as it is now."""
+    paths = {path for row in PATCHES for path in row.owners.split()} | {"torch.distributed", __name__}
+    owners = [pkgutil.resolve_name(path) for path in sorted(paths)]
     names = {
         f"{owner.__name__}.{name}": id(value)
         for owner in owners
@@ -169,7 +163,7 @@ def test_whatever_ends_the_block_everything_is_put_back(end: Callable[[], None])
 @pytest.mark.parametrize("world_size", [4, 64, 1024])
 def test_an_fsdp_and_tp_script_runs_at_any_size(tmp_path: Path, world_size: int) -> None:
     """A script for `cuda` and `nccl` finishes, makes as many calls at any size, and its device is recorded."""
-    result = run_script(_script(tmp_path, _MODEL), world_size=world_size, rank=world_size - 1)
+    result = run_script(write_script(tmp_path, _MODEL), world_size=world_size, rank=world_size - 1)
     assert ("finished", None) == (result.reason, result.error)
     assert (3, {"cpu": "cuda"}, []) == (result.ledger.steps, result.ledger.devices, result.ledger.findings)
     calls = {op: total.calls for (op,), total in result.ledger.by("op").items()}
@@ -180,17 +174,13 @@ def test_an_fsdp_and_tp_script_runs_at_any_size(tmp_path: Path, world_size: int)
 
 def test_ddp_with_a_loader_and_object_collectives_runs(tmp_path: Path) -> None:
     """DDP's constructor, which reads values in C++, and its reducer work without values."""
-    result = run_script(_script(tmp_path, _DDP), world_size=4, rank=1)
+    result = run_script(write_script(tmp_path, _DDP), world_size=4, rank=1)
     assert ("finished", None) == (result.reason, result.error)
     sent = [entry.call.op for entry in result.ledger.entries if entry.phase == "backward"]
     assert ["c10d::allreduce_"] * 2 == sent
     assert result.ledger.steps == 2
-
-
-def test_a_program_stops_after_the_steps_asked_for(tmp_path: Path) -> None:
-    """`steps` counts optimizer steps."""
-    result = run_script(_script(tmp_path, _MODEL), world_size=4, steps=2)
-    assert ("stopped", 2) == (result.reason, result.ledger.steps)
+    stopped = run_script(write_script(tmp_path, _DDP), world_size=4, steps=1)
+    assert ("stopped", 1) == (stopped.reason, stopped.ledger.steps)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +188,7 @@ def test_a_program_stops_after_the_steps_asked_for(tmp_path: Path) -> None:
 )
 def test_reading_an_unknown_value_names_the_line(tmp_path: Path, read: str) -> None:
     """The error is this library's, and says where and what to do."""
-    result = run_script(_script(tmp_path, f"import torch\nx = torch.ones(())\nx{read}\n"), world_size=2)
+    result = run_script(write_script(tmp_path, f"import torch\nx = torch.ones(())\nx{read}\n"), world_size=2)
     assert isinstance(result.error, UnknownValueError)
     assert result.where == result.error.where
     assert result.where.endswith("train.py:3")
@@ -229,24 +219,10 @@ def test_what_is_true_of_unknown_numbers_is_what_is_true_of_the_one_asked_for(it
 
 def test_an_unknown_value_stays_one_where_torch_makes_another_error_of_it(tmp_path: Path) -> None:
     """The reason is told, not what became of it."""
-    path = _script(tmp_path, "import torch\nx = torch.ones(3)\ntorch.testing.assert_close(x, x.clone())\n")
+    path = write_script(tmp_path, "import torch\nx = torch.ones(3)\ntorch.testing.assert_close(x, x.clone())\n")
     result = run_script(path, world_size=2)
     assert isinstance(result.error, UnknownValueError)
     assert result.where.endswith("train.py:3")
-
-
-def test_an_illegal_call_stays_one_where_the_script_makes_another_error_of_it(tmp_path: Path) -> None:
-    """Its line is the one of the call."""
-    text = """
-    import torch, torch.distributed as dist
-    dist.init_process_group("nccl")
-    try:
-        dist.all_gather_into_tensor(torch.ones(7), torch.ones(3))
-    except Exception as error:
-        raise RuntimeError("step 3 failed") from error
-    """
-    result = run_script(_script(tmp_path, text), world_size=4)
-    assert ("illegal", True) == (result.reason, result.where.endswith("train.py:5"))
 
 
 def test_lists_of_ranks_are_real_at_any_world_size() -> None:
@@ -259,16 +235,6 @@ def test_lists_of_ranks_are_real_at_any_world_size() -> None:
         layer = torch.nn.Linear(4, 4)
         dist.fsdp.fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=64)
         assert mesh.get_group("dp").size() == 8192
-
-
-def test_a_functional_collective_keeps_small_integers() -> None:
-    """What it returns is made by this library."""
-    with dry_run(4):
-        dist.init_process_group("gloo")
-        counts = dist._functional_collectives.all_to_all_single(
-            torch.tensor([1, 2, 3, 4]), None, None, dist.group.WORLD
-        )
-        assert [1, 1, 1, 1] == counts.tolist()
 
 
 @pytest.mark.parametrize(
@@ -317,15 +283,9 @@ def test_small_integers_keep_their_values() -> None:
         dist.all_to_all_single(received, counts)
         assert [1, 2, 3, 4] == counts.tolist()
         assert sum(received.tolist()) == 4
-    assert ledger.count == 1
-
-
-def test_tensors_take_no_memory() -> None:
-    """A tensor of 4 TB is as good as any."""
-    with dry_run(4) as ledger:
-        dist.init_process_group("nccl")
-        dist.all_reduce(torch.ones(1 << 40, device="cuda"))
-    assert 4 << 40 == ledger.total.read
+        functional = dist._functional_collectives.all_to_all_single(counts, None, None, dist.group.WORLD)
+        assert [1, 1, 1, 1] == functional.tolist()
+    assert ledger.count == 2
 
 
 def test_torch_cuda_answers_the_program() -> None:
@@ -384,19 +344,22 @@ def test_the_backend_asked_for_is_the_one_told() -> None:
         assert dist.new_group([2, 3]) == dist.GroupMember.NON_GROUP_MEMBER
 
 
-def test_an_illegal_call_ends_the_run_at_its_line(tmp_path: Path) -> None:
-    """What was recorded till then is kept."""
-    text = """
+@pytest.mark.parametrize("then", ["raise", "raise RuntimeError('step 3 failed') from error"], ids=["same", "other"])
+def test_an_illegal_call_ends_the_run_at_its_line(tmp_path: Path, then: str) -> None:
+    """The earlier calls are kept, and another error of the script does not hide this one."""
+    text = f"""
     import torch, torch.distributed as dist
     dist.init_process_group("nccl")
     dist.all_reduce(torch.ones(3))
-    dist.all_gather_into_tensor(torch.ones(7), torch.ones(3))
+    try:
+        dist.all_gather_into_tensor(torch.ones(7), torch.ones(3))
+    except Exception as error:
+        {then}
     """
-    path = _script(tmp_path, text)
+    path = write_script(tmp_path, text)
     result = run_script(path, world_size=4)
-    assert "illegal" == result.reason
-    assert isinstance(result.error, CallError)
-    assert result.where.endswith("train.py:5")
+    assert ("illegal", True, 1) == (result.reason, isinstance(result.error, CallError), result.ledger.count)
+    assert result.where.endswith("train.py:6")
     assert 1 == dry_run_script(path, world_size=4).status
 
 
@@ -404,7 +367,7 @@ def test_a_script_ends_as_it_says(tmp_path: Path) -> None:
     """Its arguments and its exit status are its own; its neighbours are imported afresh each time."""
     text = "import sys, neighbour\nsys.exit(int(sys.argv[1]) + neighbour.number)\n"
     (tmp_path / "neighbour.py").write_text("number = 0\n")
-    path = _script(tmp_path, text)
+    path = write_script(tmp_path, text)
     assert "finished" == run_script(path, ["0"], world_size=2).reason
     result = run_script(path, ["3", "--x"], world_size=2)
     assert ("exited", 3) == (result.reason, result.status)
@@ -464,7 +427,7 @@ def test_the_command_writes_reports_and_passes_arguments_through(
     dist.init_process_group("nccl")
     dist.all_reduce(torch.ones(4, device="cuda"))
     """
-    path, out = _script(tmp_path, text), [tmp_path / f"out.{suffix}" for suffix in ("html", "md", "json")]
+    path, out = write_script(tmp_path, text), [tmp_path / f"out.{suffix}" for suffix in ("html", "md", "json")]
     behind = ["--lr", "3", "-x", "--world-size", "8", "--rank=2", *(f"--report={each}" for each in out), "--json"]
     assert 0 == main(["dry-run", path, *behind, "--", "--steps", "9"])
     data = json.loads(capsys.readouterr().out)
@@ -480,12 +443,12 @@ def test_the_command_writes_reports_and_passes_arguments_through(
 def test_what_a_script_raises_is_told_in_one_line(tmp_path: Path, text: str, words: str) -> None:
     """The script's own line is named."""
     with pytest.raises(CommandError, match=words):
-        dry_run_script(_script(tmp_path, text), world_size=2)
+        dry_run_script(write_script(tmp_path, text), world_size=2)
 
 
 def test_no_traceback_is_logged_of_what_a_script_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Torch's own log would have one for sizes that do not fit."""
-    result = run_script(_script(tmp_path, "import torch\ntorch.ones(3) + torch.ones(4)\n"), world_size=2)
+    result = run_script(write_script(tmp_path, "import torch\ntorch.ones(3) + torch.ones(4)\n"), world_size=2)
     assert result.where.endswith("train.py:2")
     assert "" == caplog.text
 
@@ -504,18 +467,19 @@ def test_a_module_is_found_where_the_command_is_run(tmp_path: Path, monkeypatch:
     assert not any(name.startswith("trainer_of_mine") for name in sys.modules)
 
 
-def test_a_script_that_is_not_there_is_named() -> None:
-    """Neither a file nor a module."""
-    for name, words in (("nowhere.py", r"nowhere\.py"), (None, "None is no path"), (b"x.py", r"b'x\.py' is no path")):
-        with pytest.raises(CollectiveRulesError, match=words):
-            run_script(name, world_size=2)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("arguments", ["--lr 1", None, [1]])
-def test_arguments_that_are_no_list_of_strings_are_refused(tmp_path: Path, arguments: Any) -> None:
-    (tmp_path / "script.py").touch()
-    with pytest.raises(CollectiveRulesError, match=r"arguments=.*, but should be a list of strings"):
-        run_script(tmp_path / "script.py", arguments, world_size=2)
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("nowhere.py", (), r"nowhere\.py: no such script"),
+        (None, (), "path_or_module=None, but should be"),
+        (b"x.py", (), r"path_or_module=b'x\.py', but should be"),
+        (__file__, "--lr 1", "arguments='--lr 1', but should be a list of strings"),
+        (__file__, [1], r"arguments=\[1\], but should be a list of strings"),
+    ],
+)
+def test_a_script_that_is_none_is_refused(script: Any, arguments: Any, words: str) -> None:
+    with pytest.raises(CollectiveRulesError, match=words):
+        run_script(script, arguments, world_size=2)
 
 
 def test_a_script_may_raise_what_is_no_exception(tmp_path: Path) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +14,8 @@ from torch.distributed.tensor.placement_types import _StridedShard, _StridedShar
 
 from collective_rules.dryrun import Result, UnknownValueError, dry_run, run_script
 from collective_rules.errors import SimulationError
+from tests.example_runs import with_ledgers, write_script
 from tests.ledger_of import described
-
-ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -65,14 +60,8 @@ dist.destroy_process_group()
 """
 
 
-def _script(folder: Path, text: str) -> str:
-    path = folder / "train.py"
-    path.write_text(textwrap.dedent(text))
-    return str(path)
-
-
 def _finished(folder: Path, text: str, *arguments: str, **options: Any) -> Result:
-    result = run_script(_script(folder, text), arguments, **{"world_size": 8, **options})
+    result = run_script(write_script(folder, text), arguments, **{"world_size": 8, **options})
     assert ("finished", None) == (result.reason, result.error)
     return result
 
@@ -82,7 +71,7 @@ def _ops(result: Result) -> list[str]:
 
 
 def _without_lengths(value: Any) -> Any:
-    """A ledger without the lengths of pickled objects, which depend on what other ranks hold."""
+    """Return a ledger without the lengths of pickled objects, which depend on the objects of other ranks."""
     if isinstance(value, dict):
         known = {name: _without_lengths(item) for name, item in value.items()}
         return {**known, "shape": ["n"]} if value.get("dtype") == "uint8" else known
@@ -91,25 +80,13 @@ def _without_lengths(value: Any) -> Any:
 
 def _compare_with_real(folder: Path, text: str, *arguments: str) -> None:
     """Run the script on two ranks of gloo, and dry, and compare what each rank sends."""
-    script = _script(folder, text)
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.ledger_of", str(folder), script, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr[-3000:]
-    for rank in range(2):
+    script = write_script(folder, text)
+    for rank, real in enumerate(with_ledgers(Path(script), 2, arguments)[0]):
         result = run_script(script, arguments, world_size=2, rank=rank)
         assert ("finished", None) == (result.reason, result.error)
-        told = json.loads((folder / f"rank{rank}.json").read_text())
         calls = json.loads(json.dumps(described(result.ledger)))
-        assert _without_lengths(told["calls"]) == _without_lengths(calls)
-        assert [] == told["findings"] == result.ledger.findings
+        assert _without_lengths(real["calls"]) == _without_lengths(calls)
+        assert [] == real["findings"] == result.ledger.findings
 
 
 def test_a_checkpoint_exchanges_what_it_does_in_real_processes(tmp_path: Path) -> None:
@@ -175,7 +152,7 @@ def test_batch_normalisation_across_ranks_sends_its_statistics(tmp_path: Path, b
 
 def test_batch_normalisation_on_the_cpu_is_refused_as_torch_refuses_it(tmp_path: Path) -> None:
     """Only a program that means an accelerator gets it."""
-    result = run_script(_script(tmp_path, _NORM), ["cpu", "gloo"], world_size=8)
+    result = run_script(write_script(tmp_path, _NORM), ["cpu", "gloo"], world_size=8)
     assert "SyncBatchNorm layers only work with GPU modules" in str(result.error)
 
 
@@ -333,7 +310,7 @@ def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
     assert torch.load(buffer) == 3
     torch.load("other.pt")
     """
-    result = run_script(_script(tmp_path, text), world_size=2)
+    result = run_script(write_script(tmp_path, text), world_size=2)
     assert isinstance(result.error, FileNotFoundError)
     assert result.where.endswith("train.py:12")
     assert not Path("own.pt").exists()
@@ -346,7 +323,7 @@ def test_a_tensor_in_an_object_for_others_is_an_unknown_value(tmp_path: Path) ->
     dist.init_process_group("gloo")
     dist.all_gather_object([None] * dist.get_world_size(), {"loss": torch.ones(3)})
     """
-    result = run_script(_script(tmp_path, text), world_size=2)
+    result = run_script(write_script(tmp_path, text), world_size=2)
     assert isinstance(result.error, UnknownValueError)
     assert result.error.where.endswith("train.py:4")
 

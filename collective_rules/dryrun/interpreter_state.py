@@ -1,4 +1,4 @@
-"""What a program may leave behind in the interpreter, and how to put it back."""
+"""Put back the settings of the interpreter and of torch that a program may change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def kept_state() -> Iterator[None]:
     """Put back the environment, arguments, paths, generators, hooks, signal handlers and torch's settings."""
     environment, arguments, paths, main = dict(os.environ), list(sys.argv), list(sys.path), sys.modules["__main__"]
     hook, directory = sys.excepthook, os.getcwd()
-    drawn, numbers, numpy = random.getstate(), torch.get_rng_state(), _numpy_state()
+    generator, torch_generator = random.getstate(), torch.get_rng_state()
+    numpy = sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
     coalescing = dict(distributed_c10d._world.pg_coalesce_state)
     settings = [(read, write, read()) for read, write in _SETTINGS]
     with warnings.catch_warnings():
@@ -38,9 +39,9 @@ def kept_state() -> Iterator[None]:
             os.environ.update(environment)
             sys.argv[:], sys.path[:], sys.modules["__main__"], sys.excepthook = arguments, paths, main, hook
             os.chdir(directory)
-            random.setstate(drawn)
+            random.setstate(generator)
             with _disable_current_modes():
-                torch.set_rng_state(numbers)
+                torch.set_rng_state(torch_generator)
             if numpy is not None:
                 sys.modules["numpy"].random.set_state(numpy)
             distributed_c10d._world.pg_coalesce_state.clear()
@@ -52,19 +53,15 @@ def kept_state() -> Iterator[None]:
 
 
 def _forget_meshes() -> None:
-    """Empty DTensor's caches: equal meshes of two runs have groups of other names."""
+    """Empty DTensor's caches: the groups of equal meshes have other names in another run."""
     # As torch.distributed.tensor.debug does, which needs numpy.
     DTensor._op_dispatcher.sharding_propagator.propagate_op_sharding.cache_clear()
     torch._C._clear_DTensor_sharding_propagator_cache()
     clear_redistribute_planner_cache()
 
 
-def _numpy_state() -> Any:
-    return sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
-
-
 def _keep_signals() -> dict[int, Any]:
-    """Python's own handlers; only the main thread may set any."""
+    """Return Python's own signal handlers; only the main thread may set handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
@@ -89,8 +86,8 @@ def _deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def _set_deterministic(found: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(found[0], warn_only=found[1])
+def _set_deterministic(enabled: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(enabled[0], warn_only=enabled[1])
 
 
 def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -114,4 +111,4 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
     (multiprocessing.get_sharing_strategy, multiprocessing.set_sharing_strategy),
     (_keep_signals, _restore_signals),
 )
-"""What a program sets for the whole process: how to read it, and how to set it."""
+"""The settings of the whole process: a function that reads the setting, and a function that sets it."""

@@ -1,4 +1,4 @@
-"""Dry-running an unmodified script, as torchrun would start one of its processes."""
+"""Dry-run an unmodified script, as torchrun would start one of its processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Result", "run_script"]
 
 @attrs.frozen
 class Result:
-    """How a dry run ended, and the `ledger` of what the script did till then.
+    """The end of a dry run, and the `ledger` of the script's calls until then.
 
-    `reason` is "finished", "stopped" (after the steps asked for), "exited" (a status other than 0), "illegal" (a call
-    that `error`, a `CallError`, tells of) or "raised" (`error`). `where` is the line of the script, such as
-    "train.py:88", where it did not simply finish. `status` is the script's own exit status.
+    `reason` is "finished", "stopped" (after the given number of steps), "exited" (with a status other than 0),
+    "illegal" (a call; `error` is its `CallError`) or "raised" (the script raised `error`). `where` is the line of the
+    script, such as "train.py:88", where the script did not finish. `status` is the script's own exit status.
     """
 
     ledger: Ledger
@@ -41,11 +41,13 @@ def run_script(
 ) -> Result:
     """Run a script, or a module named as after `python -m`, in a `dry_run` with `world_size` and `options`.
 
-    Whatever the script raises is told by the result, an interrupt excepted. Raises `CollectiveRulesError` where there
-    is no such script, or the dry run's sizes do not fit.
+    The result has the error that the script raises, unless it is an interrupt. Raises `CollectiveRulesError` where
+    there is no such script, or the options of the dry run do not fit.
     """
     if not isinstance(path_or_module, (str, os.PathLike)):
-        raise CollectiveRulesError(f"{path_or_module!r} is no path of a script, and no name of a module")
+        raise CollectiveRulesError(
+            f"path_or_module={path_or_module!r}, but should be the path of a script, or the name of a module"
+        )
     if not isinstance(arguments, (list, tuple)) or not all(isinstance(each, str) for each in arguments):
         raise CollectiveRulesError(f"arguments={arguments!r}, but should be a list of strings")
     before, name = set(sys.modules), os.fspath(path_or_module)
@@ -63,7 +65,7 @@ def run_script(
     except CallError as error:
         if ledger is None:
             raise
-        # Found only as the block ends, such as a tensor nobody waited on.
+        # The end of the block finds the error, such as a tensor without a wait.
         ending = {"reason": "illegal", "status": 1, "error": error, "where": ""}
     finally:
         _forget_modules(before, folder)
@@ -92,15 +94,15 @@ def _run(path_or_module: str, is_file: bool) -> dict[str, Any]:
 
 
 def _reason_of(error: BaseException) -> BaseException:
-    """Return this library's error, where torch or the script made another one of it; else `error` itself."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, CollectiveRulesError):
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    return found or error
+    """Return this library's error, where torch or the script raised another error because of it; else `error`."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, CollectiveRulesError):
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return cause or error
 
 
 def _is_module(name: str, folder: str) -> bool:
-    """Whether `python -m name` finds something in `folder`, or where Python finds its modules."""
+    """Return whether `python -m name` finds a module in `folder`, or on Python's path."""
     sys.path.insert(0, folder)
     try:
         return importlib.util.find_spec(name) is not None
@@ -111,7 +113,7 @@ def _is_module(name: str, folder: str) -> bool:
 
 
 def _forget_modules(before: set[str], folder: str) -> None:
-    """Drop the modules that the script imported from beside it, so that another script's get their turn."""
+    """Drop the modules that the script imported from its folder; another script may have modules of the same names."""
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
         if file is not None and Path(file).parent.is_relative_to(folder) and "site-packages" not in file:

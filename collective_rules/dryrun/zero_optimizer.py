@@ -1,4 +1,4 @@
-"""ZeroRedundancyOptimizer's `consolidate_state_dict`: each rank sends its part of the optimizer's state as an object.
+"""ZeroRedundancyOptimizer's `consolidate_state_dict`, in which each rank sends its part of the state as an object.
 
 The part of another rank is made like this rank's own, for the parameters of the other rank. So the ops and their order
 are those of a real run; the lengths of the byte tensors are those of the tensors alone.
@@ -49,10 +49,10 @@ def _part_of(optimizer: Any, rank: int) -> dict[str, Any]:
     numbers = itertools.count()
     state: dict[int, Any] = {}
     groups: list[dict[str, Any]] = []
-    for mine, theirs in zip(own["param_groups"], optimizer._partition_parameters()[rank], strict=True):
-        indices = [next(numbers) for _ in theirs["params"]]
-        groups.append({**mine, "params": indices})
-        for index, parameter in zip(indices, theirs["params"], strict=True):
+    for own_group, group in zip(own["param_groups"], optimizer._partition_parameters()[rank], strict=True):
+        indices = [next(numbers) for _ in group["params"]]
+        groups.append({**own_group, "params": indices})
+        for index, parameter in zip(indices, group["params"], strict=True):
             state[index] = {name: _like(value, parameter) for name, value in example.items()}
     return {"state": state, "param_groups": groups}
 
