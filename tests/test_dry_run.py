@@ -346,7 +346,7 @@ def test_the_backend_asked_for_is_the_one_told() -> None:
 
 @pytest.mark.parametrize("then", ["raise", "raise RuntimeError('step 3 failed') from error"], ids=["same", "other"])
 def test_an_illegal_call_ends_the_run_at_its_line(tmp_path: Path, then: str) -> None:
-    """The earlier calls are kept, and another error of the script does not hide this one."""
+    """All calls are kept, and another error of the script does not hide this one."""
     text = f"""
     import torch, torch.distributed as dist
     dist.init_process_group("nccl")
@@ -358,7 +358,7 @@ def test_an_illegal_call_ends_the_run_at_its_line(tmp_path: Path, then: str) -> 
     """
     path = write_script(tmp_path, text)
     result = run_script(path, world_size=4)
-    assert ("illegal", True, 1) == (result.reason, isinstance(result.error, CallError), result.ledger.count)
+    assert ("illegal", True, 2) == (result.reason, isinstance(result.error, CallError), result.ledger.count)
     assert result.where.endswith("train.py:6")
     assert 1 == dry_run_script(path, world_size=4).status
 

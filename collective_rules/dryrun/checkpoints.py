@@ -142,45 +142,30 @@ def _shard_size_and_offset(
     return size, list(offsets) if mode is _OffsetMode.ALL else next(offsets, -1)
 
 
-def _reduce_scatter(
-    original: Callable[..., Any], ranks: Any, step: str, make: Callable[[], Any], reduce: Callable[[list[Any]], Any]
+def _exchange(
+    original: Callable[..., Any],
+    ranks: Any,
+    step: str,
+    map_fun: Callable[[], Any],
+    reduce_fun: Callable[[list[Any]], Any] | None = None,
 ) -> Any:
+    """Make the exchange of a method of `_DistWrapper`, and return the result as if this rank were the only one."""
     if not ranks.use_dist:
-        return original(ranks, step, make, reduce)
-    local = make()
-    _gather_object(ranks, local)
-    answer = reduce([local])[0]
-    _scatter_object(ranks, answer)
-    return answer
-
-
-def _all_reduce(
-    original: Callable[..., Any], ranks: Any, step: str, make: Callable[[], Any], reduce: Callable[[list[Any]], Any]
-) -> Any:
-    if not ranks.use_dist:
-        return original(ranks, step, make, reduce)
-    local = make()
-    _gather_object(ranks, local)
-    answer = reduce([local])
-    _broadcast_object(answer, ranks.group, ranks.coordinator_rank)
-    return answer
-
-
-def _all_gather(original: Callable[..., Any], ranks: Any, step: str, make: Callable[[], Any]) -> Any:
-    if not ranks.use_dist:
-        return original(ranks, step, make)
-    local = make()
-    size, length = dist.get_world_size(ranks.group), _length(local)
-    _gather_lengths(ranks.group, size)
-    dist.all_gather(_pieces(size, length), _bytes(length), group=ranks.group)
-    return [local]
-
-
-def _broadcast(original: Callable[..., Any], ranks: Any, step: str, make: Callable[[], Any]) -> Any:
-    if not ranks.use_dist:
-        return original(ranks, step, make)
-    answer = make()
-    _broadcast_object(answer, ranks.group, ranks.coordinator_rank)
+        return original(ranks, step, map_fun, *(() if reduce_fun is None else (reduce_fun,)))
+    local, name = map_fun(), original.__name__
+    if name == "all_gather":
+        size, length = dist.get_world_size(ranks.group), _length(local)
+        _gather_lengths(ranks.group, size)
+        dist.all_gather(_pieces(size, length), _bytes(length), group=ranks.group)
+        return [local]
+    if reduce_fun is not None:
+        _gather_object(ranks, local)
+    if name == "reduce_scatter":
+        answer = reduce_fun([local])[0] if reduce_fun else None
+        _scatter_object(ranks, answer)
+    else:
+        answer = reduce_fun([local]) if reduce_fun else local
+        _broadcast_object(answer, ranks.group, ranks.coordinator_rank)
     return answer
 
 

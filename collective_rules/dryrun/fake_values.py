@@ -175,9 +175,7 @@ def _is_control(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[
     if func in _FACTORIES:
         return _is_small_factory(func, args, named, small)
     tensors = tuple(_tensors(args)) + tuple(_tensors(tuple(named.values())))
-    if func in _FRESH:
-        return all(_is_small(tensor, small) for tensor in tensors)
-    return bool(tensors) and all(_is_small(tensor, small) for tensor in tensors)
+    return (bool(tensors) or func in _FRESH) and all(_is_small(tensor, small) for tensor in tensors)
 
 
 def _make_written_unknown(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:

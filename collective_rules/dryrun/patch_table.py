@@ -36,7 +36,6 @@ _CUDA = "torch.cuda torch.accelerator"
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 _FSDP = "torch.distributed.fsdp"
 _MESH = "torch.distributed.device_mesh"
-_RANKS = "torch.distributed.checkpoint.utils._DistWrapper"
 _SAMPLERS = (
     "torch.utils.data.RandomSampler torch.utils.data.SubsetRandomSampler torch.utils.data.WeightedRandomSampler "
     "torch.utils.data.DistributedSampler"
@@ -180,10 +179,12 @@ PATCHES = (
     Patch(f"{_CHECKPOINT}.state_dict_loader", "_load_state_dict", "checkpoints._load_nothing", "it reads files"),
     Patch(f"{_CHECKPOINT}._storage_utils", "_storage_setup", "checkpoints._any_storage", "it opens files"),
     Patch(_CHECKPOINT, "async_save", "checkpoints._save_at_once", "it starts a thread or a process"),
-    Patch(_RANKS, "reduce_scatter", "checkpoints._reduce_scatter", _OBJECTS),
-    Patch(_RANKS, "all_reduce", "checkpoints._all_reduce", _OBJECTS),
-    Patch(_RANKS, "all_gather", "checkpoints._all_gather", _OBJECTS),
-    Patch(_RANKS, "broadcast", "checkpoints._broadcast", _OBJECTS),
+    Patch(
+        f"{_CHECKPOINT}.utils._DistWrapper",
+        "reduce_scatter all_reduce all_gather broadcast",
+        "checkpoints._exchange",
+        _OBJECTS,
+    ),
     Patch(
         "torch.distributed._state_dict_utils", "_broadcast_state_dict", "checkpoints._broadcast_state_dict", _OBJECTS
     ),
