@@ -1,4 +1,4 @@
-"""The guard of a running program: compares the ranks' collectives while they run, over a store."""
+"""Comparison of ranks while they run, over the store of the job."""
 
 from collective_rules.live.comparer import ALWAYS, EXIT, RankComparer
 

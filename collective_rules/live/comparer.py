@@ -1,4 +1,4 @@
-"""The guard of one block: what a `RuleMode` tells it of each call, it compares with the other ranks."""
+"""Compares the calls of a block with those of the other ranks: the `Observer` that a mode calls for each of them."""
 
 from __future__ import annotations
 
@@ -34,16 +34,19 @@ __all__ = ["ALWAYS", "EXIT", "RankComparer"]
 ALWAYS, EXIT = "always", "exit"
 _MOST_LAST, _MOST_WORKS = 20_000, 4096
 
+Note = Callable[[tuple[Finding, ...]], None]
+"""Takes findings that raise no error."""
+
 _uses: Counter[str] = Counter()
-"""How many guards this process has connected, by who takes part: all ranks count alike."""
+"""How many blocks this process has entered, by the ranks that take part: all ranks have the same count."""
 
 
 class RankComparer:
-    """Compares the ranks of a program while it runs.
+    """Compares the ranks of a program while it runs; an `Observer`.
 
     - `how`: "always", before each call is sent; "exit", at the end of the block; a number N, after every N collectives
       of a group.
-    - `deadline`: seconds that a rank waits for the others, also inside gloo's own collectives.
+    - `deadline`: the seconds that a rank waits for the others, also inside gloo's own collectives.
     - `ranks`: the global ranks that take part, None for all. `whole`: at the end, compare every call.
 
     Raises `CallError` for arguments of other kinds.
@@ -64,17 +67,17 @@ class RankComparer:
             raise CallError(f"deadline={deadline!r}, but should be a positive number of seconds")
         self._how, self._deadline, self._ranks, self._whole = how, float(deadline), ranks, whole
         self._every = how if isinstance(how, int) else 0
-        self._note: Callable[[tuple[Finding, ...]], None] = lambda findings: None
+        self._note: Note = lambda findings: None
         self._session: Session | None = None
         self._rendezvous: Rendezvous | None = None
         self._watchdog: Watchdog | None = None
-        # By identity: to compare the ranks of a large group takes long.
+        # By the group's identity: to compare the ranks of a large group takes long.
         self._hashes: dict[int, tuple[Group, RunningHash | None]] = {}
         self._timeouts: list[tuple[Any, timedelta]] = []
         self._works: deque[TimedWork] = deque(maxlen=_MOST_WORKS)
         self._lock = threading.Lock()
 
-    def start(self, note: Callable[[tuple[Finding, ...]], None]) -> None:
+    def start(self, note: Note) -> None:
         """Meet the other ranks at the store, if there is one yet."""
         self._note = note
         if dist.is_initialized():
@@ -83,7 +86,7 @@ class RankComparer:
     def before(self, entry: Entry, backend: str | None) -> None:
         """Compare a call that is about to be sent.
 
-        Raises `DisagreementError` where the ranks differ, or where another rank found out that they do.
+        Raises `DisagreementError` where the ranks differ, or where another rank found that they differ.
         """
         session = self._session or self._connect()
         if session is None:
@@ -106,46 +109,39 @@ class RankComparer:
             session.tail.append((entry, index))
         before, session.stamp, session.thread = session.stamp, time.monotonic(), threading.get_ident()
         if self._rendezvous is not None:
-            try:
+            with session.needing_store():
                 self._rendezvous.meet(entry, index, running.key, backend)
-            except LostStoreError as error:
-                raise session.lose(error) from error
         elif session.stamp - before > TICK:
-            session.post_last()  # in a run of calls, the watch does it: a message for each would cost too much
+            session.post_last()  # for calls in quick succession the watchdog posts: a post for each call costs too much
 
     def after(self, entry: Entry, backend: str | None, returned: Any) -> Any:
-        """Return what an op returned; of a message, a Work that does not wait longer than the deadline."""
+        """Return what the op returned; for a message, a Work that waits no longer than the deadline."""
         session, call = self._session, entry.facts.call
         if session is None or backend != "gloo" or not isinstance(returned, torch.ScriptObject):
             return returned
         if not call.row.rule.point_to_point:
             return returned
-        work = TimedWork(_c10d.Work.unbox(returned), self._deadline, lambda: self._before_wait(entry))
+        waited = (lambda: self.waited(entry)) if entry.asynchronous else (lambda: None)
+        work = TimedWork(_c10d.Work.unbox(returned), self._deadline, waited)
         # C++ holds no reference to the Python half of a Work.
         self._works.append(work)
         return work.boxed()
 
-    def _before_wait(self, entry: Entry) -> None:
-        if self._session is not None and entry.asynchronous:
-            self.waited(entry)
-
     def waited(self, entry: Entry) -> None:
-        """Compare a call that did not wait with all others: now it is about to be waited for.
+        """Compare an asynchronous call with those of all ranks: the program is about to wait for its result.
 
         Raises `DisagreementError` as `before` does.
         """
         session = self._session
         if session is not None and self._rendezvous is not None:
             session.refuse()
-            try:
+            with session.needing_store():
                 self._rendezvous.waited(entry)
-            except LostStoreError as error:
-                raise session.lose(error) from error
 
     def leave(self, error: BaseException | None) -> None:
-        """End the block, which `error` left: compare what is left to be compared.
+        """End the block, which `error` left, and make the comparisons that are left.
 
-        Raises `DisagreementError`, also from an `error` that is the consequence of a disagreement.
+        Raises `DisagreementError`, also from an `error` that a disagreement caused.
         """
         session = self._session or (self._connect() if dist.is_initialized() else None)
         if session is None:
@@ -153,11 +149,11 @@ class RankComparer:
         try:
             if error is None:
                 session.refuse()
-                tell_of_leaving(session, self._told(), None)
+                tell_of_leaving(session, self._guarded(), None)
                 session.mention(compare_at_end(session, whole=self._whole))
             else:
                 cause = explain(session, error)
-                tell_of_leaving(session, self._told(), error)
+                tell_of_leaving(session, self._guarded(), error)
                 if cause is not None:
                     raise DisagreementError(str(cause), cause.findings) from error
         except LostStoreError as lost:
@@ -167,7 +163,7 @@ class RankComparer:
         finally:
             self._end(session)
 
-    def _told(self) -> list[RunningHash]:
+    def _guarded(self) -> list[RunningHash]:
         return [running for _, running in self._hashes.values() if running is not None]
 
     def _end(self, session: Session) -> None:
@@ -178,12 +174,12 @@ class RankComparer:
             self._watchdog.stop()
         self._session = self._rendezvous = self._watchdog = None
         try:
-            keys = [f"{running.key}/any/{rank}" for running in self._told() for rank in range(running.group.size)]
+            keys = [f"{running.key}/any/{rank}" for running in self._guarded() for rank in range(running.group.size)]
             serves = session.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
             if not session.lost:
                 say_goodbye(session, keys, serves=serves)
         except LostStoreError:
-            pass  # its process has left: nobody is there to be told, and nothing to be deleted
+            pass  # the store's process has left: there is nobody to tell, and nothing to delete
         self._hashes = {}
 
     def _connect(self) -> Session | None:
@@ -201,31 +197,27 @@ class RankComparer:
             self._session = session
         if self._how == ALWAYS:
             self._rendezvous = Rendezvous(session)
-        try:
+        with session.needing_store():
             session.enter()
             self._watchdog = Watchdog(session)
             session.post_last()
-        except LostStoreError as error:
-            raise session.lose(error) from error
         self._watchdog.start()
         return session
 
     def _running_hash(self, group: Group) -> RunningHash | None:
-        """Return what is counted of a group; None for one that is not guarded."""
-        known = self._hashes.get(id(group))
-        if known is not None:
-            return known[1]
-        running = None
-        ranks = group.ranks or tuple(range(group.size))
-        if group.size > 1 and self._session is not None and {*ranks} <= {*self._session.ranks}:
-            digest = hashlib.blake2b(repr((group.name, ranks)).encode(), digest_size=8).hexdigest()
-            running = RunningHash(digest, group)
-            self._shorten(group)
-        self._hashes[id(group)] = (group, running)
-        return running
+        """Return the running hash of a group; None for a group that is not guarded."""
+        if id(group) not in self._hashes:
+            running = None
+            ranks = group.ranks or tuple(range(group.size))
+            if group.size > 1 and self._session is not None and {*ranks} <= {*self._session.ranks}:
+                digest = hashlib.blake2b(repr((group.name, ranks)).encode(), digest_size=8).hexdigest()
+                running = RunningHash(digest, group)
+                self._shorten(group)
+            self._hashes[id(group)] = (group, running)
+        return self._hashes[id(group)][1]
 
     def _shorten(self, group: Group) -> None:
-        """Let gloo give up at the deadline, so that no rank hangs in what another one does not take part in."""
+        """Let gloo give up at the deadline, so that no rank hangs in a collective that another rank does not make."""
         try:
             process_group = _c10d._resolve_process_group(group.name)  # type: ignore[arg-type]  # a name is a str
             backend: Any = process_group._get_backend(torch.device("cpu"))

@@ -1,6 +1,6 @@
-"""Who is at fault where ranks do not go on: every rank is asked what it did last, and what it does now.
+"""Finds the ranks at fault where ranks do not go on: asks every rank for its last calls, and for what it does now.
 
-A rank's watch answers for it, whatever the rank itself is stuck in; one that was stopped or has ended does not answer.
+A rank's watchdog answers for it, even while the rank is stuck. A rank that was stopped or has ended does not answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collective_rules.agreement.unify import odd_ones
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
-from collective_rules.live.session import MISSING, Session, Waiting
+from collective_rules.live.session import MISSING, Meeting, Session
 from collective_rules.messages import ranks_text, worst_first
 
 __all__ = [
@@ -50,9 +50,10 @@ _LIBRARY = (_OWN, _TORCH, os.path.abspath(threading.__file__), "<frozen")
 
 @attrs.frozen
 class RankState:
-    """What a rank says of itself: what it does, what it waits in, if anything, and its last calls.
+    """The answer of a rank: what it `does`, where it `waits`, and its last `calls`.
 
-    `whole`: whether these are all that it made. `waits`: a meeting's key, what it is, and who comes to it.
+    `waits`: the meeting's key, its text, and its members; None for a rank that waits nowhere. `whole`: whether `calls`
+    are all calls of the rank.
     """
 
     rank: int
@@ -63,16 +64,17 @@ class RankState:
 
 
 def answer(session: Session) -> bytes:
-    """Return what this rank says when it is asked."""
-    waits = next(((each.key, each.text, [*each.members.items()]) for each in [*session.waits.values()]), None)
+    """Return this rank's answer to `ask`."""
+    meetings = [waiting.meeting for waiting in [*session.waits.values()]]
+    waits = next(((each.key, each.text, [*each.members.items()]) for each in meetings), None)
     tail = last_calls(session, _LAST)
     whole = len(tail) < _LAST and len(session.tail) == len(tail)
-    told = {"does": _doing_now(session), "waits": waits, "whole": whole}
-    return json.dumps(told).encode() + b"\n" + pack_tail(tail, session.encoder)
+    head = {"does": _doing_now(session), "waits": waits, "whole": whole}
+    return json.dumps(head).encode() + b"\n" + pack_tail(tail, session.encoder)
 
 
 def _doing_now(session: Session) -> str:
-    (line, inside), last = _line(session.thread), session.last()
+    (line, inside), last = _line_of(session.thread), session.last()
     if session.failure:
         return f"failed in {last}: {session.failure}"
     if inside:
@@ -81,163 +83,156 @@ def _doing_now(session: Session) -> str:
 
 
 def last_calls(session: Session, most: int) -> list[Any]:
-    """Return up to `most` of the last calls, while another thread may be adding to them."""
+    """Return up to `most` of the last calls."""
     while True:
         try:
             return [*session.tail][-most:]
-        except RuntimeError:  # it grew meanwhile
+        except RuntimeError:  # another thread added a call meanwhile
             continue
 
 
 def ask(session: Session) -> dict[int, RankState]:
-    """Ask all ranks, and return what those said who answered in time, this one too."""
-    store, answers = session.store, {session.rank: _read(session, session.rank, answer(session))}
+    """Ask all ranks, and return the states of this rank and of those that answered in time."""
+    store, states = session.store, {session.rank: _read(session, session.rank, answer(session))}
     others = [rank for rank in session.ranks if rank != session.rank]
     for rank in others:
         store.delete(f"answer/{rank}")
         store.set(f"wake/{rank}", b"ask")
     until = time.monotonic() + session.patience
-    while len(answers) < len(session.ranks) and time.monotonic() < until:
+    while len(states) < len(session.ranks) and time.monotonic() < until:
         for rank in others:
-            text = None if rank in answers else store.find(f"answer/{rank}")
+            text = None if rank in states else store.find(f"answer/{rank}")
             if text is not None:
-                answers[rank] = _read(session, rank, text)
+                states[rank] = _read(session, rank, text)
         time.sleep(0.01)
-    return answers
+    return states
 
 
 def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
-    told = json.loads(head)
-    waits = told["waits"] and (told["waits"][0], told["waits"][1], dict(told["waits"][2]))
-    calls = tuple(unpack_tail(tail, session.decoder))
-    return RankState(rank, told["does"], waits, told["whole"], calls)
+    data = json.loads(head)
+    waits = data["waits"] and (data["waits"][0], data["waits"][1], dict(data["waits"][2]))
+    return RankState(rank, data["does"], waits, data["whole"], tuple(unpack_tail(tail, session.decoder)))
 
 
 def departed(session: Session) -> dict[int, str]:
-    """Return the ranks that have left the block, and how."""
+    """Return the ranks that have left the block, each with the way in which it left."""
     text = session.store.find("left") or b""
     return {left["rank"]: left["how"] for left in map(json.loads, text.splitlines())}
 
 
 def missing_of(session: Session, key: str, members: Mapping[int, int]) -> tuple[int, ...]:
-    """Return the global ranks that have not come to the meeting at `key`; none where it is over."""
+    """Return the global ranks that have not come to the meeting at `key`; none where the meeting is over."""
     text = session.store.find(key + "p")
     if text is None:
         return ()
-    here = {members[post.rank] for post in Arrival.unpack(text)}
+    here = {members[arrival.rank] for arrival in Arrival.unpack(text)}
     return tuple(rank for rank in members.values() if rank not in here)
 
 
-def not_come(session: Session, waiting: Waiting, answers: Mapping[int, RankState]) -> tuple[Finding, ...]:
-    """Return who does not come to where this rank waits, and what those ranks do instead; nothing if all have come."""
-    left = departed(session)
-    missing = missing_of(session, waiting.key, waiting.members)
+def not_come(session: Session, meeting: Meeting, states: Mapping[int, RankState]) -> tuple[Finding, ...]:
+    """Return the findings of ranks that do not come to a meeting, with what they do instead; none if all come."""
+    left, call = departed(session), meeting.call
+    missing = missing_of(session, meeting.key, meeting.members)
     if not missing:
         return ()
-    call = waiting.call
     if call is None:
-        found = [one for one in in_order(answers.values()) if one.severity == ERROR]
-        if found:
-            return by_cause((*found, *silent(session, answers)))
+        errors = _errors(states.values())
+        if errors:
+            return by_cause((*errors, *silent(session, states)))
     elif call.row.rule.point_to_point:
-        both = [answers[rank] for rank in waiting.members.values() if rank in answers]
-        found = [one for one in in_order(both) if one.severity == ERROR] if len(both) == 2 else []
-        if found:
-            return tuple(found)
-    faulty = sorted(_at_fault(session, waiting, missing, left, answers))
-    others = {*missing, *faulty} - ({*waiting.members.values()} - {*missing})
-    lines = [f"  {_who(waiting, missing)}"]
+        pair = [states[rank] for rank in meeting.members.values() if rank in states]
+        errors = _errors(pair) if len(pair) == 2 else ()
+        if errors:
+            return errors
+    faulty = sorted(_at_fault(meeting, missing, session, left, states))
+    waiting = [rank for rank in meeting.members.values() if rank not in missing]
+    lines = [f"  {ranks_text(waiting)} {'waits' if len(waiting) == 1 else 'wait'} in {meeting.text}"]
     lines += [
-        f"  rank {rank} {_doing(session, rank, left, answers)}"
+        f"  rank {rank} {_doing(session, rank, left, states)}"
         for rank in dict.fromkeys((*missing, *faulty))
-        if rank in others
+        if rank not in waiting
     ]
-    has = "has" if len(missing) == 1 else "have"
-    group = call.group if call is not None else None
-    place = {rank: number for number, rank in waiting.members.items()}
+    place = {rank: number for number, rank in meeting.members.items()}
     ranks = tuple(place[rank] for rank in faulty if rank in place) or tuple(place[rank] for rank in missing)
     names = {"missing": missing, "at fault": tuple(faulty)}
-    advice = "Every rank of the group must come to it: look at what those that do not are doing."
-    if call is None or group is None:
-        verdict = f"{ranks_text(missing)} {has} not come to the end of the block   [{MISSING}]"
-        return (Finding(MISSING, ERROR, "\n".join([verdict, *lines, advice]), ranks, names),)
-    verdict = f"{ranks_text(missing)} {has} not come, within {session.deadline:g} s"
-    if left.keys() & {*faulty}:
-        verdict = f"{ranks_text(missing)} {has} not come, and will not"
-    message = "\n".join([f"{call.op}: {verdict}   [{MISSING}]", f"    {call.row.notation}", *lines, advice])
-    return (Finding(MISSING, ERROR, message, ranks, names, group.name, waiting.index),)
+    advice = "Every rank of the group must make this call: look at what the ranks that do not come are doing."
+    verdict = f"{ranks_text(missing)} {'has' if len(missing) == 1 else 'have'} not come"
+    if call is None:
+        advice = "Every rank must come to the end of the block: look at what the ranks that do not come are doing."
+        text = "\n".join([f"{verdict} to the end of the block   [{MISSING}]", *lines, advice])
+        return (Finding(MISSING, ERROR, text, ranks, names),)
+    verdict += ", and will not" if left.keys() & {*faulty} else f", within {session.deadline:g} s"
+    text = "\n".join([f"{call.op}: {verdict}   [{MISSING}]", f"    {call.row.notation}", *lines, advice])
+    return (Finding(MISSING, ERROR, text, ranks, names, call.group.name, meeting.index),)
 
 
-def _who(waiting: Waiting, missing: tuple[int, ...]) -> str:
-    here = [rank for rank in waiting.members.values() if rank not in missing]
-    return f"{ranks_text(here)} {'waits' if len(here) == 1 else 'wait'} in {waiting.text}"
+def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in in_order(states) if finding.severity == ERROR)
 
 
 def _at_fault(
-    session: Session,
-    waiting: Waiting,
+    meeting: Meeting,
     missing: tuple[int, ...],
+    session: Session,
     left: Mapping[int, str],
-    answers: Mapping[int, RankState],
+    states: Mapping[int, RankState],
 ) -> set[int]:
-    """Return the ranks for which all others wait: those that wait for nobody themselves.
+    """Return the ranks for which all others wait: those that wait for no rank.
 
-    Where each waits for another one, they are those outside the meeting that most have come to.
+    Where every rank waits for another, they are the ranks outside of the meeting to which most ranks have come.
     """
-    parties = {waiting.key: [rank for rank in waiting.members.values() if rank not in missing]}
+    parties = {meeting.key: [rank for rank in meeting.members.values() if rank not in missing]}
     free, seen, todo = set[int](), set[int](), [*missing]
     while todo:
         rank = todo.pop()
         if rank in seen:
             continue
         seen.add(rank)
-        waits = answers[rank].waits if rank in answers and rank not in left else None
+        waits = states[rank].waits if rank in states and rank not in left else None
         if waits is None:
             free.add(rank)
             continue
         parties.setdefault(waits[0], []).append(rank)
         others = missing_of(session, waits[0], waits[2])
-        todo += [other for other in others if other not in parties[waiting.key] or other in left]
+        todo += [other for other in others if other not in parties[meeting.key] or other in left]
     if free:
         return free
     return set(odd_ones(sorted((sorted({*ranks}) for ranks in parties.values()), key=lambda ranks: -len(ranks))))
 
 
-def _doing(session: Session, rank: int, left: Mapping[int, str], answers: Mapping[int, RankState]) -> str:
-    known = answers.get(rank)
+def _doing(session: Session, rank: int, left: Mapping[int, str], states: Mapping[int, RankState]) -> str:
+    state = states.get(rank)
     if rank in left:
         return left[rank]
-    if known is None:
+    if state is None:
         last = session.store.find(f"last/{rank}")
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
-    if known.waits is not None:
-        return f"waits in {known.waits[1]}"
-    return known.does
+    return f"waits in {state.waits[1]}" if state.waits is not None else state.does
 
 
-def in_order(answers: Iterable[RankState], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
-    """Return what the last calls of ranks disagree on, from where all of them tell.
+def in_order(states: Iterable[RankState], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
+    """Return the disagreements among the last calls of ranks, from the first call that all states hold.
 
-    That a rank goes no further in one group may be the consequence of what it is stuck in, and comes last.
-    `only` names the one group to be looked at, and `stop` the number of its collectives.
+    A rank may stop early in one group because it is stuck in another: that finding comes last. With `only`, the one
+    group of that name is compared, and with `stop`, its first so many collectives.
     """
-    known = list(answers)
+    states = list(states)
     starts: dict[Any, int] = {}
-    for each in known:
-        if not each.whole:
-            for call in reversed(each.calls):
-                starts[_group(call), each.rank] = call.index or 0
+    for state in states:
+        if not state.whole:
+            for call in reversed(state.calls):
+                starts[_group(call), state.rank] = call.index or 0
     firsts: dict[Any, int] = {}
     for (group, _), start in starts.items():
         firsts[group] = max(firsts.get(group, 0), start)
-    whole = all(each.whole for each in known)
+    whole = all(state.whole for state in states)
     calls = [
         call
-        for each in known
-        for call in each.calls
+        for state in states
+        for call in state.calls
         if (not only or call.group.name == only)
         and (
             (whole and stop is None)
@@ -245,48 +240,48 @@ def in_order(answers: Iterable[RankState], only: str = "", stop: int | None = No
             else firsts.get(_group(call), 0) <= (call.index or 0) and (stop is None or (call.index or 0) < stop)
         )
     ]
-    return worst_first(by_cause(agree(calls, ranks=[each.rank for each in known])))
+    return worst_first(by_cause(agree(calls, ranks=[state.rank for state in states])))
 
 
 def _group(call: Call) -> tuple[str, tuple[int, ...]]:
     return call.group.name, call.group.ranks
 
 
-def silent(session: Session, answers: Mapping[int, RankState]) -> tuple[Finding, ...]:
+def silent(session: Session, states: Mapping[int, RankState]) -> tuple[Finding, ...]:
     """Return the finding that ranks do not answer, or have left the block, while others are in a collective."""
     left = departed(session)
-    missing = [rank for rank in session.ranks if rank not in answers]
+    missing = [rank for rank in session.ranks if rank not in states]
     if not missing:
         return ()
     does = "does not answer" if len(missing) == 1 else "do not answer"
     if all(rank in left for rank in missing):
         does = "has left the block" if len(missing) == 1 else "have left the block"
     lines = [f"{ranks_text(missing)} {does}, while others are in a collective   [{MISSING}]"]
-    lines += [f"  rank {rank} {_doing(session, rank, left, answers)}" for rank in session.ranks[:32]]
+    lines += [f"  rank {rank} {_doing(session, rank, left, states)}" for rank in session.ranks[:32]]
     lines.append("Look at what those ranks put out last.")
     return (Finding(MISSING, ERROR, "\n".join(lines), tuple(missing), {"missing": tuple(missing)}),)
 
 
 def by_cause(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings with the causes first: calls that differ, ranks that are gone, and then those left waiting."""
-    return tuple(sorted(findings, key=lambda found: "missing" in found.names and found.id != MISSING))
+    """Return findings in this order: calls that differ, ranks that are gone, ranks that wait for them."""
+    return tuple(sorted(findings, key=lambda finding: "missing" in finding.names and finding.id != MISSING))
 
 
-def tails(answers: Mapping[int, RankState]) -> str:
-    """Return what the ranks that answered are at, and their last calls, for people."""
+def tails(states: Mapping[int, RankState]) -> str:
+    """Return a text of what the ranks that answered do, and of their last calls."""
     lines = []
-    for rank, known in sorted(answers.items()):
-        lines.append(f"rank {rank} {known.does}; its last calls:")
-        lines += [f"    {call.index} {call!r} {call.source}" for call in known.calls[-_SHOWN:]] or ["    none"]
+    for rank, state in sorted(states.items()):
+        lines.append(f"rank {rank} {state.does}; its last calls:")
+        lines += [f"    {call.index} {call!r} {call.source}" for call in state.calls[-_SHOWN:]] or ["    none"]
     return "\n".join(lines)
 
 
 def is_in_collective(thread: int) -> bool:
-    """Whether a thread is at work in torch.distributed."""
-    return _line(thread)[1]
+    """Return whether a thread is at work in torch.distributed."""
+    return _line_of(thread)[1]
 
 
-def _line(thread: int) -> tuple[str, bool]:
+def _line_of(thread: int) -> tuple[str, bool]:
     """Return the innermost line of a thread outside of libraries, and whether torch.distributed lies further in."""
     frame: FrameType | None = sys._current_frames().get(thread)
     inside = False

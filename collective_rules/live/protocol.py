@@ -1,4 +1,4 @@
-"""What ranks tell each other, as bytes: calls, findings, and who did what. What is read was written by this library."""
+"""The ranks' messages to each other as bytes: calls, findings, and last calls. Only this library writes them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ _HEAD = struct.Struct("<IHI?")
 
 @attrs.frozen(eq=False)
 class EncodedCall:
-    """A call, as others are told of it: alike calls share one.
+    """The bytes and texts of a call, shared by calls that are alike.
 
     - `record`: the op and its arguments, without group and source; empty where they cannot be written down.
-    - `text`: for people. `code`: a number of what every rank has to pass alike. `varies`: whether there is more to it.
+    - `text`: for people. `code`: a hash of the values that every rank has to pass alike. `varies`: whether the call
+      has other values, too.
     """
 
     record: bytes
@@ -51,23 +52,23 @@ class EncodedCall:
 
 
 class CallEncoder:
-    """Describes calls, alike ones once."""
+    """Encodes calls, those that are alike once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[CallFacts, EncodedCall]] = {}
+        self._encoded: dict[int, tuple[CallFacts, EncodedCall]] = {}
 
-    def of(self, known: CallFacts) -> EncodedCall:
-        """Describe what is known of a call."""
-        found = self._known.get(id(known))
-        if found is None:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            found = self._known[id(known)] = (known, encode(known.call, known.sizes))
-        return found[1]
+    def of(self, facts: CallFacts) -> EncodedCall:
+        """Return the encoding of calls with these facts."""
+        pair = self._encoded.get(id(facts))
+        if pair is None:
+            if len(self._encoded) >= _MOST:
+                self._encoded.clear()
+            pair = self._encoded[id(facts)] = (facts, encode(facts.call, facts.sizes))
+        return pair[1]
 
 
 def encode(call: Call, sizes: str = "") -> EncodedCall:
-    """Describe a call."""
+    """Return the encoding of a call; `sizes` is the text of its sizes."""
     try:
         record = to_record(call)
         text = json.dumps({"op": record["op"], "arguments": record["arguments"]}, separators=(",", ":")).encode()
@@ -79,7 +80,7 @@ def encode(call: Call, sizes: str = "") -> EncodedCall:
 
 
 def _agreed(call: Call) -> tuple[list[Any], bool]:
-    """Return what every rank of the group binds alike, and whether there are names that are a rank's or a pair's."""
+    """Return the values that every rank binds alike, and whether there are values of a rank or of a pair."""
     rule = call.row.rule
     try:
         bound = bind(call)
@@ -93,7 +94,7 @@ def _agreed(call: Call) -> tuple[list[Any], bool]:
 
 @attrs.frozen
 class Arrival:
-    """One rank's call in a meeting: its rank in the group, and what it encoded."""
+    """One rank's arrival at a meeting: its rank in the group, and the record of its call."""
 
     rank: int
     blocking: bool
@@ -101,13 +102,13 @@ class Arrival:
     record: bytes
 
     def pack(self) -> bytes:
-        """Return it as bytes that can be told from the next post's."""
+        """Return bytes that can be appended to those of other arrivals."""
         source = self.source.encode()[:2000]
         return _HEAD.pack(self.rank, len(source), len(self.record), self.blocking) + source + self.record
 
     @staticmethod
     def unpack(text: bytes) -> Iterator[Arrival]:
-        """Yield the posts that were appended to a key."""
+        """Yield the arrivals that were appended to a key."""
         start = 0
         while start < len(text):
             rank, source, record, blocking = _HEAD.unpack_from(text, start)
@@ -117,32 +118,33 @@ class Arrival:
 
 
 class CallDecoder:
-    """From records back to calls, alike ones once."""
+    """Makes calls from records, those that are alike once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, Group], Call] = {}
+        self._decoded: dict[tuple[bytes, Group], Call] = {}
 
-    def call(self, post: Arrival, group: Group, index: int | None) -> Call:
+    def call(self, arrival: Arrival, group: Group, index: int | None) -> Call:
         """Return the call of another rank of `group`."""
-        theirs = attrs.evolve(group, rank=post.rank)
-        found = self._known.get((post.record, theirs))
-        if found is None:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            record = {**json.loads(post.record), "group": {"size": group.size, "rank": post.rank}}
-            found = self._known[post.record, theirs] = attrs.evolve(from_record(record), group=theirs)
-        return Call(found.row, theirs, found.arguments, post.source, index, post.blocking)
+        theirs = attrs.evolve(group, rank=arrival.rank)
+        call = self._decoded.get((arrival.record, theirs))
+        if call is None:
+            if len(self._decoded) >= _MOST:
+                self._decoded.clear()
+            record = {**json.loads(arrival.record), "group": {"size": group.size, "rank": arrival.rank}}
+            call = self._decoded[arrival.record, theirs] = attrs.evolve(from_record(record), group=theirs)
+        return Call(call.row, theirs, call.arguments, arrival.source, index, arrival.blocking)
 
 
 def pack_findings(findings: Iterable[Finding]) -> str:
-    """Return findings as text; the values of their names become plain data."""
-    return json.dumps([attrs.asdict(found, recurse=False) | {"names": _plain(found.names)} for found in findings])
+    """Return findings as JSON; the values of their names become plain data."""
+    return json.dumps([attrs.asdict(each, recurse=False) | {"names": _plain(each.names)} for each in findings])
 
 
 def unpack_findings(text: str) -> tuple[Finding, ...]:
-    """Undo `pack_findings`."""
-    fields = ({**found, "ranks": tuple(found["ranks"]), "names": _rich(found["names"])} for found in json.loads(text))
-    return tuple(Finding(**each) for each in fields)
+    """Return the findings that `pack_findings` packed."""
+    return tuple(
+        Finding(**{**each, "ranks": tuple(each["ranks"]), "names": _rich(each["names"])}) for each in json.loads(text)
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -160,7 +162,7 @@ def _rich(value: Any) -> Any:
 
 
 def pack_tail(tail: Sequence[tuple[Entry, int]], encoder: CallEncoder) -> bytes:
-    """Return the last calls of a rank, each with its place among its group's; those that are alike are written once."""
+    """Return the last calls of a rank, each with its index in its group, as bytes; alike calls are written once."""
     groups: dict[Group, int] = {}
     records: dict[bytes, int] = {}
     sources: dict[str, int] = {}
@@ -169,22 +171,22 @@ def pack_tail(tail: Sequence[tuple[Entry, int]], encoder: CallEncoder) -> bytes:
         record = encoder.of(entry.facts).record
         if record:
             group = groups.setdefault(entry.facts.call.group, len(groups))
-            kind = records.setdefault(record, len(records))
+            number = records.setdefault(record, len(records))
             source = sources.setdefault(entry.source, len(sources))
-            calls.append((group, kind, source, index, not entry.asynchronous))
+            calls.append((group, number, source, index, not entry.asynchronous))
     named = [(group.size, group.rank, group.name, group.ranks) for group in groups]
-    told = {"groups": named, "records": [*map(bytes.decode, records)], "sources": [*sources], "calls": calls}
-    return zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 1)
+    data = {"groups": named, "records": [*map(bytes.decode, records)], "sources": [*sources], "calls": calls}
+    return zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 1)
 
 
 def unpack_tail(text: bytes, decoder: CallDecoder) -> list[Call]:
-    """Undo `pack_tail`."""
-    told = json.loads(zlib.decompress(text))
-    groups = [Group(size, rank, name, tuple(ranks)) for size, rank, name, ranks in told["groups"]]
-    records = [record.encode() for record in told["records"]]
+    """Return the calls that `pack_tail` packed."""
+    data = json.loads(zlib.decompress(text))
+    groups = [Group(size, rank, name, tuple(ranks)) for size, rank, name, ranks in data["groups"]]
+    records = [record.encode() for record in data["records"]]
     return [
         decoder.call(
-            Arrival(groups[group].rank, blocking, told["sources"][source], records[kind]), groups[group], index
+            Arrival(groups[group].rank, blocking, data["sources"][source], records[number]), groups[group], index
         )
-        for group, kind, source, index, blocking in told["calls"]
+        for group, number, source, index, blocking in data["calls"]
     ]

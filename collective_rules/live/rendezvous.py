@@ -1,9 +1,9 @@
-"""`"always"`: the ranks of a collective meet at the store before it is sent, and are compared there.
+"""`agree="always"`: the ranks of a collective meet at the store before they send it, and are compared there.
 
-Every rank posts its call before it reads, and reads all that was posted by then: of two ranks that disagree, the
-second one to post finds out, and does not send. Who has to wait in the call waits for all, and whoever comes last
-compares all and tells the others. A call that does not block is compared with those that came before it, and goes on:
-so two groups may be used in crossed order. A send and its receive are a meeting of two.
+Every rank posts its call before it reads the calls that were posted by then: of two ranks that disagree, the second to
+post finds the disagreement, and does not send. A rank that blocks in its call waits for all ranks; the last to come
+compares all calls and tells the others. A call that does not block is compared with those that came before it, and goes
+on: so two groups may be used in crossed order. A send and its receive are a meeting of two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live.protocol import Arrival, EncodedCall, encode, pack_findings, unpack_findings
-from collective_rules.live.session import Session, call_text
+from collective_rules.live.session import Meeting, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
 
@@ -31,30 +31,30 @@ __all__ = ["Rendezvous", "any_source"]
 
 _MOST_ALIKE, _MOST_OPEN = 4096, 4096
 _SMALL = 32
-"""In larger groups a rank that waits does not read what the others posted: all of it would be read W times."""
+"""In larger groups a rank that waits does not read the others' calls: each call would be read W times."""
 
 
 def any_source(where: str, rank: int) -> str:
-    """Return the key that says that a rank receives from any source."""
+    """Return the key that says that a rank of the group `where` receives from any source."""
     return f"{where}/any/{rank}"
 
 
 class Rendezvous:
-    """The meetings of one session."""
+    """Lets the ranks of one session meet."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._alike: OrderedDict[Any, None] = OrderedDict()
-        self._open: OrderedDict[int, list[tuple[str, Mapping[int, int], Call, int, str]]] = OrderedDict()
+        self._open: OrderedDict[int, list[Meeting]] = OrderedDict()
         self._counts: dict[tuple[Any, ...], int] = {}
         self._members: dict[int, tuple[Group, Mapping[int, int]]] = {}
         self._any_source: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
     def meet(self, entry: Entry, index: int, where: str, backend: str | None) -> None:
-        """Compare a call with those of the other ranks, as far as they are there; `where` names its group.
+        """Compare a call with those of the other ranks that are there; `where` is the key of the call's group.
 
-        Raises `DisagreementError` where they differ, and where others do not come.
+        Raises `DisagreementError` where calls differ, and where other ranks do not come.
         """
         call, session = entry.facts.call, self._session
         if call.group.size == 1:
@@ -62,27 +62,25 @@ class Rendezvous:
         session.post_last()
         if not call.row.rule.point_to_point:
             everyone = self._everyone(call.group)
-            encoded = session.encoder.of(entry.facts)
-            key = f"{where}/{index}"
-            self._meet(entry, call, encoded, key, everyone, index, backend)
+            self._meet(entry, call, session.encoder.of(entry.facts), f"{where}/{index}", everyone, index, backend)
             return
         try:
-            singles = list(members(call))
+            messages = list(members(call))
         except (Unsolvable, CallError):  # malformed: `check` says why
             return
-        for single in singles:
+        for single in messages:
             self._meet_partner(entry, single, where, backend)
 
     def waited(self, entry: Entry) -> None:
-        """Wait for those that were not there when a call that does not block was made: now it is waited for."""
+        """Wait for the ranks that were not there when a call was made: now the program waits for its result."""
         for meeting in self._open.pop(entry.number, ()):
-            self._wait(*meeting)
+            self._wait(meeting)
 
     def _meet_partner(self, entry: Entry, single: Call, where: str, backend: str | None) -> None:
         group, peer, tag = single.group, single.attribute("peer"), single.attribute("tag")
         sends = single.row.rule.direction == "send"
         if peer is None:
-            # Whose send this takes only the run tells: from now on, sends to this rank are not compared.
+            # Only the run tells whose send this takes: from now on, sends to this rank are not compared.
             self._any_source.add((where, group.rank))
             self._session.store.set(any_source(where, group.rank), b"any")
             return
@@ -101,10 +99,9 @@ class Rendezvous:
         self._meet(entry, single, encoded, key, {rank: everyone[rank] for rank in pair}, number, backend)
 
     def _everyone(self, group: Group) -> Mapping[int, int]:
-        found = self._members.get(id(group))
-        if found is None:
-            found = self._members[id(group)] = (group, dict(enumerate(group.ranks or range(group.size))))
-        return found[1]
+        if id(group) not in self._members:
+            self._members[id(group)] = (group, dict(enumerate(group.ranks or range(group.size))))
+        return self._members[id(group)][1]
 
     def _is_open_to_all(self, where: str, rank: int) -> bool:
         if (where, rank) not in self._any_source and self._session.store.find(any_source(where, rank)) is not None:
@@ -121,14 +118,13 @@ class Rendezvous:
         index: int,
         backend: str | None,
     ) -> None:
-        session, blocking = self._session, not entry.asynchronous
-        store = session.store
+        session, store, blocking = self._session, self._session.store, not entry.asynchronous
         session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
         come = store.add(key + "n", 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):
             posts = self._posts(key)
             findings = self._compare(posts, call.group, index, backend)
-            if any(found.severity == ERROR for found in findings):
+            if any(finding.severity == ERROR for finding in findings):
                 findings = self._compare(self._more_posts(key, len(everyone)), call.group, index, backend)
                 session.publish(findings)
                 session.refuse()
@@ -138,19 +134,21 @@ class Rendezvous:
                 session.finished.append(key)
                 session.posted.pop(key, None)
                 return
+        sends = call.row.rule.direction == "send"
+        to_any = any_source(key.partition("/")[0], call.attribute("peer")) if sends else ""
+        meeting = Meeting(key, everyone, call, index, call_text(call, encoded.text, index, entry.source), to_any)
         if blocking:
-            self._wait(key, everyone, call, index, call_text(call, encoded.text, index, entry.source))
-        else:
-            text = call_text(call, encoded.text, index, entry.source)
-            self._open.setdefault(entry.number, []).append((key, everyone, call, index, text))
-            if len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
+            self._wait(meeting)
+            return
+        self._open.setdefault(entry.number, []).append(meeting)
+        if len(self._open) > _MOST_OPEN:
+            self._open.popitem(last=False)
 
     def _posts(self, key: str) -> list[Arrival]:
         return sorted(Arrival.unpack(self._session.store.find(key + "p") or b""), key=lambda post: post.rank)
 
     def _more_posts(self, key: str, size: int) -> list[Arrival]:
-        """Give the others a moment to come: of more ranks there is a majority, and the odd one out can be named."""
+        """Give other ranks a moment to come: among more ranks, the finding can name the minority."""
         until = time.monotonic() + self._session.patience / 2
         posts = self._posts(key)
         while len(posts) < size and time.monotonic() < until and self._session.error is None:
@@ -158,26 +156,25 @@ class Rendezvous:
             posts = self._posts(key)
         return posts
 
-    def _wait(self, key: str, everyone: Mapping[int, int], call: Call, index: int, text: str) -> None:
-        to_any = any_source(key.partition("/")[0], call.attribute("peer")) if call.row.rule.direction == "send" else ""
-        with self._session.waiting(key, everyone, call, index, text, to_any=to_any):
-            verdict = self._session.await_verdict(key)
-        self._session.posted.pop(key, None)
+    def _wait(self, meeting: Meeting) -> None:
+        with self._session.waiting(meeting):
+            verdict = self._session.await_verdict(meeting.key)
+        self._session.posted.pop(meeting.key, None)
         if verdict:
             self._session.mention(unpack_findings(verdict.decode()))
 
     def _compare(self, posts: list[Arrival], group: Group, index: int, backend: str | None) -> tuple[Finding, ...]:
-        """Return what those who came disagree on. What was once found alike is not looked at again."""
+        """Return the disagreements of the ranks that came. Calls that agreed once are not compared again."""
         if len(posts) < 2 or not all(post.record for post in posts):
             return ()
-        kind = (group.size, backend, *[(post.rank, post.blocking, post.record) for post in posts])
-        if kind in self._alike:
+        signature = (group.size, backend, *[(post.rank, post.blocking, post.record) for post in posts])
+        if signature in self._alike:
             return ()
         calls = [self._session.decoder.call(post, group, index) for post in posts]
         ranks = group.ranks or tuple(range(group.size))
         findings = agree(calls, backend, ranks=[ranks[post.rank] for post in posts])
         if not findings:
-            self._alike[kind] = None
+            self._alike[signature] = None
             if len(self._alike) > _MOST_ALIKE:
                 self._alike.popitem(last=False)
         return findings

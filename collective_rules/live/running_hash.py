@@ -1,7 +1,7 @@
-"""A running number for each group of what all its ranks must pass alike, and how many collectives went into it.
+"""A running hash for each group, of all that its ranks must pass alike.
 
-Two ranks that have the same number made the same collectives, with the same reduce ops, roots and sizes. What is a
-rank's own (split sizes, the messages of a pair) is not in it.
+Two ranks that have the same hash made the same collectives, with the same reduce ops, roots and sizes. A rank's own
+values (split sizes, the messages of a pair) are not in the hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FACTOR, _MASK = 0x5851F42D4C957F2D, (1 << 63) - 1
 
 @attrs.define(eq=False)
 class RunningHash:
-    """One group's: `count` collectives, `messages` sends and receives, and `number` of all collectives so far.
+    """The hash of one group: `number` is made of `count` collectives; `messages` counts sends and receives.
 
     `varies`: whether a call had sizes that are a rank's own. `key` names the group in the store.
     """
@@ -33,29 +33,29 @@ class RunningHash:
     varies: bool = False
     messages: int = 0
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The global ranks of the group."""
-        return self.group.ranks or tuple(range(self.group.size))
-
     def enter(self, encoded: EncodedCall) -> None:
         """Add a collective."""
         self.count += 1
         self.number = (self.number * _FACTOR + encoded.code) & _MASK
         self.varies = self.varies or encoded.varies
 
-    def told(self) -> list[Any]:
-        """Return it as plain data."""
-        return [self.key, self.ranks, self.count, self.number, self.varies or self.messages > 0]
+    def data(self) -> list[Any]:
+        """Return the key, the group's global ranks, the count, the number, and whether ranks may differ."""
+        ranks = self.group.ranks or tuple(range(self.group.size))
+        return [self.key, ranks, self.count, self.number, self.varies or self.messages > 0]
 
 
-def differing(told: dict[int, list[list[Any]]]) -> Iterator[str]:
-    """Yield the keys of groups on which ranks do not tell the same, or that not all of the group's ranks tell of."""
+def differing(totals: dict[int, list[list[Any]]]) -> Iterator[str]:
+    """Yield the keys of groups whose ranks have different hashes, or that some of the group's ranks do not have.
+
+    `totals`: the `data` of each rank's hashes.
+    """
     groups: dict[str, dict[int, list[Any]]] = {}
-    for rank, hashes in told.items():
+    for rank, hashes in totals.items():
         for key, *rest in hashes:
             groups.setdefault(key, {})[rank] = rest
-    for key, known in groups.items():
-        members, count, number, _ = next(iter(known.values()))
-        if {*members} & told.keys() != known.keys() or any(rest[1:3] != [count, number] for rest in known.values()):
+    for key, by_rank in groups.items():
+        members, count, number, _ = next(iter(by_rank.values()))
+        alike = all(rest[1:3] == [count, number] for rest in by_rank.values())
+        if not alike or {*members} & totals.keys() != by_rank.keys():
             yield key

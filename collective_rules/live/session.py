@@ -1,9 +1,8 @@
-"""What one rank's guard holds: who takes part, the last calls, what it waits in, and the error that all raise."""
+"""The state of one rank's comparison: its last calls, the places where it waits, and the error that all ranks raise."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections import deque
@@ -23,45 +22,54 @@ from collective_rules.spec import Group
 if TYPE_CHECKING:
     from collective_rules.ledger import Entry
 
-__all__ = ["LOST", "MISSING", "Session", "Waiting", "call_text", "error_of"]
+__all__ = ["LOST", "MISSING", "Meeting", "Session", "Waiting", "call_text", "error_of"]
 
 MISSING = "LIVE1"
-"""The id of the finding that a rank did not come to where the others wait."""
+"""The id of the finding that a rank did not come to the place where the others wait."""
 LOST = "LIVE2"
-"""The id of the finding that the store is gone, over which ranks are compared."""
+"""The id of the finding that the store is gone."""
 
 _MOST_NOTED, _MOST_POSTED = 1000, 4096
 
 
 @attrs.frozen(eq=False)
-class Waiting:
-    """What a rank waits in: the meeting at `key`. `members` are those who come to it, as posts name them → globally.
+class Meeting:
+    """A place where ranks meet at the store.
 
-    `call` is what it is about to do, None at the end of the block. `due` is when the wait is over. `to_any` is the key
-    that says that this send may be taken by a receive from any source.
+    `members` are the ranks that come to it: the rank that an arrival names → the global rank. `call` is the call that
+    is about to be sent, None at the end of the block, and `text` names it for people. `to_any` is the key that says
+    that a receive from any source may take this send.
     """
 
     key: str
     members: Mapping[int, int]
-    call: Call | None
-    index: int
-    text: str
+    call: Call | None = None
+    index: int = 0
+    text: str = "the end of the block"
+    to_any: str = ""
+
+
+@attrs.frozen(eq=False)
+class Waiting:
+    """A rank waits in a `meeting` from `since` until `due`, by time.monotonic."""
+
+    meeting: Meeting
     since: float
     due: float
-    to_any: str
 
 
 @attrs.define(eq=False)
 class Session:
-    """One use of the guard. `rank` is global, `ranks` are all that take part. `note` takes findings that do not raise.
+    """One block in which ranks are compared. `rank` is global, `ranks` are all that take part.
 
-    - `tail`: the last calls, each with its place among the collectives of its group. `stamp`, `thread`: when the last
-      one was made (by time.monotonic), and by which thread.
-    - `windows`: running numbers to be compared: a key, the group, the number, and how many collectives went into it.
-    - `posted`: keys of meetings that this rank came to, as far as it does not know that they are over. `finished`: keys
-      of those that are, and that it clears away. `waits`: what this rank's threads wait in.
-    - `failure`: what a collective failed with, once one did.
-    - `error`: what every rank raises from now on. `lost`: whether the store is gone.
+    - `note` takes the findings that raise no error.
+    - `tail`: the last calls, each with its index among the collectives of its group. `stamp`, `thread`: when the last
+      call was made (by time.monotonic), and by which thread.
+    - `windows`: running hashes to compare: the key, the group, the hash, and how many collectives went into the hash.
+    - `posted`: keys of the meetings that this rank came to and that may still be open. `finished`: keys of the meetings
+      that are over, and that this rank deletes. `waits`: where this rank's threads wait.
+    - `failure`: the text of the error of a collective that failed.
+    - `error`: the error that every rank raises from now on. `lost`: whether the store is gone.
     """
 
     store: RankStore
@@ -86,55 +94,49 @@ class Session:
 
     @property
     def patience(self) -> float:
-        """How many seconds others have to answer when they are asked what they do."""
+        """The seconds that other ranks have to answer when they are asked what they do."""
         return min(2.0, self.deadline / 2)
 
     def publish(self, findings: Iterable[Finding]) -> DisagreementError:
-        """Let every rank raise an error of `findings`; return what it will be, that of another rank if that was first.
-
-        The first finding is what the text is about.
-        """
-        known = tuple(findings)
-        text = json.dumps({"rank": self.rank, "findings": pack_findings(known)})
-        first = self.store.claim("error", text.encode())
+        """Let every rank raise an error of `findings`, and return it; if another rank was first, return its error."""
+        first = self.store.claim("error", pack_findings(findings).encode())
         for rank in self.ranks:
             if rank != self.rank:
                 self.store.set(f"wake/{rank}", b"error")
         return self.learn(first)
 
     def learn(self, text: bytes) -> DisagreementError:
-        """Take the published error over, and end this rank's waits."""
+        """Return the published error, and keep it; end this rank's waits."""
         if self.error is None:
-            self.error = error_of(unpack_findings(json.loads(text)["findings"]))
+            self.error = error_of(unpack_findings(text.decode()))
         self.release()
         return self.error
 
     def post(self, key: str, text: bytes) -> None:
-        """Come to a meeting."""
+        """Arrive at the meeting at `key`."""
         self.posted[key] = None
         if len(self.posted) > _MOST_POSTED:
             self.posted.pop(next(iter(self.posted)), None)
         self.store.append(key + "p", text)
 
     def release(self) -> None:
-        """End this rank's waits: it has to look for an error."""
+        """Wake this rank's threads that wait: they have to look for an error."""
         for waiting in [*self.waits.values()]:
-            self.store.set(waiting.key + "v", b"!")
+            self.store.set(waiting.meeting.key + "v", b"!")
 
     def refuse(self) -> None:
-        """Raise what was published, if anything was."""
+        """Raise the published error, if there is one."""
         if self.error is not None:
             raise error_of(self.error.findings)
 
     def lose(self, error: LostStoreError) -> DisagreementError:
-        """Return the error that the store is gone."""
+        """Return the error that the store is gone, and keep it."""
         self.lost = True
-        last = self.last()
         message = (
-            f"the store that ranks are compared over does not answer   [{LOST}]\n"
+            f"the store over which ranks are compared does not answer   [{LOST}]\n"
             f"  {error}\n"
-            f"  rank {self.rank}'s last call: {last}\n"
-            "The process that serves it has ended, usually that of rank 0: look at its output first. "
+            f"  rank {self.rank}'s last call: {self.last()}\n"
+            "The process that serves the store has ended, usually that of rank 0: look at its output first. "
             "Under torchrun the store outlives every rank."
         )
         if self.error is None:
@@ -142,27 +144,25 @@ class Session:
         return self.error
 
     @contextmanager
-    def waiting(
-        self,
-        key: str,
-        members: Mapping[int, int],
-        call: Call | None,
-        index: int,
-        text: str,
-        *,
-        extra: float = 0.0,
-        to_any: str = "",
-    ) -> Iterator[None]:
-        """Say what this thread waits in, as long as the block lasts."""
+    def needing_store(self) -> Iterator[None]:
+        """Raise the `DisagreementError` of `lose` where the store does not answer."""
+        try:
+            yield
+        except LostStoreError as error:
+            raise self.lose(error) from error
+
+    @contextmanager
+    def waiting(self, meeting: Meeting, extra: float = 0.0) -> Iterator[None]:
+        """Tell where this thread waits, as long as the block lasts: until the deadline, and `extra` seconds."""
         ticket, now = next(self._tickets), time.monotonic()
-        self.waits[ticket] = Waiting(key, members, call, index, text, now, now + self.deadline + extra, to_any)
+        self.waits[ticket] = Waiting(meeting, now, now + self.deadline + extra)
         try:
             yield
         finally:
             del self.waits[ticket]
 
     def await_verdict(self, key: str) -> bytes:
-        """Return the verdict of a meeting, once it is there; raise what was published meanwhile."""
+        """Wait for the verdict of a meeting, and return it; raise an error that was published meanwhile."""
         verdict = b"!" if self.error is not None else self.store.get(key + "v")
         if verdict == b"!":
             text = self.store.find("error")
@@ -172,29 +172,29 @@ class Session:
         return verdict
 
     def mention(self, findings: Iterable[Finding]) -> None:
-        """Note findings that do not raise, alike ones once."""
+        """Note findings that raise no error; equal ones once."""
         fresh = []
-        for found in findings:
-            if (found.id, found.message) not in self._noted and len(self._noted) < _MOST_NOTED:
-                self._noted.add((found.id, found.message))
-                fresh.append(found)
+        for finding in findings:
+            if (finding.id, finding.message) not in self._noted and len(self._noted) < _MOST_NOTED:
+                self._noted.add((finding.id, finding.message))
+                fresh.append(finding)
         if fresh:
             self.note(tuple(fresh))
 
     def enter(self) -> None:
-        """Let the others know that this rank enters the block, before it has a connection of its own."""
+        """Tell the others that this rank enters the block, before it has a connection of its own."""
         self.store.announce(f"here/{self.rank}", "here")
 
     def is_connecting(self, rank: int) -> bool:
-        """Whether a rank enters the block, and has no connection of its own yet."""
+        """Return whether a rank enters the block, and has no connection of its own yet."""
         return self.store.find(f"here/{rank}") is not None and self.store.find(f"last/{rank}") is None
 
     def post_last(self) -> None:
-        """Let the others know this rank's last call, should it not be able to answer."""
+        """Tell the others this rank's last call, for when it cannot answer."""
         self.store.set(f"last/{self.rank}", self.last().encode())
 
     def last(self) -> str:
-        """Return this rank's last call, for people."""
+        """Return a text that names this rank's last call."""
         try:
             entry, index = self.tail[-1]
         except IndexError:
@@ -203,12 +203,12 @@ class Session:
 
 
 def call_text(call: Call, text: str, index: int, source: str) -> str:
-    """Write a call as a person would want to find it."""
+    """Return a text that names a call: its sizes, index, group and line."""
     name = f" of group {call.group.name!r}" if call.group.name else ""
     return f"{text} (number {index}{name}{', ' if source else ''}{source})"
 
 
 def error_of(findings: tuple[Finding, ...]) -> DisagreementError:
-    """Return the error that is made of findings: its text is that of those that are errors."""
-    wrong = [found.message for found in findings if found.severity == ERROR] or [found.message for found in findings]
-    return DisagreementError("\n".join(wrong), findings)
+    """Return the error that carries `findings`; its text is that of the findings of severity error."""
+    wrong = [finding.message for finding in findings if finding.severity == ERROR]
+    return DisagreementError("\n".join(wrong or [finding.message for finding in findings]), findings)

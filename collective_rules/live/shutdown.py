@@ -1,4 +1,4 @@
-"""The end of a guarded block: the ranks' totals are compared, and their calls where the totals differ."""
+"""The end of a guarded block: the running hashes of all ranks are compared, and the calls where the hashes differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collective_rules.finding import ERROR, Finding
 from collective_rules.live.diagnosis import RankState, in_order, last_calls
 from collective_rules.live.protocol import Arrival, pack_findings, pack_tail, unpack_findings, unpack_tail
 from collective_rules.live.running_hash import RunningHash, differing
-from collective_rules.live.session import Session
+from collective_rules.live.session import Meeting, Session
 from collective_rules.live.watchdog import hang, leads
 
 __all__ = ["compare_at_end", "explain", "is_failure", "say_goodbye", "tell_of_leaving"]
@@ -25,7 +25,7 @@ _FAILED = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset)", re.IGNO
 
 
 def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: BaseException | None) -> None:
-    """Tell the others that this rank makes no further call, and what it made."""
+    """Tell the others that this rank makes no further call, and its running hashes."""
     how = f"is at the end of the block; its last call: {session.last()}"
     if error is not None:
         text = str(error).partition("\n")[0][:200]
@@ -33,39 +33,38 @@ def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: Base
     session.store.append("left", json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
     if error is not None:
         _post_tail(session)
-    told = json.dumps([running.told() for running in hashes]).encode()
-    session.store.append("exit/p", Arrival(_place(session), True, "", told).pack())
+    totals = json.dumps([running.data() for running in hashes]).encode()
+    session.store.append("exit/p", Arrival(_place(session), True, "", totals).pack())
 
 
 def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
-    """Wait for all ranks, compare what they made, and return what is wrong but no error.
+    """Wait for all ranks, compare their calls, and return the findings that are no errors.
 
-    Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where totals differ.
+    Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where hashes differ.
     """
-    store, key = session.store, "exit/"
-    posts = list(Arrival.unpack(store.get(key + "p")))
-    if len(posts) == len(session.ranks):
-        told = {session.ranks[post.rank]: json.loads(post.record) for post in posts}
-        varies = any(running[-1] for hashes in told.values() for running in hashes)
-        verdict = b"more" if whole or varies or any(differing(told)) else b"alike"
-        store.set(key + "v", verdict)
+    store, everyone = session.store, dict(enumerate(session.ranks))
+    arrivals = list(Arrival.unpack(store.get("exit/p")))
+    if len(arrivals) == len(session.ranks):
+        totals = {session.ranks[arrival.rank]: json.loads(arrival.record) for arrival in arrivals}
+        varies = any(running[-1] for hashes in totals.values() for running in hashes)
+        verdict = b"more" if whole or varies or any(differing(totals)) else b"alike"
+        store.set("exit/v", verdict)
     else:
-        with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block"):
-            verdict = session.await_verdict(key)
+        with session.waiting(Meeting("exit/", everyone)):
+            verdict = session.await_verdict("exit/")
     session.refuse()
     if verdict != b"more":
         return ()
-    key = "tails/"
     _post_tail(session)
-    if len(list(Arrival.unpack(store.get(key + "p")))) == len(session.ranks):
+    if len(list(Arrival.unpack(store.get("tails/p")))) == len(session.ranks):
         findings = _compare_tails(session)
-        if any(found.severity == ERROR for found in findings):
+        if any(finding.severity == ERROR for finding in findings):
             session.publish(findings)
             session.refuse()
-        store.set(key + "v", pack_findings(findings).encode())
+        store.set("tails/v", pack_findings(findings).encode())
         return findings
-    with session.waiting(key, dict(enumerate(session.ranks)), None, 0, "the end of the block", extra=_COMPARING):
-        return unpack_findings(session.await_verdict(key).decode())
+    with session.waiting(Meeting("tails/", everyone), _COMPARING):
+        return unpack_findings(session.await_verdict("tails/").decode())
 
 
 def _place(session: Session) -> int:
@@ -80,23 +79,23 @@ def _post_tail(session: Session) -> None:
 
 
 def _compare_tails(session: Session) -> tuple[Finding, ...]:
-    told = []
+    states = []
     for rank in session.ranks:
         text = session.store.get(f"tail/{rank}")
         calls = tuple(unpack_tail(text[1:], session.decoder))
-        told.append(RankState(rank, "", None, text[:1] == b"1", calls))
-    return in_order(told)
+        states.append(RankState(rank, "", None, text[:1] == b"1", calls))
+    return in_order(states)
 
 
 def is_failure(error: BaseException | None) -> bool:
-    """Whether it looks like what a collective fails with when another rank does not play along."""
+    """Return whether `error` looks like that of a collective in which another rank does not take part."""
     if isinstance(error, CollectiveRulesError) or not isinstance(error, RuntimeError):
         return False
     return isinstance(error, dist.DistError) or bool(_FAILED.search(str(error)))
 
 
 def explain(session: Session, error: BaseException) -> DisagreementError | None:
-    """Return the error of which a failed collective is the consequence, None where there is none or it is not known."""
+    """Return the disagreement that made a collective fail with `error`; None where there is none, or none is known."""
     if not is_failure(error):
         return None
     session.failure = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])[:200]
@@ -114,14 +113,14 @@ def explain(session: Session, error: BaseException) -> DisagreementError | None:
 
 
 def say_goodbye(session: Session, keys: Iterable[str], *, serves: bool) -> None:
-    """Delete what is left in the store, on the rank that is the last to leave.
+    """Delete the keys that are left in the store, on the last rank to leave.
 
-    The rank that serves the store gives the others a moment to leave before it.
+    The rank that serves the store waits a moment, so that the others leave first.
     """
-    store, size = session.store, len(session.ranks)
+    store = session.store
     if session.error is not None and session.posted:
         store.append("rest", "\n".join([*session.posted, ""]).encode())
-    if store.add("gone", 1) == size:
+    if store.add("gone", 1) == len(session.ranks):
         rest = dict.fromkeys((store.find("rest") or b"").decode().split())
         meetings = [key + part for key in rest for part in "pnv"]
         per_rank = [f"{kind}/{rank}" for kind in ("answer", "here", "last", "tail", "wake") for rank in session.ranks]

@@ -1,6 +1,6 @@
-"""What ranks tell each other over: the store that `init_process_group` made, never a process group.
+"""The store over which ranks are compared: the one that `init_process_group` made, never a process group.
 
-Each thread has a connection of its own, for a store that waits is locked. All keys lie below one prefix.
+Each thread has a connection of its own, because a store that waits is locked. All keys lie below one prefix.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class LostStoreError(CollectiveRulesError):
 
 
 class RankStore:
-    """The store, below `prefix`. A `get` waits at most `patience` seconds.
+    """The keys below `prefix`. A `get` waits at most `patience` seconds.
 
-    Raises `CollectiveRulesError` for a store that cannot append, such as that of an init_method "file://".
+    Raises `CollectiveRulesError` for a store that cannot append, such as that of an init_method "file://", and every
+    method raises `LostStoreError`.
     """
 
     def __init__(self, prefix: str, patience: float) -> None:
@@ -44,42 +45,42 @@ class RankStore:
         self._local = threading.local()
 
     def connect(self) -> Any:
-        """Return a connection for another thread: made late, after the store is gone, it would be tried for minutes."""
+        """Return a connection for another thread: after the store is gone, to connect would be tried for minutes."""
         store = dist.distributed_c10d.PrefixStore(self._prefix, self._store.clone())
         store.set_timeout(self._patience)
         return store
 
     def announce(self, key: str, value: str) -> None:
-        """Set a key over the connection that the process has: one of its own may take long to make."""
+        """Set a key over the connection of the process: to make a connection may take long."""
         store = dist.distributed_c10d.PrefixStore(self._prefix, self._store)
         try:
             store.set(key, value)
-            store.check([key])  # a set does not notice that nobody is there
+            store.check([key])  # a set does not notice that the store is gone
         except dist.DistError as error:
             raise LostStoreError(str(error).partition("\n")[0]) from error
 
     def adopt(self, connection: Any) -> None:
-        """Let this thread use a connection that another one made for it."""
+        """Let this thread use a connection that another thread made for it."""
         self._local.store = connection
 
     def set(self, key: str, value: bytes) -> None:
-        """Set a key; nothing is waited for."""
+        """Set a key, without waiting for an answer."""
         self._try(lambda store: store.set(key, value))
 
     def append(self, key: str, value: bytes) -> None:
-        """Append to a key, which is made where it is not there; nothing is waited for."""
+        """Append to a key, or set it where there is none, without waiting for an answer."""
         self._try(lambda store: store.append(key, value))
 
     def add(self, key: str, number: int) -> int:
-        """Add to a counter, and return it."""
+        """Add to a counter, and return the sum."""
         return self._try(lambda store: int(store.add(key, number)))
 
     def get(self, key: str) -> bytes:
-        """Return what a key holds; wait for it where it is not there."""
+        """Return the value of a key; where there is none, wait for it."""
         return self._try(lambda store: bytes(store.get(key)))
 
     def find(self, key: str) -> bytes | None:
-        """Return what a key holds, None where it is not there.
+        """Return the value of a key, None where there is none.
 
         Not by a check and a get: another rank may delete it in between, and the get would wait.
         """
@@ -87,11 +88,11 @@ class RankStore:
         return None if found == _ABSENT.encode() else found
 
     def claim(self, key: str, value: bytes) -> bytes:
-        """Set a key unless it is set, and return what it holds now."""
+        """Set a key unless it is set, and return its value."""
         return self._try(lambda store: bytes(store.compare_set(key, "", value.decode())))
 
     def delete(self, key: str) -> None:
-        """Delete a key, if it is there."""
+        """Delete a key, if there is one."""
         self._try(lambda store: store.delete_key(key))
 
     def _try(self, act: Callable[[Any], _T]) -> _T:

@@ -1,4 +1,4 @@
-"""Works of messages that do not wait forever: gloo waits half an hour for a partner, whatever its time-out says."""
+"""The Work of a message that does not wait forever: gloo waits half an hour for a partner, whatever its time-out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TimedWork"]
 
 
 class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
-    """A Work that is `work`, except that a wait without a limit of its own ends after `seconds`.
+    """Behaves as `work`, but a wait without a limit of its own ends after `seconds`.
 
     `before` is called before each wait.
     """
@@ -25,24 +25,24 @@ class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch'
         self._before = before
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """Wait, as the Work does; raise RuntimeError when the time is up."""
+        """Wait as the Work does; raise RuntimeError when the time is up."""
         self._before()
         return bool(self._work.wait(timeout or self._limit))
 
     def _source_rank(self) -> int:
-        """Return whose message it was."""
+        """Return the rank that sent the message."""
         return int(self._work._source_rank())
 
     def is_completed(self) -> bool:
-        """Return whether it is over."""
+        """Return whether the Work is over."""
         return bool(self._work.is_completed())
 
     def is_success(self) -> bool:
-        """Return whether it went well."""
+        """Return whether the Work succeeded."""
         return bool(self._work.is_success())
 
     def synchronize(self) -> None:
-        """Synchronize, as the Work does."""
+        """Synchronize as the Work does."""
         self._work.synchronize()
 
     def result(self) -> Any:

@@ -1,4 +1,4 @@
-"""A thread in each process that answers for its rank, and notices that others do not come."""
+"""A thread in each process that answers for its rank, and notices when other ranks do not come."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = ["TICK", "Watchdog", "hang"]
 
 TICK = 0.1
 _CONNECTING = 30.0
-"""Seconds beyond the deadline for a rank to connect to the store: one name server that does not answer takes 5."""
+"""Seconds beyond the deadline for a rank to connect to the store: a name server that does not answer takes 5."""
 _KEPT = 64
-"""How many meetings that are over stay in the store: a rank may be about to read what came of one."""
+"""How many meetings that are over stay in the store: a rank may be about to read a verdict."""
 
 
 class Watchdog:
@@ -47,11 +47,11 @@ class Watchdog:
         self._reported = 0.0
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and wait for the end."""
+        """Stop the thread, and wait for its end."""
         self._ended.set()
         self._thread.join(max(5.0, 4 * self._session.patience))
 
@@ -94,7 +94,7 @@ class Watchdog:
         self._look_inside()
 
     def _clean(self, keep: int) -> None:
-        """Delete what is left in the store of meetings that are over."""
+        """Delete from the store the meetings that are over, but for the last `keep`."""
         session = self._session
         while len(session.finished) > keep:
             key = session.finished.popleft()
@@ -102,88 +102,86 @@ class Watchdog:
                 session.store.delete(key + part)
 
     def _compare_windows(self) -> None:
-        """Arrival this rank's running numbers, and compare them with the others' where it is the last."""
+        """Post this rank's running hashes; compare those of all ranks where this rank is the last to post."""
         session = self._session
         while session.windows:
             key, group, number, count = session.windows.popleft()
             ranks = group.ranks or tuple(range(group.size))
             session.post(key, Arrival(group.rank, False, "", b"%x" % number).pack())
-            posts = list(Arrival.unpack(session.store.find(key + "p") or b""))  # deleted, where another one was faster
-            if len(posts) < len(ranks):
+            arrivals = list(Arrival.unpack(session.store.find(key + "p") or b""))  # deleted, where another was faster
+            if len(arrivals) < len(ranks):
                 continue
             session.store.delete(key + "p")
             session.posted.pop(key, None)
-            if len({post.record for post in posts}) > 1 and self._leads():
-                found = in_order([each for rank, each in ask(session).items() if rank in ranks], group.name, count)
-                if any(each.severity == ERROR for each in found):
-                    session.publish(found)
+            if len({arrival.record for arrival in arrivals}) > 1 and leads(session):
+                states = [state for rank, state in ask(session).items() if rank in ranks]
+                findings = in_order(states, group.name, count)
+                if any(finding.severity == ERROR for finding in findings):
+                    session.publish(findings)
                 else:
-                    session.mention(found)
+                    session.mention(findings)
                     session.store.delete("lead")
 
     def _look(self, waiting: Waiting) -> None:
-        """Find out who keeps this rank waiting: at the deadline, or as soon as it is known that they will not come."""
-        session, now = self._session, time.monotonic()
+        """Find the ranks that keep this rank waiting: at the deadline, or as soon as they are known not to come."""
+        session, meeting, now = self._session, waiting.meeting, time.monotonic()
         if now - waiting.since < self._tick:
             return
-        left = departed(session)
-        missing = missing_of(session, waiting.key, waiting.members)
+        left = departed(session)  # before the arrivals: a rank that has left has arrived earlier
+        missing = missing_of(session, meeting.key, meeting.members)
         if not missing:
-            if session.store.find(waiting.key + "p") is None:  # deleted: it was over before this rank asked
-                session.store.set(waiting.key + "v", b"")
+            if session.store.find(meeting.key + "p") is None:  # deleted: it was over before this rank asked
+                session.store.set(meeting.key + "v", b"")
             return
-        if waiting.to_any and session.store.find(waiting.to_any) is not None:
-            session.finished.append(waiting.key)
-            session.store.set(waiting.key + "v", b"")  # whose send the receiver takes only the run tells
+        if meeting.to_any and session.store.find(meeting.to_any) is not None:
+            session.finished.append(meeting.key)
+            session.store.set(meeting.key + "v", b"")  # only the run tells whose send the receiver takes
             return
-        gone = bool(left.keys() & {*missing})
+        gone = not left.keys().isdisjoint(missing)
         late = now - waiting.due
         if late < _CONNECTING and any(session.is_connecting(rank) for rank in missing):
             return
         if not gone and late < -session.patience:
             return
-        if not self._leads() and late < session.patience + 1:
-            return  # another rank is at it
-        answers = ask(session)
+        if not leads(session) and late < session.patience + 1:
+            return  # another rank asks
+        states = ask(session)
         while not gone and time.monotonic() < waiting.due and not self._ended.wait(self._tick):
             pass
-        findings = not_come(session, waiting, answers) if waiting in session.waits.values() else ()
+        findings = not_come(session, meeting, states) if waiting in session.waits.values() else ()
         if findings:
             session.publish(findings)
         else:
             session.store.delete("lead")
 
     def _look_inside(self) -> None:
-        """Find out why this rank does not come out of a collective that was already sent."""
+        """Find out why this rank does not come out of a collective that it has sent."""
         session = self._session
         stuck = bool(session.tail) and time.monotonic() - session.stamp > session.deadline + 1
         if stuck and session.stamp > self._reported and not session.waits and is_in_collective(session.thread):
             self._reported = session.stamp
-            if self._leads():
+            if leads(session):
                 hang(session)
-
-    def _leads(self) -> bool:
-        return leads(self._session)
 
 
 def leads(session: Session) -> bool:
-    """Whether this rank is the one that asks the others."""
+    """Return whether this rank is the one that asks the others."""
     mine = str(session.rank).encode()
     return session.store.claim("lead", mine) == mine
 
 
 def hang(session: Session) -> DisagreementError | None:
-    """Find out why ranks do not come out of a collective, write it to stderr, and publish what is wrong, if anything.
+    """Find out why ranks do not come out of a collective, on the rank that leads.
 
-    For the rank that leads.
+    Writes the last calls of all ranks to stderr. Returns the error that all ranks raise, None where nothing is wrong.
     """
-    answers = ask(session)
-    findings = [found for found in in_order(answers.values()) if found.severity == ERROR]
-    findings = [*by_cause((*findings, *silent(session, answers)))]
-    told = [found.message for found in findings] or ["no rank's calls differ from the others', as far as they answered"]
-    what = "failed in" if session.failure else "hangs in"
-    text = "\n".join([f"rank {session.rank} {what} {session.last()}", *told, tails(answers)])
-    print(f"collective_rules: {text}", file=sys.stderr, flush=True)
+    states = ask(session)
+    errors = [finding for finding in in_order(states.values()) if finding.severity == ERROR]
+    findings = by_cause((*errors, *silent(session, states)))
+    doing = "failed in" if session.failure else "hangs in"
+    lines = [f"collective_rules: rank {session.rank} {doing} {session.last()}"]
+    lines += [finding.message for finding in findings] or ["no calls differ among the ranks that answered"]
+    print("\n".join([*lines, tails(states)]), file=sys.stderr, flush=True)
     if findings:
         return session.publish(findings)
     session.store.set("calm", b"")
