@@ -1,7 +1,7 @@
 """Where in the program a call is made: the source line, the module at work, the phase of training.
 
-Modules are followed by torch's global forward hooks, optimizers by their global step hooks. In the backward pass the
-module is the one in whose forward the autograd node at work was made, which the node's sequence number tells.
+torch's global forward hooks follow modules, its global step hooks follow optimizers. In the backward pass the module is
+the one whose forward made the autograd node at work; the node's sequence number tells the module.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MARKS = 1 << 18
 _OUTSIDE, _OPTIMIZER = ("", ""), ("", "optimizer")
 _graph_task = torch._C._current_graph_task_id
 
-# What waits for the sends and receives that it dispatches; the others hand out what is to be waited on.
+# These functions wait for the sends and receives that they dispatch; others return a Work.
 _WAITING = tuple(
     inspect.unwrap(function).__code__
     for function in (dist.send, dist.recv, dist.send_object_list, dist.recv_object_list)
@@ -43,7 +43,7 @@ _WAITING = tuple(
 
 
 class _Lines(dict[str, dict[int, str] | None]):
-    """By file, the texts of its lines that were met, "train.py:88"; None for a file that is not the program's own."""
+    """File → line number → text ("train.py:88") of the lines that were met; None for a file of a library."""
 
     def __missing__(self, file: str) -> dict[int, str] | None:
         lines = self[file] = {} if _is_program(file) else None
@@ -68,7 +68,7 @@ def is_program(file: str) -> bool:
 def source_line(above: int = 1) -> str:
     """Return the innermost line outside of torch and of this library, as "train.py:88"; "" where there is none.
 
-    The search starts `above` as many frames, of which the caller knows that they are none of it.
+    The search skips the innermost `above` frames.
     """
     frame: Any = sys._getframe(above)
     while frame is not None:
@@ -76,18 +76,15 @@ def source_line(above: int = 1) -> str:
         lines = _lines[code.co_filename]
         if lines is not None:
             number = frame.f_lineno
-            return lines.get(number) or _line(lines, code.co_filename, number)
+            if number not in lines:
+                lines[number] = place_text(code.co_filename, number)
+            return lines[number]
         frame = frame.f_back
     return ""
 
 
-def _line(lines: dict[int, str], file: str, number: int) -> str:
-    text = lines[number] = place_text(file, number)
-    return text
-
-
 def place_text(file: str, number: int) -> str:
-    """Return "train.py:88"; the file is told as seen from the current directory, where there is one."""
+    """Return "train.py:88", with the file relative to the current directory."""
     try:
         here = os.getcwd() + os.sep
     except FileNotFoundError:
@@ -96,7 +93,7 @@ def place_text(file: str, number: int) -> str:
 
 
 def is_waited_for() -> bool:
-    """Return whether the function of torch.distributed at work (send, but not isend) waits for what it calls."""
+    """Return whether the function of torch.distributed at work waits for its calls, as send does and isend does not."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
@@ -109,7 +106,7 @@ def is_waited_for() -> bool:
 
 
 class _Local(threading.local):
-    """Of each thread: the modules whose forward it is in, with their paths, and the optimizers' steps."""
+    """Of each thread: the modules whose forward runs, with their paths, and the number of steps that run."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[torch.nn.Module, str]] = []
@@ -131,7 +128,7 @@ class CallSites:
     def start(self) -> None:
         """Install the hooks."""
         self._thread = threading.get_ident()
-        # One by one: an interrupt in between must not hide those that are there.
+        # One by one: after an interrupt in between, `stop` has to know the hooks that are there.
         add = self._handles.append
         add(register_module_forward_pre_hook(self._enter_module))
         add(register_module_forward_hook(self._leave_module, always_call=True))
@@ -156,7 +153,7 @@ class CallSites:
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
         if torch.compiler.is_compiling():
-            return  # dynamo would trace the hook, and with it the modules of the stack that it compiles
+            return  # dynamo would trace the hook, and with it the modules of the stack
         stack = self._local.stack
         path = self._path(stack, module)
         stack.append((module, path))
@@ -166,7 +163,7 @@ class CallSites:
         if torch.compiler.is_compiling():
             return
         stack = self._local.stack
-        if any(known is module for known, _ in stack):  # one that was entered before the hooks is not
+        if any(entered is module for entered, _ in stack):  # a module that was entered before the hooks is not
             while stack.pop()[0] is not module:
                 pass  # an interrupt skipped its hook
             self._mark(stack[-1][1] if stack else "")
@@ -181,7 +178,7 @@ class CallSites:
         path = paths.get(id(module))
         if path is not None:
             return path or stack[-1][1]
-        # torch.compile makes graph modules, and calls them in place of what it compiled.
+        # torch.compile calls the graph modules that it makes in place of the modules that it compiled.
         return stack[-1][1] if isinstance(module, GraphModule) else f"{stack[-1][1]}.{type(module).__name__}"
 
     def _mark(self, path: str) -> None:
@@ -189,7 +186,7 @@ class CallSites:
         if threading.get_ident() != self._thread or not torch.is_grad_enabled():
             return
         if torch._C._current_graph_task_id() != -1:
-            return  # recomputed in the backward pass, where the stack tells
+            return  # recomputed in the backward pass: there the stack tells the module
         number = torch._C._autograd._get_sequence_nr()
         if self._numbers and self._numbers[-1] >= number:
             self._marked[-1] = path
@@ -204,7 +201,7 @@ class CallSites:
         if node is None:
             return ""
         place = bisect.bisect_right(self._numbers, node._sequence_nr()) - 1
-        # AccumulateGrad has the largest number there is, and belongs to no module's forward.
+        # AccumulateGrad has the largest number of all, and belongs to no module's forward.
         return self._marked[place] if place >= 0 and "AccumulateGrad" not in node.name() else ""
 
     def _enter_step(self, *_: Any) -> None:
@@ -217,7 +214,7 @@ class CallSites:
 
 
 def _is_compiled(module: torch.nn.Module) -> bool:
-    """Whether it is what `torch.compile(module)` returned."""
+    """Return whether `torch.compile(module)` returned this module."""
     return "_orig_mod" in module._modules
 
 

@@ -1,11 +1,11 @@
-"""The dispatch mode itself: sees each collective, and records, checks or stands in for it."""
+"""The dispatch mode: sees each collective of a block, records and checks it, and sends it or simulates it."""
 
 from __future__ import annotations
 
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -41,7 +41,7 @@ _CHECKS = {False: "", True: "raise", "raise": "raise", "warn": "warn", "record":
 
 
 class _Subclasses(dict[type, bool]):
-    """Whether a tensor type takes its ops apart itself, and the mode has to wait for what it makes of them."""
+    """Whether a tensor type decomposes its ops itself: the mode then sees the ops into which it decomposes them."""
 
     def __missing__(self, kind: type) -> bool:
         own = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ class DispatchMode(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Let torch.compile compile under the mode: what compiled code dispatches is seen as it runs."""
+        """Let torch.compile compile under the mode, which sees the collectives of compiled code as the code runs."""
         return True
 
     def __enter__(self) -> Ledger:
@@ -108,7 +108,7 @@ class DispatchMode(TorchDispatchMode):
             self._sites.start()
             follow(self)
             super().__enter__()  # type: ignore[no-untyped-call]  # torch's
-        except BaseException:  # an interrupt: what was not entered is not left by the with statement
+        except BaseException:  # an interrupt: the with statement does not leave a block that was not entered
             self._leave()
             raise
         self._depth = 1
@@ -124,7 +124,7 @@ class DispatchMode(TorchDispatchMode):
             return
         self._leave()
         if error is not None:
-            # torch leaves this behind where a coalescing manager is left by an exception, and then sends nothing.
+            # After an exception in a coalescing manager, torch keeps this state, and sends nothing from then on.
             dist.distributed_c10d._world.pg_coalesce_state.clear()
             dist.distributed_c10d._world.pg_coalesce_state.update(self._coalescing)
         self._coalescing = {}
@@ -138,17 +138,17 @@ class DispatchMode(TorchDispatchMode):
                 self._observer.leave(error)
 
     def _leave(self) -> None:
-        """Take the mode away, its hooks and what follows threads, whichever of them are there; an interrupt waits."""
+        """Remove the mode, its hooks and its thread patch, those that are there; an interrupt comes after that."""
         try:
-            self._take_away()
+            self._remove()
         except BaseException:
-            self._take_away()
+            self._remove()
             raise
 
-    def _take_away(self) -> None:
+    def _remove(self) -> None:
         try:
             if any(mode is self for mode in _get_current_dispatch_mode_stack()):
-                above = []  # torch pops the top, whichever it is: where modes are left out of order, not this one
+                above = []  # torch pops the top mode, which is another one where modes are left out of order
                 while _get_current_dispatch_mode_stack()[-1] is not self:
                     above.append(_pop_mode())
                 super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
@@ -188,7 +188,7 @@ class DispatchMode(TorchDispatchMode):
             if self._observer is not None:
                 returned = self._observer.after(entry, backend, returned)
         else:
-            returned = self._simulator.answer(entry.facts, reader.named(args, kwargs), entry.source)
+            returned = self._simulator.run(entry.facts, reader.named(args, kwargs), entry.source)
             for outer in _outer_modes(self):
                 outer._see(reader, args, kwargs)
         if reader.functional:
@@ -196,7 +196,7 @@ class DispatchMode(TorchDispatchMode):
         return returned
 
     def _see_local(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Record and check what LocalTensorMode carries out for all ranks at once, and passes on to nobody."""
+        """Record and check a collective that LocalTensorMode carries out for all ranks, and does not pass on."""
         reader = self._readers.of(func)
         if reader is not None and not reader.waits:
             self._precheck(*self._see(reader, args, kwargs))
@@ -225,7 +225,7 @@ class DispatchMode(TorchDispatchMode):
         return entry, resolved.backend if self._backend == "auto" else self._backend
 
     def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
-        """Note findings, and warn or raise as the mode was asked to."""
+        """Note findings; raise or warn as `check` says, and warn always with `warn`."""
         entry.findings += findings
         self.ledger.findings.extend(findings)
         errors = tuple(finding for finding in findings if finding.severity == ERROR)
@@ -235,29 +235,25 @@ class DispatchMode(TorchDispatchMode):
             warnings.warn(f"{finding.message}\n  at {entry.source}", stacklevel=2)
 
     def _note(self, findings: tuple[Finding, ...]) -> None:
-        """Take what ranks were found to differ in, but is no error."""
+        """Note findings between ranks that raise no error."""
         self.ledger.findings.extend(findings)
         for finding in findings if self._check == "warn" else ():
             warnings.warn(finding.message, stacklevel=2)
 
     def _pend(self, entry: Entry, returned: Any) -> None:
-        for tensor in returned if isinstance(returned, (list, tuple)) else (returned,):
-            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
-                where = tensor.untyped_storage()._cdata
-                earlier = self._pending.get(where)
-                if earlier is not None and earlier is not entry:
-                    self._lost.append(earlier)  # its memory was freed, or is used again, before anyone waited
-                self._pending[where] = entry
+        for storage in _storages(returned if isinstance(returned, (list, tuple)) else (returned,)):
+            earlier = self._pending.get(storage)
+            if earlier is not None and earlier is not entry:
+                self._lost.append(earlier)  # its memory was freed, or is used again, before any wait
+            self._pending[storage] = entry
 
     def _waited(self, values: Iterable[Any]) -> None:
-        for value in values:
-            for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
-                    entry = self._pending.pop(tensor.untyped_storage()._cdata, None)
-                    if entry is not None:
-                        entry.waited = source_line()
-                        if self._observer is not None:
-                            self._observer.waited(entry)
+        for storage in _storages(values):
+            entry = self._pending.pop(storage, None)
+            if entry is not None:
+                entry.waited = source_line()
+                if self._observer is not None:
+                    self._observer.waited(entry)
 
     def _stepped(self) -> None:
         self.ledger.steps += 1
@@ -267,8 +263,16 @@ def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
     return not any(finding.severity == ERROR for finding in findings or ())
 
 
+def _storages(values: Iterable[Any]) -> Iterator[int]:
+    """Yield what identifies the memory of each strided tensor in `values`, and in their lists."""
+    for value in values:
+        for tensor in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                yield tensor.untyped_storage()._cdata
+
+
 def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:
-    """The modes that would have seen the op, had it been passed on."""
+    """Return the modes that would see the op if it were passed on."""
     return [
         other for other in _get_current_dispatch_mode_stack() if isinstance(other, DispatchMode) and other is not mode
     ]
@@ -277,7 +281,8 @@ def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:
 def _unwaited(entry: Entry) -> Finding:
     call = entry.facts.call
     message = (
-        f"{call.op}: its result was never waited on, so nothing says when it holds the answer   [{UNWAITED}]\n"
+        f"{call.op}: the program never waits on the result, so it may read the result too early   [{UNWAITED}]\n"
+        f"    {call.row.notation}\n"
         "Use the result, or call wait_tensor on it, before the block ends."
     )
     return Finding(UNWAITED, WARNING, message, (call.group.rank,))

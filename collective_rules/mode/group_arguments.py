@@ -1,4 +1,4 @@
-"""From what an op names its group by (a ProcessGroup, a name, ranks, a SymmetricMemory) to a `Group`."""
+"""Finds the `Group` of an op's group argument: a ProcessGroup, a name, ranks, or a SymmetricMemory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["GroupResolver", "ResolvedGroup"]
 
 @attrs.frozen(eq=False)
 class ResolvedGroup:
-    """A group, and the backend that serves it where the tables know its limits ("gloo"), else None.
+    """A group, and its backend if the tables have that backend's limits ("gloo"), else None.
 
-    Told apart by identity: to compare the ranks of a large group takes long.
+    Equal only to itself: to compare the ranks of a large group takes long.
     """
 
     group: Group
@@ -30,15 +30,15 @@ class ResolvedGroup:
 
 
 class GroupResolver:
-    """The groups that were met: by what they are, and as long as the object lives by its identity."""
+    """Resolves groups, each once: by its identity as long as the ProcessGroup lives, else by its ranks."""
 
     def __init__(self) -> None:
-        self._seen: dict[Group, ResolvedGroup] = {}
+        self._known: dict[Group, ResolvedGroup] = {}
         self._living: dict[int, ResolvedGroup] = {}
         self._ends: dict[int, weakref.ref[dist.ProcessGroup]] = {}
 
     def reader(self, row: Row, keys: Mapping[str, Any]) -> Callable[[Any], ResolvedGroup]:
-        """Return what finds the group of one op among its arguments, which lie at `keys`, by their names."""
+        """Return a function from the arguments of an op to its group; `keys`: argument name → key of its value."""
         key = keys.get(row.group)
         if row.group == "process_group":
             unbox, living = dist.ProcessGroup.unbox, self._living
@@ -61,10 +61,10 @@ class GroupResolver:
         living = self._living.get(id(group))
         if living is not None:
             return living
-        seen = self._describe(group)
+        resolved = self._describe(group)
         self._ends[id(group)] = weakref.ref(group, functools.partial(self._forget, id(group)))
-        self._living[id(group)] = seen
-        return seen
+        self._living[id(group)] = resolved
+        return resolved
 
     def _forget(self, identity: int, _: Any) -> None:
         """Another object may get this identity."""
@@ -74,7 +74,7 @@ class GroupResolver:
     def _describe(self, group: dist.ProcessGroup) -> ResolvedGroup:
         ranks = dist.distributed_c10d._world.pg_group_ranks.get(group, {})
         described = Group(group.size(), group.rank(), group.group_name, tuple(sorted(ranks, key=ranks.__getitem__)))
-        return self._seen.setdefault(described, ResolvedGroup(described, _backend(group)))
+        return self._known.setdefault(described, ResolvedGroup(described, _backend(group)))
 
     def _legacy(self, ranks: list[int], size: int) -> ResolvedGroup:
         mine = dist.get_rank() if dist.is_initialized() else 0
@@ -82,7 +82,7 @@ class GroupResolver:
         own = tuple(ranks[start : start + size])
         name = f"ranks {own}" if len(own) <= 8 else f"ranks {own[0]}…{own[-1]}"
         described = Group(size, own.index(mine) if mine in own else 0, name, own if len(own) == size else ())
-        return self._seen.setdefault(described, ResolvedGroup(described, None))
+        return self._known.setdefault(described, ResolvedGroup(described, None))
 
 
 _ALONE = ResolvedGroup(Group(1), None)

@@ -1,4 +1,4 @@
-"""What an op returned, held against what was inferred."""
+"""Compares the result of an op with the inferred one."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from collective_rules.spec import Spec
 __all__ = ["RETURNED", "difference"]
 
 RETURNED = "MODE1"
-"""The id of the finding that what came back is not what was inferred."""
+"""The id of the finding that an op returned something else than `infer` says."""
 
 
-def difference(known: CallFacts, named: Mapping[str, Any], returned: Any) -> Finding | None:
-    """Return what is wrong with `returned`, None where it is as inferred."""
-    row = known.call.row
-    if known.expected is None:
-        known.expected = infer(known.call)
+def difference(facts: CallFacts, named: Mapping[str, Any], returned: Any) -> Finding | None:
+    """Return the finding that `returned` differs from the inferred result, None where it does not."""
+    row = facts.call.row
+    if facts.expected is None:
+        facts.expected = infer(facts.call)
     parts = returned if len(row.returns) > 1 else (returned,)
     for output, value in zip(row.returns, parts, strict=False):
         if output.kind == "argument":
             text = "" if _is(value, named.get(output.name)) else f"{output.name} came back as another tensor"
         elif output.kind == "fresh":
-            text = _unlike(output.name, known.expected.get(output.name), value)
+            text = _unlike(output.name, facts.expected.get(output.name), value)
         else:
             text = ""
         if text:
-            call = known.call
-            message = f"{call.op}: {text}   [{RETURNED}]\n    {row.notation}\nThe backend, or a kernel, is at fault."
+            call = facts.call
+            advice = "The backend or a kernel is at fault: report it there."
+            message = f"{call.op}: {text}   [{RETURNED}]\n    {row.notation}\n{advice}"
             return Finding(RETURNED, ERROR, message, (call.group.rank,))
     return None
 

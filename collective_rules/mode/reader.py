@@ -1,4 +1,4 @@
-"""From the arguments of a dispatched op to what is known of the call.
+"""Reads the arguments of a dispatched op, and returns the facts of the call.
 
 Calls that are alike (op, group, sizes, dtypes, strides, scalars, and which tensors share memory) are read once.
 """
@@ -21,24 +21,24 @@ from collective_rules.ops import OPS, Row, lookup
 __all__ = ["ArgumentReader", "ArgumentReaders"]
 
 _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
-_MOST_KINDS = 100_000
+_MOST_FACTS = 100_000
 _ASYNC = ("async_op", "asyncOp")
 _STRIDED = torch.strided
 _SCALARS = frozenset({"bool", "int", "float", "str"})
 
 Sign = Callable[[Any, list[torch.Tensor]], Any]
-"""Makes of a value something hashable that is equal for values which the rules cannot tell apart; notes tensors."""
+"""Returns a hashable object for a value, equal for values that are equal to the rules; adds its tensors to the list."""
 
 Signature = tuple[Callable[[Any], Any], tuple[tuple[Any, Sign], ...]]
-"""What picks the scalars among the arguments, which are their own signature, and how to sign each of the others."""
+"""A function that picks the scalars, which are their own signature; and the key and `Sign` of every other argument."""
 
 
 @attrs.define(eq=False)
 class ArgumentReader:
     """Reads the arguments of one op.
 
-    `functional`: it returns tensors that are to be waited on. `waits`: it is that wait. `caller_knows`: no argument
-    says whether its caller waits for it, only the function of torch.distributed that was called.
+    `functional`: the op returns tensors on which the program has to wait. `waits`: the op is that wait.
+    `caller_knows`: no argument says whether the caller waits, only the function of torch.distributed that it calls.
     """
 
     row: Row
@@ -50,7 +50,7 @@ class ArgumentReader:
     _find_named: Callable[[Any], ResolvedGroup]
     _async_at: int
     _signatures: dict[Any, Signature] = attrs.field(factory=dict)
-    _kinds: dict[Any, CallFacts] = attrs.field(factory=dict)
+    _facts: dict[Any, CallFacts] = attrs.field(factory=dict)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments by their schema names."""
@@ -60,7 +60,7 @@ class ArgumentReader:
         return named
 
     def asynchronous(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Return whether the caller has to wait for the call, as far as its arguments tell."""
+        """Return whether the caller has to wait for the result, by the arguments of the call."""
         if self.functional:
             return True
         if 0 <= self._async_at < len(args):
@@ -72,55 +72,55 @@ class ArgumentReader:
         return bool(self.row.returns)
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[CallFacts, ResolvedGroup]:
-        """Return what is known of the call with these arguments, and its group."""
+        """Return the facts of the call with these arguments, and its group."""
         if kwargs:
-            # By name, in whatever order; else by place, where defaults at the end are left out.
+            # Keyed by name, in any order; else by position, without the defaults at the end.
             values: Any = self.named(args, kwargs)
             shape: Any = tuple(values)
-            seen = self._find_named(values)
+            resolved = self._find_named(values)
         else:
-            values, shape, seen = args, len(args), self._find_at(args)
+            values, shape, resolved = args, len(args), self._find_at(args)
         plan = self._signatures.get(shape)
         if plan is None:
             plan = self._signatures[shape] = self._plan(shape)
         scalars, others = plan
         tensors: list[torch.Tensor] = []
         try:
-            signature: Any = (seen, shape, scalars(values), *[sign(values[key], tensors) for key, sign in others])
+            signature: Any = (resolved, shape, scalars(values), *[sign(values[key], tensors) for key, sign in others])
             if len(tensors) > 1:
                 signature = (*signature, _shared(tensors))
-            found = self._kinds.get(signature)
+            facts = self._facts.get(signature)
         except (TypeError, AttributeError, RuntimeError):
             # A SymInt has no hash; sparse and nested tensors, and other objects, are not read.
-            return self._describe(seen, self.named(args, kwargs)), seen
-        if found is None:
-            found = self._describe(seen, self.named(args, kwargs))
-            if len(self._kinds) < _MOST_KINDS:
-                self._kinds[signature] = found
-        return found, seen
+            return self._describe(resolved, self.named(args, kwargs)), resolved
+        if facts is None:
+            facts = self._describe(resolved, self.named(args, kwargs))
+            if len(self._facts) < _MOST_FACTS:
+                self._facts[signature] = facts
+        return facts, resolved
 
     def _plan(self, shape: Any) -> Signature:
-        """Return how to sign arguments by these names, or the first so many by their places."""
+        """Return how to sign the arguments of these names, or the first `shape` arguments."""
         by_place = isinstance(shape, int)
         arguments = self.row.arguments[:shape] if by_place else [self.row.by_name[name] for name in shape]
         scalars: list[Any] = []
         others: list[tuple[Any, Sign]] = []
         for key, argument in zip(range(shape) if by_place else shape, arguments, strict=True):
             if argument.is_group:
-                continue  # the group that was found is part of the signature already
+                continue  # the resolved group is part of the signature already
             if argument.kind in _SCALARS and not argument.depth:
                 scalars.append(key)
             else:
                 others.append((key, _SIGNS.get((argument.kind, argument.depth, argument.optional), _sign)))
         return itemgetter(*scalars) if scalars else _nothing, tuple(others)
 
-    def _describe(self, seen: ResolvedGroup, named: Mapping[str, Any]) -> CallFacts:
+    def _describe(self, resolved: ResolvedGroup, named: Mapping[str, Any]) -> CallFacts:
         arguments = {name: value for name, value in named.items() if not self.row.by_name[name].is_group}
-        return CallFacts.of(call(self.row.op, group=seen.group, **arguments))
+        return CallFacts.of(call(self.row.op, group=resolved.group, **arguments))
 
 
 class ArgumentReaders:
-    """The reader of each op, None for what is no collective; made when it is asked for the first time."""
+    """Holds the reader of each op that was asked for; None for an op that is no collective."""
 
     def __init__(self) -> None:
         self._groups = GroupResolver()
@@ -130,7 +130,7 @@ class ArgumentReaders:
     def of(self, op: Any) -> ArgumentReader | None:
         """Return the reader of `op`."""
         try:
-            return self._made[id(op)]  # quicker than its hash, and told apart as well: the list keeps it alive
+            return self._made[id(op)]  # quicker than its hash, and unique: the list keeps the op alive
         except KeyError:
             self._ops.append(op)
             reader = self._made[id(op)] = self._make(op)
@@ -200,7 +200,7 @@ _SIGNS: dict[tuple[str, int, bool], Sign] = {
 
 
 def _shared(tensors: list[torch.Tensor]) -> Any:
-    """Return which of several tensors share memory, and where in it they lie; None where none do."""
+    """Return which of several tensors share memory, and their offsets in that memory; None where none share any."""
     if len(tensors) == 2 and tensors[0].untyped_storage()._cdata != tensors[1].untyped_storage()._cdata:
         return None
     storages = [tensor.untyped_storage()._cdata for tensor in tensors]

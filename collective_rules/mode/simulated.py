@@ -1,10 +1,10 @@
-"""Outputs without sending: every other rank is taken to hold what this one holds (the SPMD echo).
+"""The results of collectives without sending: every other rank is taken to hold what this rank holds.
 
-What comes back is what a real run gives in which all ranks pass the same: a gather is W copies of the input, a sum is
-W times it, a broadcast leaves it as it is. A receive gets what was last sent in that group with as many elements of
-that dtype (a ring passes its own blocks on), zeros where nothing was. Uneven pieces are repeated, or cut, to fit.
-Contents of fake and meta tensors are not looked at, and a real one that would receive them is marked as unknown. Ops of
-symm_mem without a row in `FILLERS` give zeros.
+The results are those of a real run in which all ranks pass the same: a gather is W copies of the input, a sum is W
+times the input, a broadcast changes nothing. A receive gets the tensor that was last sent in that group with as many
+elements of that dtype (a ring passes its own blocks on), else zeros. Uneven pieces are repeated or cut to fit. Fake and
+meta tensors stay without contents, and a real tensor that would receive their contents is marked as unknown. Ops of
+symm_mem whose rules are not in `FILLERS` give zeros.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _OBJECTS = {
 
 
 def make_unknown(tensor: Tensor) -> None:
-    """Note that a real tensor was written what is not known: its values mean nothing."""
+    """Mark a real tensor into which unknown values were written: its values mean nothing."""
     setattr(tensor, _UNKNOWN, True)
 
 
 def is_unknown(tensor: Tensor) -> bool:
-    """Whether `make_unknown` was told of this tensor."""
+    """Return whether `make_unknown` marked this tensor."""
     return hasattr(tensor, _UNKNOWN)
 
 
 @attrs.frozen
 class _Operands:
-    """One call's tensors by the rule's names: what is read, what is written (lists nested as the rule has them)."""
+    """One call's tensors by the rule's names, those that it reads and those that it writes; lists are nested."""
 
     call: Call
     form: str
@@ -70,7 +70,7 @@ class _Operands:
         return self.call.group.rank
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        """W times the same, reduced."""
+        """Return the reduction of W tensors that equal `tensor`."""
         return _reduce(self.call, tensor)
 
 
@@ -84,14 +84,14 @@ def _reduce(call: Call, tensor: Tensor) -> Tensor:
         return tensor if size % 2 else torch.zeros_like(tensor)
     if name == "premul_sum":
         raise SimulationError(
-            f"{call.op}: a premul_sum's factor cannot be read back from the call, so its result is unknown; "
+            f"{call.op}: the call does not tell the factor of a premul_sum, so the result is unknown; "
             "multiply the tensor first and use a sum, or use tensors without data (fake or meta ones)"
         )
     return tensor
 
 
 def _fill_alike(call: Call, tensors: list[Tensor]) -> None:
-    """Fill a list that stands for one tensor: all of it is reduced to one, or gets what one of it holds."""
+    """Fill a list that stands for one tensor: with the reduction of its tensors, or with its root tensor."""
     reduce_op = call.attribute("reduce_op")
     if reduce_op is None:
         source = tensors[call.attribute("root_tensor") or 0].clone()
@@ -102,27 +102,27 @@ def _fill_alike(call: Call, tensors: list[Tensor]) -> None:
 
 
 class Simulator:
-    """Makes what ops return. Remembers what was sent, by group, dtype and number of elements."""
+    """Makes the results of ops. Keeps the tensors that were sent, by group, dtype and number of elements."""
 
     def __init__(self) -> None:
         self._sent: dict[tuple[str, torch.dtype, int], Tensor] = {}
-        # C++ holds no reference to the Python half of a Work: a reducer's would die before it is waited on.
+        # C++ holds no reference to the Python half of a Work: DDP's would die before DDP waits on it.
         self._works: deque[_Done] = deque(maxlen=_WORKS)
 
-    def answer(self, known: CallFacts, named: Mapping[str, Any], source: str) -> Any:
-        """Return what the op would return, with its written arguments filled.
+    def run(self, facts: CallFacts, named: Mapping[str, Any], source: str) -> Any:
+        """Fill the arguments that the op writes, and return what the op would return.
 
-        Raises `SimulationError` for a value that only another rank knows, `CallError` for an illegal call.
+        Raises `SimulationError` for a value that only another rank has, `CallError` for an illegal call.
         """
-        call = known.call
+        call = facts.call
         if call.op == "c10d::recv_any_source_":
             raise SimulationError(
-                f"{call.op} at {source}: nothing is sent, so no rank can be named that this was received from; "
+                f"{call.op} at {source}: nothing is sent, so the rank that it receives from is unknown; "
                 "name the source, or skip this line in a dry run"
             )
-        if known.expected is None:
-            known.expected = infer(call)
-        fresh = {name: _make(known.expected[name], named) for name in call.row.fresh}
+        if facts.expected is None:
+            facts.expected = infer(call)
+        fresh = {name: _make(facts.expected[name], named) for name in call.row.fresh}
         held = {**named, **fresh}
         tensors = [*_tensors(list(held.values()))]
         if tensors and not any(isinstance(one, FakeTensor) or one.is_meta or is_unknown(one) for one in tensors):
@@ -131,7 +131,7 @@ class Simulator:
         else:
             for tensor in _tensors([held.get(name) for name in call.row.writes]):
                 make_unknown(tensor)
-        return _returned(known, held, self._done)
+        return _returned(facts, held, self._done)
 
     def _done(self, values: list[Tensor]) -> _Done:
         self._works.append(_Done(values))
@@ -179,7 +179,7 @@ class Simulator:
 
 
 def _pick(value: Any, index: Sequence[str], element: int) -> Any:
-    """Follow a path's indices: the one of a list of one, the element of a coalesced list, all of a list by ranks."""
+    """Return the value at a path's indices: a list of one gives its item, a coalesced list the item `element`."""
     for place, kind in enumerate(index):
         if value is None:
             return None
@@ -203,10 +203,10 @@ def _length(call: Call, held: Mapping[str, Any]) -> int:
 
 
 def _fit(target: Tensor, values: Tensor) -> None:
-    """Copy `values` to `target`, element by element: cut, or repeated, where they are not as many."""
+    """Copy `values` to `target`, element by element; repeat or cut them to the length of `target`."""
     if target.numel() == 0:
         return
-    if target.layout is not torch.strided:  # of an all_reduce, which has one shape
+    if target.layout is not torch.strided:  # an all_reduce, whose tensors have one shape
         target.copy_(values)
         return
     flat = values.reshape(-1)
@@ -283,7 +283,7 @@ def _swapped_dims(operands: _Operands) -> None:
 
 
 def _nothing(operands: _Operands) -> None:
-    """What is there stays."""
+    """Keep the contents."""
 
 
 FILLERS: Mapping[str, tuple[Callable[[_Operands], None], tuple[str, ...]]] = {
@@ -316,20 +316,20 @@ def _filler(rule: str, form: str) -> Callable[[_Operands], None] | None:
 
 
 def _refuse_objects(call: Call, source: str) -> None:
-    """Raise where torch is about to unpickle what was never received."""
+    """Raise where torch is about to unpickle an object that was never received."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         what = _OBJECTS.get(frame.f_code.co_name)
         if what is not None and frame.f_code.co_filename.endswith("distributed_c10d.py"):
             raise SimulationError(
                 f"{frame.f_code.co_name} at {source}: rank {call.group.rank} needs {what}, and nothing is sent; "
-                "run as the source rank, or give the object in another way in a dry run"
+                "run as the source rank, or give the program the object in another way in a dry run"
             )
         frame = frame.f_back
 
 
 def _make(expected: Any, named: Mapping[str, Any]) -> Any:
-    """Return fresh tensors as `infer` describes them, on the device of the op's first tensor."""
+    """Return new tensors as `infer` describes them, on the device of the op's first tensor."""
     if isinstance(expected, (list, tuple)):
         return [_make(item, named) for item in expected]
     assert isinstance(expected, Spec)
@@ -338,7 +338,7 @@ def _make(expected: Any, named: Mapping[str, Any]) -> Any:
 
 
 class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
-    """A Work that is completed. DDP reads its future, others its result."""
+    """A Work that is completed; DDP reads its future, other callers its result."""
 
     def __init__(self, values: list[Tensor]) -> None:
         super().__init__()
@@ -356,7 +356,7 @@ class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's st
         return True
 
     def synchronize(self) -> None:
-        """Nothing is left to be done."""
+        """Return at once."""
 
     def result(self) -> list[Tensor]:
         return self._values
@@ -365,8 +365,8 @@ class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's st
         return self._future
 
 
-def _returned(known: CallFacts, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
-    row = known.call.row
+def _returned(facts: CallFacts, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
+    row = facts.call.row
     written = [tensor for name in row.writes for tensor in _tensors([held.get(name)])]
     parts = []
     for output in row.returns:

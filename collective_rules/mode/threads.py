@@ -17,7 +17,7 @@ __all__ = ["follow", "unfollow"]
 _lock = threading.Lock()
 _followed: list[TorchDispatchMode] = []
 _replaced: list[tuple[Any, Any]] = []
-"""What stands in for `Thread.start`, and what was there before, maybe another's replacement."""
+"""The replacement of `Thread.start`, and the function that was there before, maybe another tool's replacement."""
 
 
 def follow(mode: TorchDispatchMode) -> None:
@@ -31,24 +31,24 @@ def follow(mode: TorchDispatchMode) -> None:
 
 
 def unfollow(mode: TorchDispatchMode) -> None:
-    """Undo `follow`; what somebody else put in place meanwhile stays, and still finds what was there before."""
+    """Undo `follow`. A replacement that another tool made meanwhile stays, and still finds what it replaced."""
     with _lock:
-        _followed[:] = [known for known in _followed if known is not mode]
+        _followed[:] = [each for each in _followed if each is not mode]
         if not _followed and _replaced and threading.Thread.start is _replaced[0][0]:
             threading.Thread.start = _replaced[0][1]  # type: ignore[method-assign]  # as it was
 
 
 def _under_modes(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
-    """Return `start` for threads that run under the modes that are followed and at work in the starting thread."""
+    """Return a `start` that runs a thread under the followed modes of the thread that starts it."""
 
     @functools.wraps(start)
     def start_under_modes(self: threading.Thread) -> None:
-        modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is known for known in _followed)]
-        if modes and start_under_modes is _replaced[0][0]:  # else one of an earlier block, which another tool kept
+        modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is each for each in _followed)]
+        if modes and start_under_modes is _replaced[0][0]:  # else an earlier block's, which another tool kept
             self.run = _running_under(self, modes)  # type: ignore[method-assign]  # for this one run
             try:
                 start(self)
-            except BaseException:  # of a thread that was started before
+            except BaseException:  # the thread was started before
                 vars(self).pop("run", None)
                 raise
             return
