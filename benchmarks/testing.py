@@ -117,9 +117,9 @@ def posted(groups: list[tuple[cr.Call, ...]]) -> Callable[[], int]:
 def judged(groups: list[tuple[cr.Call, ...]]) -> int:
     """Carry out and judge each group; none may fail."""
     for group in groups:
-        trial = carry_out(world(SIZE), group)
-        if trial.outcome != "ok":
-            sys.exit(f"{group}: {trial}")
+        result = carry_out(world(SIZE), group)
+        if result.outcome != "ok":
+            sys.exit(f"{group}: {result!r}")
     return len(groups)
 
 

@@ -1,6 +1,7 @@
 """What every test shares: hypothesis profiles, the folder of recorded facts, and process groups that send nothing."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no folder ../shared beside the checkout: its recorded facts cannot be compared")
     return path
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt: a shell starts a process in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

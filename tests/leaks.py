@@ -5,7 +5,9 @@ expected, at most `PATIENCE` seconds, and what there was before until two readin
 """
 
 import os
+import select
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,22 @@ def held(expected: Held | None = None) -> Held:
         if expected is None and before == last:
             break
     return last
+
+
+def gone(pids: Sequence[int], within: float = 10.0) -> bool:
+    """Wait for the end of processes that need not be children of this one."""
+    until = time.monotonic() + within
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([handle], [], [], max(0.0, until - time.monotonic()))[0]:
+                return False
+        finally:
+            os.close(handle)
+    return True
 
 
 def _read() -> Held:

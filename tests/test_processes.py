@@ -20,7 +20,6 @@ import attrs
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch._C._distributed_c10d import _create_work_from_future
 
 import collective_rules as cr
@@ -38,9 +37,9 @@ from collective_rules.testing.drawing import drawable
 from collective_rules.testing.expected import differences
 from collective_rules.testing.processes import ProcessWorld
 from collective_rules.testing.rank import Rank, in_step, merged
-from collective_rules.testing.strategies import calls
+from collective_rules.testing.strategies import calls, sample
 from collective_rules.testing.tensors import make
-from tests.leaks import held
+from tests.leaks import gone, held
 
 ROOT = Path(__file__).parents[1]
 
@@ -151,23 +150,10 @@ def torchrun(ranks: int, *arguments: str) -> Job:
 
 @pytest.fixture(scope="module", autouse=True)
 def jobs() -> Iterator[Jobs]:
-    ops = ("--ops", "c10d::allgather_", "--ops", "c10d::send", "--ops", "_c10d_functional::all_r*_")
     made = Jobs(
         started("-c", KILLED, FAULTY),
-        torchrun(4, *ops, "--examples", "5"),
-        torchrun(
-            2,
-            "--backend",
-            FAULTY,
-            "--deadline",
-            "5",
-            "--examples",
-            "3",
-            "--ops",
-            "c10d::allreduce_",
-            "--ops",
-            "c10d::barrier",
-        ),
+        torchrun(4, "--ops", "c10d::allgather_,c10d::send,_c10d_functional::all_r*_", "--examples=5"),
+        torchrun(2, "--backend", FAULTY, "--ops", "c10d::allreduce_,c10d::barrier", "--examples=3", "--deadline=5"),
     )
     yield made
     for job in (made.killed, made.legal, made.hanging):
@@ -187,22 +173,7 @@ def two() -> Iterator[ProcessWorld]:
 
 def drawn(op: str, size: int, count: int) -> list[tuple[cr.Call, ...]]:
     """Some legal groups of calls, for `size` ranks."""
-    groups = []
-
-    @seed(0)
-    @settings(
-        database=None,
-        deadline=None,
-        max_examples=8 * count,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(calls(op, most_ranks=size))
-    def note(group: tuple[cr.Call, ...]) -> None:
-        if group[0].group.size == size:
-            groups.append(group)
-
-    note()
+    groups = [group for group in sample(calls(op, most_ranks=size), 8 * count) if group[0].group.size == size]
     assert groups
     return groups[:count]
 
@@ -211,22 +182,6 @@ def sums(size: int, *shapes: tuple[int, ...], **more: Any) -> list[cr.Call]:
     """An allreduce_ on the ranks that there are shapes for."""
     tensors = [[cr.Spec(shape)] for shape in shapes]
     return [cr.call("c10d::allreduce_", group=cr.Group(size, rank), tensors=t) for rank, t in enumerate(tensors)]
-
-
-def gone(pids: Sequence[int], within: float = 10.0) -> bool:
-    """Wait for the end of processes that are nobody's children here."""
-    until = time.monotonic() + within
-    for pid in pids:
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            if not select.select([handle], [], [], max(0.0, until - time.monotonic()))[0]:
-                return False
-        finally:
-            os.close(handle)
-    return True
 
 
 @pytest.mark.parametrize("op", KINDS)

@@ -29,7 +29,7 @@ from collective_rules.sandbox import sandbox as sandbox_module
 from collective_rules.sandbox.fork_server import ANSWER_LIMIT
 from collective_rules.testing.run_calls import sandbox_warm_up  # noqa: F401 - the fork server calls it
 from collective_rules.testing.world import World, WorldTimeout
-from tests.leaks import held
+from tests.leaks import gone, held
 
 SHORT = 0.5
 
@@ -92,18 +92,6 @@ def box(boxes: list[Sandbox]) -> Sandbox:
 def left(pids: Any) -> list[int]:
     """Those processes that are still there, zombies too."""
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def end(pid: int, within: float = 10.0) -> bool:
-    """Wait for the end of a process that is nobody's child here."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([handle], [], [], within)[0])
-    finally:
-        os.close(handle)
 
 
 # -- jobs
@@ -516,7 +504,7 @@ def test_nothing_outlives_a_parent_that_is_killed(to_be_killed: Parent) -> None:
     to_be_killed.process.wait()
     pids = json.loads(to_be_killed.file.read_text())
     assert 4 == len(pids)
-    assert all(end(pid) for pid in pids)
+    assert gone(pids)
 
 
 def test_a_fork_has_no_part_in_the_sandbox(box: Sandbox) -> None:
@@ -592,14 +580,6 @@ def test_a_result_has_a_known_outcome() -> None:
 # -- what takes another fork server: last, for it takes some seconds
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """A shell starts what it runs in the background with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_closes_the_sandbox_which_leaves_nothing(box: Sandbox, tmp_path: Path) -> None:
     """Ctrl-C while waiting for a result, not meant for the fork server, ends all processes, files and threads."""
@@ -636,14 +616,13 @@ def test_the_loss_of_the_fork_server_is_made_good(box: Sandbox, tmp_path: Path) 
     assert 0 == next(answers)[0]
     server, child, *others = json.loads(file.read_text())
     os.kill(server, signal.SIGKILL)
-    assert end(server)
-    assert end(child)
+    assert gone([server, child])
     assert others == left(others)
     start = time.monotonic()
     assert OK == box.run(job(echo), 1).outcome
     assert time.monotonic() - start < box.deadline
     assert [(1, Result(OK, value=[]))] == list(answers)
-    assert all(end(pid) for pid in others)
+    assert gone(others)
 
 
 def test_who_loses_every_fork_server_dies_of_it(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

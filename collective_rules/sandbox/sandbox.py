@@ -10,7 +10,6 @@ would not survive that. Linux only.
 
 from __future__ import annotations
 
-import atexit
 import collections
 import contextlib
 import itertools
@@ -35,7 +34,7 @@ from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.sandbox.channel import Channel
 from collective_rules.sandbox.result import DIES, Result, read_result
 
-__all__ = ["Sandbox", "sandbox"]
+__all__ = ["Sandbox"]
 
 START_LIMIT = 60.0
 """How many seconds the imports may take."""
@@ -74,8 +73,12 @@ class Sandbox:
     the imports take more than a minute or kill the process.
 
     >>> with Sandbox(deadline=10, workers=1) as box:
-    ...     print(box.run("math:factorial", 4).value, box.run("math:factorial", -1), box.run("os:_exit", 3), sep="; ")
-    24; raises ValueError: factorial() not defined for negative values; dies with exit status 3
+    ...     print(
+    ...         box.run("math:factorial", -1), box.run("os:_exit", 3), box.run("time:sleep", 60, deadline=0.1), sep="; "
+    ...     )
+    ...     print([(place, result.value) for place, result in box.map("math:factorial", [3, 4])])
+    raises ValueError: factorial() not defined for negative values; dies with exit status 3; hangs
+    [(0, 6), (1, 24)]
     """
 
     def __init__(self, *, deadline: float = 5.0, workers: int = 4, warm: Sequence[str] = ()) -> None:
@@ -103,9 +106,6 @@ class Sandbox:
 
         Raises `CallError` for a job that cannot be imported or a payload that is not JSON data, and
         `CollectiveRulesError` if the sandbox is closed.
-
-        >>> print(sandbox().run("time:sleep", 60, deadline=0.1), sandbox().run("ctypes:string_at", 0), sep="; ")
-        hangs; dies by signal 11 (SIGSEGV)
         """
         job, deadline = self._prepare(job, deadline)
         key = self._put(_payload(job, payload, deadline, reuse=False), deadline)
@@ -120,9 +120,6 @@ class Sandbox:
         payloads as long as each result is "ok" and no process that it started still runs.
 
         Closing the iterator early ends the children that are at work. Raises as `run` does.
-
-        >>> sorted((place, result.value) for place, result in sandbox().map("math:factorial", [3, 4], reuse=True))
-        [(0, 6), (1, 24)]
         """
         return self._map(*self._prepare(job, deadline), payloads, reuse)
 
@@ -336,25 +333,3 @@ def _is_marked(pid: str, mark: bytes) -> bool:
             return mark in environ.read().split(b"\0")
     except OSError:  # gone, or somebody else's
         return False
-
-
-_SANDBOXES: dict[int, Sandbox] = {}
-
-
-def sandbox() -> Sandbox:
-    """Return the sandbox of this process. The first call makes it, in some seconds; it closes at exit.
-
-    >>> sandbox() is sandbox()
-    True
-    """
-    pid = os.getpid()  # a forked child has no part in its parent's sandbox
-    if pid not in _SANDBOXES or _SANDBOXES[pid].closed:
-        _SANDBOXES[pid] = Sandbox()
-    return _SANDBOXES[pid]
-
-
-@atexit.register
-def close_sandbox() -> None:
-    """Close the sandbox that `sandbox` has made in this process."""
-    if os.getpid() in _SANDBOXES:
-        _SANDBOXES[os.getpid()].close()
