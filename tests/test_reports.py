@@ -20,10 +20,11 @@ from collective_rules.cli.output import Report
 from collective_rules.cli.render import plain
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.ledger import CallFacts, Ledger
+from collective_rules.pages import must_be_writable
+from collective_rules.pages.wording import bytes_text, ranks_text, share_text
 from collective_rules.records import from_record
-from collective_rules.reports import as_json, blocks, markdown, must_be_writable, page, tree, write
+from collective_rules.reports import as_json, blocks, markdown, page, tree, write
 from collective_rules.reports.flows import flows
-from collective_rules.reports.wording import bytes_text, ranks_text, share_text
 from tests.browser import BROWSER, NO_BROWSER, measured
 
 _HOSTILE = "a<script>alert(1)</script>|`b`"

@@ -34,8 +34,9 @@ def compare_recordings(
     """Compare what several ranks recorded, and show where they first part."""
     from collective_rules.backends import limits_of
     from collective_rules.comparison import as_json as as_data
-    from collective_rules.comparison import blocks, compare, must_be_writable, read_all, write
+    from collective_rules.comparison import blocks, compare, read_all, write
     from collective_rules.ops import lookup
+    from collective_rules.pages import must_be_writable
 
     limits_of(backend, lookup("c10d::barrier"))  # refuses a backend that is not known
     for path in report or ():

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collective_rules.cli.output import CommandError, Report
+from collective_rules.cli.output import AsJson, CommandError, Report, ReportFiles
+from collective_rules.errors import CollectiveRulesError
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from collective_rules.conformance.runner import Watch
 
 __all__ = ["measure_backend"]
-
-_NUMBERS = ("legal passed", "broken raises", "broken hangs", "broken dies", "broken accepted")
 
 
 class RanksAre(StrEnum):
@@ -93,15 +92,13 @@ def measure_backend(
         str | None,
         typer.Option(help="The backend whose table says which calls are legal; left out, the tested backend's own."),
     ] = None,
-    report: Annotated[
-        list[str] | None, typer.Option(help="Write a report, too: a file .md, .json or .html. Repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    report: ReportFiles = None,
+    as_json: AsJson = False,
 ) -> Report:
     """Measure a backend: which ops, dtypes and reduce ops it takes, and what it does with broken calls."""
     from collective_rules.conformance import torchrun
     from collective_rules.conformance.measure import measure
-    from collective_rules.conformance.report import must_be_writable
+    from collective_rules.pages import must_be_writable
 
     kind = ranks or (RanksAre.TORCHRUN if torchrun.is_launched() else RanksAre.THREADS)
     seconds = deadline if deadline is not None else 1.0 if kind is RanksAre.THREADS else 30.0
@@ -109,7 +106,8 @@ def measure_backend(
     if kind is RanksAre.TORCHRUN and torchrun.is_follower():
         torchrun.follow(seconds, backend, device)
         raise typer.Exit
-    must_be_writable(report or ())
+    for path in report or ():
+        must_be_writable(path)
     patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
     with _nothing_left_here(), _progress() as watch:
         found = measure(
@@ -161,9 +159,9 @@ def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         try:
             write(found, path)
-        except OSError as error:
-            sys.stderr.write(f"collective-rules: {path}: {error.strerror or error}\n")
-            yield f"Not written: {path}: {error.strerror or error}"
+        except CollectiveRulesError as error:
+            sys.stderr.write(f"collective-rules: {error}\n")
+            yield f"Not written: {error}"
 
 
 @contextlib.contextmanager
@@ -208,14 +206,12 @@ def _progress() -> Iterator[Watch]:
 
 
 def _blocks(found: Conformance) -> Iterator[str | Table]:
-    from collective_rules.conformance.report import kind_grids, matrix
+    from collective_rules.conformance.report import kind_tables, matrix
     from collective_rules.conformance.summary import headline, left_out, settings_line
 
     yield f"{headline(found)}\n{settings_line(found)}"
-    grid = matrix(found)
-    yield Table(grid.columns, grid.rows, right=frozenset(_NUMBERS))
-    for grid in kind_grids(found):
-        yield Table(grid.columns, grid.rows, title=f"dtypes of {grid.title}")
+    yield matrix(found)
+    yield from kind_tables(found)
     for failure in found.failures:
         yield f"{failure.op} fails. To reproduce it without this library:\n\n{failure.reproducer.rstrip()}"
     if found.left_out:

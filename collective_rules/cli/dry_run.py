@@ -45,8 +45,9 @@ def dry_run_script(
     """
     from collective_rules.dryrun import run_script
     from collective_rules.dryrun.options import DryRunOptions
+    from collective_rules.pages import must_be_writable
     from collective_rules.reports import as_json as ledger_as_json
-    from collective_rules.reports import must_be_writable, write
+    from collective_rules.reports import write
 
     options = DryRunOptions(world_size=world_size, rank=rank, local_world_size=local_world_size, steps=steps, item=item)
     for path in report or ():

@@ -52,9 +52,10 @@ def precheck_script(
     also follow the script: all other arguments are the script's, and so is all after a --.
     """
     from collective_rules.comparison import as_json as as_data
-    from collective_rules.comparison import must_be_writable, write
+    from collective_rules.comparison import write
     from collective_rules.comparison.options import PrecheckOptions
     from collective_rules.comparison.rehearsal import rehearse
+    from collective_rules.pages import must_be_writable
 
     options = PrecheckOptions(
         world_size=world_size,

@@ -1,7 +1,7 @@
-"""The recordings of several ranks side by side: what is wrong, where each group first parts, what each rank did then.
+"""Compares the recordings of several ranks: findings, where each group first parts, the calls of each rank there.
 
-`compare` judges with `agree` and `check`, and knows no file format; `read_all` opens the files. `running.rehearse`
-makes recordings by dry-running a script once for each rank.
+`compare` judges with `agree` and `check`, and knows no file format; `read_all` opens the files. `rehearsal` makes
+recordings: it dry-runs a script once for each rank.
 """
 
 from collective_rules.comparison.compare import Comparison, File, compare
@@ -9,7 +9,7 @@ from collective_rules.comparison.context import Column, Context, Divergence, Lin
 from collective_rules.comparison.files import read_all
 from collective_rules.comparison.page import page
 from collective_rules.comparison.text import as_json, blocks, headline, markdown
-from collective_rules.comparison.writer import must_be_writable, write
+from collective_rules.pages import Writer
 
 __all__ = [
     "Column",
@@ -23,8 +23,9 @@ __all__ = [
     "compare",
     "headline",
     "markdown",
-    "must_be_writable",
     "page",
     "read_all",
     "write",
 ]
+
+write = Writer(page, markdown, as_json)

@@ -19,8 +19,8 @@ from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
+from collective_rules.pages.wording import plural
 from collective_rules.recordings import Recording, SourceError, read
-from collective_rules.reports.wording import plural
 from collective_rules.sandbox import DIES, HANGS, OK, Result, Sandbox
 
 __all__ = ["RankResult", "Rehearsal", "rehearse", "results_text"]

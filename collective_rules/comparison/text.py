@@ -11,8 +11,8 @@ from collective_rules.comparison.context import Context, Divergence, Line
 from collective_rules.comparison.names import label_text
 from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.messages import ranks_text
-from collective_rules.reports.markdown import escaped, fenced, table_lines
-from collective_rules.reports.wording import plural
+from collective_rules.pages.markdown import document, escaped, fenced, table_text
+from collective_rules.pages.wording import plural
 from collective_rules.text_table import Table
 
 __all__ = [
@@ -146,11 +146,11 @@ def markdown(found: Comparison) -> str:
     for each in found.divergences:
         parts += [f"## {escaped(divergence_title(each))}", escaped(each.verdict)]
         if each.columns:
-            parts.append("\n".join(table_lines(_side_by_side(each))))
+            parts.append(table_text(_side_by_side(each)))
         for context in each.contexts[:_MOST_CONTEXTS]:
-            parts += [f"### {escaped(context_title(context))}", "\n".join(table_lines(_context(context, "")))]
-    parts += ["## Files", "\n".join(table_lines(file_table(found, len(found.files)))), *map(escaped, found.notes)]
-    return "\n\n".join(parts) + "\n"
+            parts += [f"### {escaped(context_title(context))}", table_text(_context(context, ""))]
+    parts += ["## Files", table_text(file_table(found, len(found.files))), *map(escaped, found.notes)]
+    return document(parts)
 
 
 def as_json(found: Comparison) -> dict[str, Any]:

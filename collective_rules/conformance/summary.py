@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from collective_rules.conformance.results import Conformance
+from collective_rules.conformance.results import Conformance, KindResult, OpResult
 
-__all__ = ["headline", "left_out", "settings_line"]
+__all__ = ["NONE", "alike", "headline", "left_out", "legal_text", "settings_line"]
+
+NONE = "–"
 
 
 def headline(found: Conformance) -> str:
@@ -51,6 +53,23 @@ def left_out(found: Conformance) -> list[str]:
     for op, why in found.left_out.items():
         by_reason.setdefault(why, []).append(op)
     return [f"{_many(len(ops), 'op')}: {why} ({', '.join(ops)})" for why, ops in by_reason.items()]
+
+
+def legal_text(op: OpResult) -> str:
+    """Return how many of an op's legal calls passed."""
+    tried = op.passed + op.failed
+    skipped = f" ({op.skipped} given up)" if op.skipped else ""
+    return f"{op.passed}/{tried}{skipped}" if tried else NONE
+
+
+def alike(found: Conformance) -> list[tuple[list[str], tuple[KindResult, ...]]]:
+    """Return the ops with the same results of dtypes and reduce ops, and those results."""
+    groups: dict[tuple[tuple[str, str, str, bool], ...], tuple[list[str], tuple[KindResult, ...]]] = {}
+    for op in found.ops:
+        if op.kinds:
+            picture = tuple((kind.reduce_op, kind.dtype, kind.outcome, kind.agrees) for kind in op.kinds)
+            groups.setdefault(picture, ([], op.kinds))[0].append(op.op)
+    return list(groups.values())
 
 
 def _numbers(sizes: Sequence[int]) -> str:

@@ -7,6 +7,8 @@ or to the root (broadcast, reduce), and straight to the receiver (gather, scatte
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import permutations
@@ -25,7 +27,7 @@ from collective_rules.traffic import Traffic, traffic
 if TYPE_CHECKING:
     from collective_rules.ledger import Ledger
 
-__all__ = ["ASSUMPTION", "Flows", "flows", "own_rank"]
+__all__ = ["ASSUMPTION", "Cell", "Flows", "flows", "own_rank"]
 
 ASSUMPTION = (
     "Rules say how much a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go around "
@@ -33,7 +35,17 @@ ASSUMPTION = (
     "everything else straight to its receiver."
 )
 
-_LARGEST = 64
+_LARGEST, _STRIP = 64, 256
+
+
+@attrs.frozen
+class Cell:
+    """One cell of a row over all ranks: its place, and the bytes sent to the ranks from `first` to `last`."""
+
+    place: int
+    sent: float
+    first: int
+    last: int
 
 
 @attrs.frozen
@@ -55,6 +67,31 @@ class Flows:
     def small(self) -> bool:
         """Whether there are few enough ranks to show each pair."""
         return len(self.ranks) <= _LARGEST
+
+    @property
+    def cells(self) -> dict[tuple[int, int], float]:
+        """Bytes by sender and receiver, this rank's own row included."""
+        return self.pairs | {(self.rank, peer): amount for peer, amount in self.sent.items()}
+
+    def place(self, rank: int) -> int:
+        """Return the place of a rank among all ranks."""
+        return bisect_left(self.ranks, rank)
+
+    @property
+    def strip_length(self) -> int:
+        """The number of cells, of equally many ranks each, in which all ranks fit."""
+        return math.ceil(len(self.ranks) / math.ceil(len(self.ranks) / _STRIP))
+
+    @property
+    def strip(self) -> tuple[Cell, ...]:
+        """This rank's row over all ranks: the cells that have traffic."""
+        per = math.ceil(len(self.ranks) / _STRIP)
+        sums: dict[int, float] = {}
+        for rank in sorted(self.sent):
+            place = self.place(rank) // per
+            sums[place] = sums.get(place, 0) + self.sent[rank]
+        blocks = {place: self.ranks[place * per : (place + 1) * per] for place in sums}
+        return tuple(Cell(place, sent, blocks[place][0], blocks[place][-1]) for place, sent in sums.items())
 
 
 @attrs.define

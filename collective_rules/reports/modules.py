@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from collective_rules.reports.wording import bytes_text, cut, plural
+from collective_rules.pages.wording import bytes_text, cut, plural
 from collective_rules.text_table import visible
 
 if TYPE_CHECKING:

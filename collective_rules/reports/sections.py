@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from collective_rules.pages.wording import bytes_text, plural, ranks_text, share_text, sizes_text
 from collective_rules.reports.modules import tree
-from collective_rules.reports.wording import bytes_text, plural, ranks_text, share_text, sizes_text
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:

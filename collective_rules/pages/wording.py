@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["bytes_text", "cut", "plural", "ranks_text", "share_text", "sizes_text"]
+__all__ = ["bytes_text", "cut", "exact", "plain", "plural", "ranks_text", "share_text", "sizes_text"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -84,3 +84,21 @@ def cut(text: str, most: int) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def exact(value: float) -> str:
+    """Return a number in full.
+
+    >>> exact(1536.0), exact(2.5)
+    ('1,536', '2.5')
+    """
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def plain(value: float) -> str:
+    """Return a number as a program reads it.
+
+    >>> plain(1536.0), plain(0.1)
+    ('1536', '0.1')
+    """
+    return str(int(value)) if float(value).is_integer() else repr(float(value))

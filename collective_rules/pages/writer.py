@@ -1,0 +1,67 @@
+"""Writes reports into files: HTML, Markdown or JSON, by the file's suffix."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from collective_rules.errors import CollectiveRulesError
+
+__all__ = ["Writer", "must_be_writable"]
+
+T = TypeVar("T")
+
+_SUFFIXES = (".html", ".md", ".json")
+
+
+def must_be_writable(path: str | Path) -> Path:
+    """Return `path`; raise `CollectiveRulesError` where a report cannot be written to it, before a long run.
+
+    >>> must_be_writable("report.pdf")
+    Traceback (most recent call last):
+    collective_rules.errors.CollectiveRulesError: report.pdf: a report ends in .html, .md or .json
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _SUFFIXES:
+        raise CollectiveRulesError(f"{target}: a report ends in .html, .md or .json")
+    if not os.path.isdir(target.parent):
+        raise CollectiveRulesError(f"{target}: there is no folder {target.parent}; make it first")
+    if os.path.isdir(target):
+        raise CollectiveRulesError(f"{target} is a folder; name a file in it")
+    if not os.access(target if os.path.exists(target) else target.parent, os.W_OK):
+        raise CollectiveRulesError(f"{target} cannot be written: this user may not, or the file system is read-only")
+    return target
+
+
+@attrs.frozen
+class Writer(Generic[T]):
+    """Writes one kind of report: `page` returns its HTML, `markdown` its Markdown, and `data` what its JSON holds."""
+
+    page: Callable[[T], str]
+    markdown: Callable[[T], str]
+    data: Callable[[T], Any]
+
+    def text(self, report: T, suffix: str) -> str:
+        """Return the text of a file with this suffix."""
+        if suffix == ".json":
+            return json.dumps(self.data(report), indent=1) + "\n"
+        return self.page(report) if suffix == ".html" else self.markdown(report)
+
+    def __call__(self, report: T, path: str | Path) -> Path:
+        """Write the report to `path`, as its suffix says (.html, .md or .json), and return the path.
+
+        Raises `CollectiveRulesError` for another suffix, and where the file cannot be written.
+        """
+        target = must_be_writable(path)
+        text = self.text(report, target.suffix.lower())
+        try:
+            target.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise CollectiveRulesError(f"{target} cannot be written: {reason}") from error
+        return target
