@@ -1,7 +1,7 @@
-"""What several ranks' recordings say together, as data: the judgement of each call, of the ranks, and of the files.
+"""Compares the recordings of several ranks: the findings of each call, of the ranks together, and of the files.
 
-It judges nothing itself: `check` judges a call, `agree` the ranks. It puts their findings in order, says once what
-many calls have, and translates the ranks of groups into global ones.
+`check` judges a call, and `agree` the ranks. This module puts their findings in order, makes one finding of those that
+many calls have alike, and translates the ranks of groups into global ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collective_rules.agreement.wait_cycle import WAIT_CYCLE
 from collective_rules.call import Call
 from collective_rules.check import check
 from collective_rules.comparison.context import Divergence, Timeline, divergences, earliest_first
-from collective_rules.comparison.names import Labels
+from collective_rules.comparison.names import GroupNames
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import ranks_text, worst_first
 from collective_rules.recordings import Recording, same_ranks
@@ -31,10 +31,7 @@ _BY_BACKEND = "flight recorder"
 
 @attrs.frozen
 class File:
-    """One recording: which rank's, how many calls it holds, and whether it was compared.
-
-    `note` says what is not as usual with it.
-    """
+    """One recording: its rank, the number of its calls, and whether it was compared; `note` says why not."""
 
     path: str
     format: str
@@ -47,11 +44,11 @@ class File:
 
 @attrs.frozen
 class Comparison:
-    """What several ranks' recordings say together.
+    """The result of comparing several ranks' recordings.
 
-    - `files`: the recordings. `ranks`: the global ranks that were compared. `world_size`: None where no file tells.
+    - `files`: the recordings. `ranks`: the global ranks that were compared. `world_size`: None where no file has it.
     - `findings`: the worst first; their `ranks` are global. `divergences`: where each group first parts.
-    - `notes`: what a reader must know besides.
+    - `notes`: sentences that a reader must know.
     """
 
     files: tuple[File, ...]
@@ -63,13 +60,13 @@ class Comparison:
 
     @property
     def calls(self) -> int:
-        """How many calls were compared."""
+        """The number of calls that were compared."""
         return sum(file.calls for file in self.files if file.compared)
 
     @property
     def is_wrong(self) -> bool:
         """Whether there is an error."""
-        return any(found.severity == ERROR for found in self.findings)
+        return any(finding.severity == ERROR for finding in self.findings)
 
 
 def compare(
@@ -82,12 +79,12 @@ def compare(
     notes: Iterable[str] = (),
     context: int = 3,
 ) -> Comparison:
-    """Compare what several ranks communicated: `recordings` hold one rank each, in any formats.
+    """Compare the collectives of several ranks: `recordings` hold one rank each, in any formats.
 
-    Each distinct call is checked, the ranks are compared, and where a group first parts is shown with `context` calls
-    before and after it. `findings` are what is known already, `incomplete` ranks whose last calls are not there:
-    whether they make a call that the others make is undecidable. `expected` are the ranks whose recordings should be
-    there, if not all of the world. `notes` are taken over. Of several recordings of one rank the first is compared.
+    Each distinct call is checked, the ranks are compared, and the place where a group first parts is shown with
+    `context` calls before and after it. `findings` and `notes` become part of the result. `incomplete` are ranks whose
+    last calls are missing: whether they make a call that the others make is undecidable. `expected` are the ranks whose
+    recordings should be there, if not all of the world. Of several recordings of one rank the first is compared.
 
     Raises `CallError` for an unknown backend.
 
@@ -95,42 +92,42 @@ def compare(
     >>> def recording(rank, numel):
     ...     call = cr.call("c10d::allreduce_", group=cr.Group(2, rank, "0", (0, 1)), tensors=[(numel,)])
     ...     return Recording(f"rank{rank}.jsonl", "ledger", rank, 2, (call,))
-    >>> found = compare([recording(0, 4), recording(1, 5)])
-    >>> [(each.id, each.severity, each.ranks) for each in found.findings]
+    >>> comparison = compare([recording(0, 4), recording(1, 5)])
+    >>> [(each.id, each.severity, each.ranks) for each in comparison.findings]
     [('AR1', 'error', (0, 1))]
     """
-    known = [attrs.evolve(each, rank=_rank_of(each)) for each in recordings]
-    chosen: dict[int, Recording] = {}
-    for each in known:
-        chosen.setdefault(each.rank or 0, each)
-    labels = Labels(call for each in chosen.values() for call in each.calls)
-    short = {rank for rank, each in chosen.items() if each.is_cut}
-    world = max((each.world_size for each in known if each.world_size is not None), default=None)
-    checked = list(_checked(chosen, labels, backend))
-    parted = list(_agreed(chosen, labels, backend, {*short, *incomplete} & chosen.keys()))
-    absent = _expected(labels, world) if expected is None else set(expected)
-    timelines = {rank: Timeline(rank, each.calls, labels) for rank, each in sorted(chosen.items())}
-    judged = [
+    ranked = [attrs.evolve(each, rank=_rank_of(each)) for each in recordings]
+    by_rank: dict[int, Recording] = {}
+    for each in ranked:
+        by_rank.setdefault(each.rank or 0, each)
+    groups = GroupNames(call for each in by_rank.values() for call in each.calls)
+    cut = {rank for rank, each in by_rank.items() if each.is_cut}
+    world = max((each.world_size for each in ranked if each.world_size is not None), default=None)
+    checked = list(_checked(by_rank, groups, backend))
+    agreed = list(_agreed(by_rank, groups, backend, {*cut, *incomplete} & by_rank.keys()))
+    wanted = _all_ranks(groups, world) if expected is None else set(expected)
+    timelines = {rank: Timeline(rank, each.calls, groups) for rank, each in sorted(by_rank.items())}
+    all_findings = [
         *findings,
-        *earliest_first([*checked, *(found for found, _ in parted)], timelines, labels),
-        *same_ranks(known),
-        *_about_worlds(known),
-        *_read(known),
-        *_about_the_absent(absent - chosen.keys(), len(absent)),
+        *earliest_first([*checked, *(finding for finding, _ in agreed)], timelines, groups),
+        *same_ranks(ranked),
+        *_world_findings(ranked),
+        *_file_findings(ranked),
+        *_absence_findings(wanted - by_rank.keys(), len(wanted)),
     ]
-    shown = [found for found, is_shown in parted if is_shown]
+    parting = [finding for finding, parts in agreed if parts]
     return Comparison(
-        files=tuple(_file(each, compared=chosen.get(each.rank or 0) is each) for each in known),
-        ranks=tuple(sorted(chosen)),
+        files=tuple(_file(each, compared=by_rank.get(each.rank or 0) is each) for each in ranked),
+        ranks=tuple(sorted(by_rank)),
         world_size=world,
-        findings=worst_first(judged),
-        divergences=divergences(shown, timelines, labels, context),
+        findings=worst_first(all_findings),
+        divergences=divergences(parting, timelines, groups, context),
         notes=tuple(notes),
     )
 
 
 def _rank_of(recording: Recording) -> int:
-    """The recording's rank; where it does not tell, the rank of its first call."""
+    """Return the recording's rank; where it has none, the global rank of its first call."""
     if recording.rank is not None:
         return recording.rank
     group = recording.calls[0].group if recording.calls else None
@@ -149,38 +146,35 @@ def _file(recording: Recording, *, compared: bool) -> File:
     )
 
 
-def _checked(chosen: Mapping[int, Recording], labels: Labels, backend: str | None) -> Iterator[Finding]:
-    """Check each distinct call once, and say once what many of them have."""
+def _checked(chosen: Mapping[int, Recording], groups: GroupNames, backend: str | None) -> Iterator[Finding]:
+    """Check each distinct call once, and yield one finding for all calls with the same fault."""
     signatures = Signatures()
-    known: dict[tuple[int, int, int], tuple[Finding, ...]] = {}
-    seen: dict[tuple[str, str, str, str], _Seen] = {}
+    checked: dict[tuple[int, int, int], tuple[Finding, ...]] = {}
+    faults: dict[tuple[str, str, str, str], _Fault] = {}
     for rank, recording in chosen.items():
-        indices: dict[str, int] = {}
+        next_index: dict[str, int] = {}
         for call in recording.calls:
-            label = labels.group(call.group).name
-            point_to_point = call.row.rule.point_to_point
-            index = None if point_to_point else call.index
-            if index is None and not point_to_point:
-                index = indices.get(label, 0)
-            if index is not None:
-                indices[label] = index + 1
+            name = groups.group(call.group).name
+            index = None
+            if not call.row.rule.point_to_point:
+                index = next_index.get(name, 0) if call.index is None else call.index
+                next_index[name] = index + 1
             key = (signatures.number(call), call.group.size, call.group.rank)
-            found = known.get(key)
-            if found is None:
-                found = known[key] = check(call, backend)
-            for each in found:
-                alike = (each.id, each.severity, each.message, label)
-                seen.setdefault(alike, _Seen(each, label, index)).add(rank, call)
-    for alike_calls in seen.values():
-        yield alike_calls.finding()
+            if key not in checked:
+                checked[key] = check(call, backend)
+            for each in checked[key]:
+                same = (each.id, each.severity, each.message, name)
+                faults.setdefault(same, _Fault(each, name, index)).add(rank, call)
+    for fault in faults.values():
+        yield fault.finding()
 
 
 @attrs.define
-class _Seen:
-    """One thing that is wrong with several calls alike."""
+class _Fault:
+    """A fault that several calls of one group have alike; `index` is that of the first call."""
 
     first: Finding
-    label: str
+    group: str
     index: int | None
     ranks: set[int] = attrs.field(factory=set)
     sources: dict[str, None] = attrs.field(factory=dict)
@@ -198,33 +192,35 @@ class _Seen:
         message = f"{self.first.message}\n  {ranks_text(self.ranks)}{times}{where}"
         ranks = tuple(sorted(self.ranks))
         return attrs.evolve(
-            self.first, message=message, ranks=ranks, group=self.label, index=self.index, count=self.count
+            self.first, message=message, ranks=ranks, group=self.group, index=self.index, count=self.count
         )
 
 
 def _agreed(
-    chosen: Mapping[int, Recording], labels: Labels, backend: str | None, incomplete: set[int]
+    chosen: Mapping[int, Recording], groups: GroupNames, backend: str | None, incomplete: set[int]
 ) -> Iterator[tuple[Finding, bool]]:
-    """What the ranks disagree on, and whether it is a place where they part.
+    """Yield the findings of `agree`, each with whether it is a place where ranks part.
 
-    That a recording which ends early lacks a call is undecidable. So is it in a group of which a recording could not be
-    read whole, and there nothing is sure of the calls that only their order tells apart. Of one that begins late, calls
-    that have an index are sure, and that it ends is: but not the messages of its groups, nor what a group lacks of
-    which it has no call at all. And undecidable is what a Flight Recorder tells otherwise than another format: gloo's
-    names a reduce_scatter all_reduce.
+    A finding is undecidable where it may only be due to a recording:
+
+    - One that ends early may lack the call. One that could not be read whole may lack a call of some groups; in those,
+      calls without an index are not sure.
+    - One that begins late has sure indices and a sure end. Not sure are messages in its groups, and a call that is
+      missing in a group of which it has no call at all.
+    - A Flight Recorder names some ops as the backend does: with gloo, a reduce_scatter is an all_reduce.
     """
     torn = {rank: frozenset(each.lost) for rank, each in chosen.items() if each.lost}
-    late = _Late(chosen, labels)
-    sorts: dict[bool, list[int]] = {}
+    late = _LateRecordings(chosen, groups)
+    by_naming: dict[bool, list[int]] = {}
     for rank, recording in chosen.items():
-        sorts.setdefault(recording.format == _BY_BACKEND, []).append(rank)
-    told = set()
-    for ranks in sorts.values():
-        known = set(ranks) - incomplete - torn.keys()
-        for absent, calls in late.parts(_sure_calls(chosen, ranks, torn, late, labels)):
-            for found in agree(calls, backend, ranks=known - absent):
-                told.add(_key(found))
-                yield _placed(found, labels), found.severity != UNDECIDABLE
+        by_naming.setdefault(recording.format == _BY_BACKEND, []).append(rank)
+    sure = set()
+    for ranks in by_naming.values():
+        whole = set(ranks) - incomplete - torn.keys()
+        for absent, calls in late.parts(_sure_calls(chosen, ranks, torn, late, groups)):
+            for finding in agree(calls, backend, ranks=whole - absent):
+                sure.add(_key(finding))
+                yield _placed(finding, groups), finding.severity != UNDECIDABLE
     doubts = []
     if incomplete:
         doubts.append(f"The record of {ranks_text(incomplete)} ends early: a call may be among what is lost.")
@@ -232,64 +228,57 @@ def _agreed(
         doubts.append(f"The record of {ranks_text(torn)} could not be read whole: a call may be among what is lost.")
     if late.ranks:
         doubts.append(f"The record of {ranks_text(late.ranks)} begins late: a call may be among what is missing.")
-    if len(sorts) > 1:
-        doubts.append(f"The Flight Recorder of {ranks_text(sorts[True])} names ops as the backend does.")
+    if len(by_naming) > 1:
+        doubts.append(f"The Flight Recorder of {ranks_text(by_naming[True])} names ops as the backend does.")
     if doubts:
         lost = frozenset().union(*torn.values())
-        anywhere = bool(incomplete) or len(sorts) > 1 or None in lost
-        for found in agree(map(labels.call, _calls(chosen, chosen)), backend, ranks=chosen):
-            if _key(found) in told:
+        anywhere = bool(incomplete) or len(by_naming) > 1 or None in lost
+        every_call = (groups.call(call) for recording in chosen.values() for call in recording.calls)
+        for finding in agree(every_call, backend, ranks=chosen):
+            if _key(finding) in sure:
                 continue
-            placed = _placed(found, labels)
-            doubted = found.id == WAIT_CYCLE or late.concerns(found.group)
-            if anywhere or doubted or labels.names.get(found.group, found.group) in lost:
+            placed = _placed(finding, groups)
+            doubted = finding.id == WAIT_CYCLE or late.concerns(finding.group)
+            if anywhere or doubted or groups.recorded.get(finding.group, finding.group) in lost:
                 placed = attrs.evolve(placed, severity=UNDECIDABLE, message="\n".join([placed.message, *doubts]))
-            yield placed, found.severity != UNDECIDABLE
-
-
-def _calls(chosen: Mapping[int, Recording], ranks: Iterable[int]) -> Iterator[Call]:
-    for rank in ranks:
-        yield from chosen[rank].calls
+            yield placed, finding.severity != UNDECIDABLE
 
 
 def _sure_calls(
     chosen: Mapping[int, Recording],
     ranks: Iterable[int],
     torn: Mapping[int, frozenset[str | None]],
-    late: _Late,
-    labels: Labels,
+    late: _LateRecordings,
+    groups: GroupNames,
 ) -> Iterator[Call]:
-    """The calls that are in their place whatever else is missing, in groups that have their label as their name."""
+    """Yield the calls whose place is sure whatever else is missing, in groups with their unique names."""
     for rank in ranks:
         lost = torn.get(rank, ())
         for call in chosen[rank].calls:
-            labelled = labels.call(call)
+            named = groups.call(call)
             by_order = call.index is None and (None in lost or call.group.name in lost)
-            if not by_order and late.is_sure(rank, labelled):
-                yield labelled
+            if not by_order and late.is_sure(rank, named):
+                yield named
 
 
-class _Late:
-    """Recordings that lack their beginning, such as a ring buffer's, whose every entry overwrites the oldest.
+class _LateRecordings:
+    """The recordings that lack their beginning, as a ring buffer does; `ranks` are theirs."""
 
-    `ranks`: of which there is such a one.
-    """
-
-    def __init__(self, chosen: Mapping[int, Recording], labels: Labels) -> None:
+    def __init__(self, chosen: Mapping[int, Recording], groups: GroupNames) -> None:
         self.ranks = frozenset(rank for rank, each in chosen.items() if each.begins_late)
-        self._labels = labels
+        self._groups = groups
         self._numbered: dict[str, set[int]] = {}
         for rank in self.ranks:
             for call in chosen[rank].calls:
                 if call.index is not None:
-                    self._numbered.setdefault(labels.group(call.group).name, set()).add(rank)
+                    self._numbered.setdefault(groups.group(call.group).name, set()).add(rank)
 
-    def concerns(self, label: str) -> bool:
-        """Whether such a rank is in the group."""
-        return bool(self.ranks.intersection(self._labels.members(label)) or label in self._numbered)
+    def concerns(self, name: str) -> bool:
+        """Return whether such a rank is in the group."""
+        return bool(self.ranks.intersection(self._groups.members(name)) or name in self._numbered)
 
     def is_sure(self, rank: int, call: Call) -> bool:
-        """Whether a rank's call can be compared wherever these recordings begin; its group is named by its label."""
+        """Return whether a rank's call can be compared wherever these recordings begin."""
         if not self.ranks:
             return True
         if call.row.rule.point_to_point:
@@ -297,54 +286,56 @@ class _Late:
         return call.index is not None or rank not in self.ranks
 
     def parts(self, calls: Iterable[Call]) -> Iterator[tuple[frozenset[int], Iterable[Call]]]:
-        """Yield calls with the ranks of which nothing is known in their groups, those of the same ranks at once."""
+        """Yield calls with the ranks that have no indexed call in their groups, together for the same ranks."""
         if not self.ranks:
             yield frozenset(), calls
             return
         parts: dict[frozenset[int], list[Call]] = {}
-        known: dict[str, list[Call]] = {}
+        part_of: dict[str, list[Call]] = {}
         for call in calls:
             name = call.group.name
-            if name not in known:
-                here = self.ranks.intersection(self._labels.members(name))
-                known[name] = parts.setdefault(here - self._numbered.get(name, set()), [])
-            known[name].append(call)
+            if name not in part_of:
+                late = self.ranks.intersection(self._groups.members(name))
+                part_of[name] = parts.setdefault(late - self._numbered.get(name, set()), [])
+            part_of[name].append(call)
         yield from parts.items()
 
 
-def _key(found: Finding) -> tuple[Any, ...]:
-    return found.id, found.group, found.index, found.ranks
+def _key(finding: Finding) -> tuple[Any, ...]:
+    return finding.id, finding.group, finding.index, finding.ranks
 
 
-def _placed(found: Finding, labels: Labels) -> Finding:
-    """Return a finding of `agree` with global ranks; where they are others than the group's, its message says which."""
-    members = labels.members(found.group)
-    if found.id == WAIT_CYCLE or not members or members == tuple(range(len(members))):
-        return found
-    ranks = tuple(sorted(members[rank] for rank in found.ranks if rank < len(members)))
-    which = f"group {found.group}" if found.group else "their group"
-    pairs = ", ".join(f"{rank} is {members[rank]}" for rank in found.ranks[:_MOST_RANKS] if rank < len(members))
-    told = f": {pairs}{', …' if len(found.ranks) > _MOST_RANKS else ''}" if pairs else ""
-    message = f"{found.message}\nRanks are counted in {which}, which is {ranks_text(members)} of the world{told}."
-    return attrs.evolve(found, ranks=ranks, message=message)
+def _placed(finding: Finding, groups: GroupNames) -> Finding:
+    """Return a finding of `agree` with global ranks; its message explains them where the group's ranks differ."""
+    members = groups.members(finding.group)
+    if finding.id == WAIT_CYCLE or not members or members == tuple(range(len(members))):
+        return finding
+    ranks = tuple(sorted(members[rank] for rank in finding.ranks if rank < len(members)))
+    which = f"group {finding.group}" if finding.group else "their group"
+    pairs = [f"{rank} is {members[rank]}" for rank in finding.ranks[:_MOST_RANKS] if rank < len(members)]
+    more = ", …" if len(finding.ranks) > _MOST_RANKS else ""
+    explained = f": {', '.join(pairs)}{more}" if pairs else ""
+    text = f"Ranks are counted in {which}, which is {ranks_text(members)} of the world{explained}."
+    return attrs.evolve(finding, ranks=ranks, message=f"{finding.message}\n{text}")
 
 
-def _read(recordings: Iterable[Recording]) -> Iterator[Finding]:
-    """What the files did not tell, once for all files that say the same."""
-    alike: dict[tuple[str, Any], list[tuple[Recording, Finding]]] = {}
+def _file_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:
+    """Yield the findings of reading the files, one for all files that have the same."""
+    same: dict[tuple[str, Any], list[tuple[Recording, Finding]]] = {}
     for recording in recordings:
-        for found in recording.findings:
-            alike.setdefault((found.id, found.names.get("what", found.message)), []).append((recording, found))
-    for several in alike.values():
+        for finding in recording.findings:
+            key = (finding.id, finding.names.get("what", finding.message))
+            same.setdefault(key, []).append((recording, finding))
+    for several in same.values():
         first = several[0][1]
         ranks = tuple(sorted({recording.rank for recording, _ in several if recording.rank is not None}))
-        count = sum(int(found.names.get("count", 1)) for _, found in several)
+        count = sum(int(finding.names.get("count", 1)) for _, finding in several)
         more = f"\nSo it is in {len(several)} files, of {ranks_text(ranks)}." if len(several) > 1 else ""
         yield attrs.evolve(first, message=first.message + more, ranks=ranks, count=count)
 
 
-def _about_worlds(recordings: Iterable[Recording]) -> Iterator[Finding]:
-    """The recordings may be of several runs."""
+def _world_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:
+    """Yield a finding where recordings are of worlds of different sizes: they may be of several runs."""
     sizes: dict[int, list[int]] = {}
     for recording in recordings:
         if recording.world_size is not None and recording.rank is not None:
@@ -356,16 +347,16 @@ def _about_worlds(recordings: Iterable[Recording]) -> Iterator[Finding]:
         yield Finding(_WORLDS, WARNING, message, tuple(sorted(rank for ranks in sizes.values() for rank in ranks)))
 
 
-def _expected(labels: Labels, world: int | None) -> set[int]:
-    """All ranks of the world, and of every group."""
-    return {rank for label in labels.groups for rank in labels.members(label)} | set(range(world or 0))
+def _all_ranks(groups: GroupNames, world: int | None) -> set[int]:
+    """Return all ranks of the world, and of every group."""
+    return {rank for name in groups.by_name for rank in groups.members(name)} | set(range(world or 0))
 
 
-def _about_the_absent(absent: set[int], expected: int) -> Iterator[Finding]:
-    """Ranks of which there should be a recording."""
+def _absence_findings(absent: set[int], expected: int) -> Iterator[Finding]:
+    """Yield a finding for the ranks whose recordings are missing."""
     if absent:
         message = (
             f"there is no record of {ranks_text(absent)}, {len(absent):,} of {expected:,}   [{_ABSENT}]\n"
-            "Whether they make the same calls, nothing here tells; give their files, too."
+            "Nothing here says whether they make the same calls. Give their files, too."
         )
         yield Finding(_ABSENT, UNDECIDABLE, message, tuple(sorted(absent)))

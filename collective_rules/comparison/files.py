@@ -1,4 +1,4 @@
-"""The files that a person names: which they are, and which rank each is of. What is in them, `sources` knows."""
+"""Finds and reads the files that a person names, and the rank of each. `recordings` knows their formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _DIGITS = re.compile(r"(\d{1,9})\D*$")
 
 
 @attrs.frozen
-class _Named:
+class _InputFile:
+    """A file, and whether the person named only its folder."""
+
     path: str
     by_folder: bool
 
@@ -28,10 +30,10 @@ class _Named:
 def read_all(
     paths: Iterable[str | os.PathLike[str]], world_size: int | None = None
 ) -> tuple[tuple[Recording, ...], tuple[Finding, ...], tuple[str, ...]]:
-    """Read the recordings at `paths`, of which a folder means its files; return them, with findings and notes.
+    """Read the recordings at `paths`, where a folder stands for its files; return them, with findings and notes.
 
-    A file that cannot be read is a finding, and the others are read. A file that does not tell its rank is of the rank
-    that the digits at the end of its name tell, else of its place in the list; a note says so.
+    A file that cannot be read is a finding, and the others are read. The rank of a file that does not hold it is the
+    number at the end of the file's name, or else the file's place in the list; a note says so.
 
     Raises `CollectiveRulesError` where no recording can be read.
     """
@@ -44,7 +46,7 @@ def read_all(
             recording = read(file.path, world_size=world_size)
             if recording.rank is None:
                 rank, how = _guessed_rank(file.path, place)
-                notes.append(f"{file.path} does not tell its rank: taken as rank {rank}, {how}.")
+                notes.append(f"{file.path} does not hold its rank: taken as rank {rank}, {how}.")
                 recording = read(file.path, rank=rank, world_size=world_size)
             recordings.append(recording)
         except SourceError as error:
@@ -60,7 +62,7 @@ def read_all(
     return tuple(recordings), tuple(findings), tuple(notes)
 
 
-def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[_Named]:
+def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[_InputFile]:
     """Yield each file once; those of a folder in the order of their numbers."""
     seen: set[str] = set()
     for given in paths:
@@ -77,7 +79,7 @@ def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[_Named]:
             real = file if "\0" in file else os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
-                yield _Named(file, is_folder)
+                yield _InputFile(file, is_folder)
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -86,15 +88,15 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _guessed_rank(path: str, place: int) -> tuple[int, str]:
-    found = _DIGITS.search(Path(path).name.split(".", 1)[0])
-    if found:
-        return int(found[1]), "after the digits at the end of its name"
+    digits = _DIGITS.search(Path(path).name.split(".", 1)[0])
+    if digits:
+        return int(digits[1]), "after the digits at the end of its name"
     return place, "after its place in the list"
 
 
-def _unreadable(file: _Named, error: SourceError) -> Finding:
+def _unreadable(file: _InputFile, error: SourceError) -> Finding:
     if file.by_folder:
         message = f"{error}   [{_NO_RECORDING}]\nIt is left out, and the other files of the folder are compared."
         return Finding(_NO_RECORDING, WARNING, message)
-    message = f"{error}   [{_UNREADABLE}]\nThe other files are compared; nothing is said of this one."
+    message = f"{error}   [{_UNREADABLE}]\nThe other files are compared, and this file is left out."
     return Finding(_UNREADABLE, ERROR, message)

@@ -1,4 +1,4 @@
-"""One call in a few words, so that calls of several ranks can be put side by side."""
+"""Describes one call in a few words: calls of several ranks stand side by side."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from collective_rules.call import Call
 from collective_rules.spec import Spec
 
-__all__ = ["brief", "tensors_text"]
+__all__ = ["call_text", "tensors_text"]
 
 _MOST_SIZES, _MOST_SPLITS = 3, 8
 _ATTRIBUTES = ("reduce_op", "root", "roots", "peer", "tag")
 
 
-def brief(call: Call) -> str:
-    """Return the op, what tensors it reads (or writes, if it reads none), and what else ranks must agree on.
+def call_text(call: Call) -> str:
+    """Return the op, the tensors that it reads (or writes, if it reads none), and its attributes that ranks must share.
 
     >>> import collective_rules as cr
-    >>> brief(cr.call("c10d::allreduce_", group=cr.Group(4), tensors=[(2, 3)]))
+    >>> call_text(cr.call("c10d::allreduce_", group=cr.Group(4), tensors=[(2, 3)]))
     'allreduce_ float32[2, 3] sum'
-    >>> brief(cr.call("c10d::send", group=cr.Group(4), tensors=[()], dst=1, tag=7))
+    >>> call_text(cr.call("c10d::send", group=cr.Group(4), tensors=[()], dst=1, tag=7))
     'send float32[] peer=1 tag=7'
     """
     words = [call.op.split("::", 1)[1], tensors_text(call), *_attributes(call), *_splits(call)]
@@ -29,16 +29,16 @@ def brief(call: Call) -> str:
 
 
 def tensors_text(call: Call) -> str:
-    """Return what tensors the call reads, or writes if it reads none.
+    """Return the tensors that the call reads, or those that it writes if it reads none.
 
     >>> import collective_rules as cr
     >>> tensors_text(cr.call("c10d::allreduce_coalesced_", group=cr.Group(4), tensors=[(2,), (3,), (2,)]))
     '2 × float32[2], float32[3]'
     """
     for names in (call.row.reads, call.row.writes):
-        known = Counter(_spec_text(spec) for name in names for spec in _specs(call.arguments.get(name)))
-        if known:
-            texts = [f"{count} × {text}" if count > 1 else text for text, count in known.items()]
+        counts = Counter(_spec_text(spec) for name in names for spec in _specs(call.arguments.get(name)))
+        if counts:
+            texts = [f"{count} × {text}" if count > 1 else text for text, count in counts.items()]
             more = [f"… {len(texts) - _MOST_SIZES} more"] if len(texts) > _MOST_SIZES else []
             return ", ".join([*texts[:_MOST_SIZES], *more])
     return ""

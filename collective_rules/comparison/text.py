@@ -8,7 +8,7 @@ from typing import Any
 
 from collective_rules.comparison.compare import Comparison, File
 from collective_rules.comparison.context import Context, Divergence, Line
-from collective_rules.comparison.names import label_text
+from collective_rules.comparison.names import group_text
 from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.pages.markdown import document, escaped, fenced, table_text
@@ -30,76 +30,76 @@ _MOST_FINDINGS, _MOST_GROUPS, _MOST_CONTEXTS, _MOST_FILES = 20, 4, 6, 40
 _MARK = "▶"
 
 
-def headline(found: Comparison) -> str:
-    """Return in one sentence what was compared, and how many findings there are."""
-    counts = Counter(each.severity for each in found.findings)
+def headline(comparison: Comparison) -> str:
+    """Return one sentence: the calls and ranks that were compared, and the number of findings."""
+    counts = Counter(each.severity for each in comparison.findings)
     named = [plural(counts[severity], severity) for severity in ("error", "warning") if counts[severity]]
     if counts["undecidable"]:
         named.append(f"{counts['undecidable']:,} undecidable")
     verdict = ", ".join(named) if named else "nothing is wrong"
-    if named and not found.is_wrong:
+    if named and not comparison.is_wrong:
         verdict = f"no error, {verdict}"
-    of = f" of {found.world_size:,}" if found.world_size else ""
-    who = f"{ranks_text(found.ranks)}{of}" if found.ranks else "no rank"
-    return f"Compared {plural(found.calls, 'call')} of {who}: {verdict}."
+    of = f" of {comparison.world_size:,}" if comparison.world_size else ""
+    who = f"{ranks_text(comparison.ranks)}{of}" if comparison.ranks else "no rank"
+    return f"Compared {plural(comparison.calls, 'call')} of {who}: {verdict}."
 
 
-def blocks(found: Comparison) -> tuple[str | Table, ...]:
-    """Return what a terminal shows: the findings, where each group first parts, what the ranks did then, the files."""
-    return tuple(_blocks(found))
+def blocks(comparison: Comparison) -> tuple[str | Table, ...]:
+    """Return the blocks for a terminal: the findings, where each group first parts, the calls around it, the files."""
+    return tuple(_blocks(comparison))
 
 
-def _blocks(found: Comparison) -> Iterator[str | Table]:
-    yield headline(found)
-    yield from (finding_text(each) for each in found.findings[:_MOST_FINDINGS])
-    if len(found.findings) > _MOST_FINDINGS:
-        yield f"… and {len(found.findings) - _MOST_FINDINGS} more findings; --json has them all"
-    for number, each in enumerate(found.divergences[:_MOST_GROUPS]):
+def _blocks(comparison: Comparison) -> Iterator[str | Table]:
+    yield headline(comparison)
+    yield from (finding_text(each) for each in comparison.findings[:_MOST_FINDINGS])
+    if len(comparison.findings) > _MOST_FINDINGS:
+        yield f"… and {len(comparison.findings) - _MOST_FINDINGS} more findings; --json has them all"
+    for number, each in enumerate(comparison.divergences[:_MOST_GROUPS]):
         if each.columns:
             yield _side_by_side(each)
-        # What follows in other groups is mostly what the first one brings about: a report has it all.
+        # Where other groups part is mostly a consequence of the first: a report has it all.
         for place, context in enumerate(each.contexts[:_MOST_CONTEXTS] if not (number and each.columns) else ()):
             title = context_title(context)
             yield _context(context, title if place or each.columns else f"{divergence_title(each)}. {title}")
         if not number and len(each.contexts) > _MOST_CONTEXTS:
             yield f"… and {len(each.contexts) - _MOST_CONTEXTS} more kinds of ranks"
-    if len(found.divergences) > _MOST_GROUPS:
-        yield f"… and {plural(len(found.divergences) - _MOST_GROUPS, 'more group')} that part"
-    yield file_table(found, _MOST_FILES)
-    if found.notes:
-        yield "\n".join(found.notes)
+    if len(comparison.divergences) > _MOST_GROUPS:
+        yield f"… and {plural(len(comparison.divergences) - _MOST_GROUPS, 'more group')} that part"
+    yield file_table(comparison, _MOST_FILES)
+    if comparison.notes:
+        yield "\n".join(comparison.notes)
 
 
-def finding_text(found: Finding) -> str:
+def finding_text(finding: Finding) -> str:
     """Return the finding's message, with its severity."""
-    count = f" ×{found.count:,}" if found.count > 1 else ""
-    return f"{found.severity}{count}: {found.message}"
+    count = f" ×{finding.count:,}" if finding.count > 1 else ""
+    return f"{finding.severity}{count}: {finding.message}"
 
 
-def divergence_title(found: Divergence) -> str:
-    """Return where the group first parts."""
-    what = "a message" if found.index is None else f"collective {found.index}"
-    name = label_text(found.group)
-    return f"{name[0].upper()}{name[1:]} ({ranks_text(found.ranks)}) first parts at {what}"
+def divergence_title(divergence: Divergence) -> str:
+    """Return the place where the group first parts, as a title."""
+    what = "a message" if divergence.index is None else f"collective {divergence.index}"
+    name = group_text(divergence.group)
+    return f"{name[0].upper()}{name[1:]} ({ranks_text(divergence.ranks)}) first parts at {what}"
 
 
 def context_title(context: Context) -> str:
-    """Return whose calls they are."""
+    """Return the ranks whose calls they are, as a title."""
     does = "does" if len(context.ranks) == 1 else "do"
     return f"What {ranks_text(context.ranks)} {does} then, in all groups"
 
 
-def _side_by_side(found: Divergence) -> Table:
-    columns = ("", "collective", *(ranks_text(column.ranks) for column in found.columns))
+def _side_by_side(divergence: Divergence) -> Table:
+    columns = ("", "collective", *(ranks_text(column.ranks) for column in divergence.columns))
     rows = tuple(
         (
-            _MARK if row == found.index else "",
+            _MARK if row == divergence.index else "",
             str(row),
-            *(_cell(column.calls[place]) for column in found.columns),
+            *(_cell(column.calls[place]) for column in divergence.columns),
         )
-        for place, row in enumerate(found.rows)
+        for place, row in enumerate(divergence.rows)
     )
-    return Table(columns, rows, divergence_title(found), frozenset({"collective"}))
+    return Table(columns, rows, divergence_title(divergence), frozenset({"collective"}))
 
 
 def _cell(line: Line | None) -> str:
@@ -122,10 +122,10 @@ def _context(context: Context, title: str) -> Table:
     return Table(("", "call", "what", "group", "line"), rows, title, frozenset({"call"}))
 
 
-def file_table(found: Comparison, most: int) -> Table:
-    """Return a row for each file, at most so many."""
-    rows = tuple(map(_file_row, found.files[:most]))
-    left = len(found.files) - len(rows)
+def file_table(comparison: Comparison, most: int) -> Table:
+    """Return a row for each file, at most `most`."""
+    rows = tuple(map(_file_row, comparison.files[:most]))
+    left = len(comparison.files) - len(rows)
     title = f"Files ({left:,} more are not shown)" if left else "Files"
     if not any(row[-1] for row in rows):
         return Table(("rank", "calls", "format", "file"), tuple(row[:-1] for row in rows), title, _NUMBERS)
@@ -139,21 +139,21 @@ def _file_row(file: File) -> tuple[str, ...]:
     return ("?" if file.rank is None else str(file.rank), f"{file.calls:,}", file.format, file.path, file.note)
 
 
-def markdown(found: Comparison) -> str:
-    """Return the comparison as Markdown; what the files hold is shown as it is, never read as markup."""
-    parts = ["# Comparison of ranks", escaped(headline(found))]
-    parts += [fenced(finding_text(each)) for each in found.findings]
-    for each in found.divergences:
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison as Markdown; text from the files is shown as it is, never read as markup."""
+    parts = ["# Comparison of ranks", escaped(headline(comparison))]
+    parts += [fenced(finding_text(each)) for each in comparison.findings]
+    for each in comparison.divergences:
         parts += [f"## {escaped(divergence_title(each))}", escaped(each.verdict)]
         if each.columns:
             parts.append(table_text(_side_by_side(each)))
         for context in each.contexts[:_MOST_CONTEXTS]:
             parts += [f"### {escaped(context_title(context))}", table_text(_context(context, ""))]
-    parts += ["## Files", table_text(file_table(found, len(found.files))), *map(escaped, found.notes)]
+    parts += ["## Files", table_text(file_table(comparison, len(comparison.files))), *map(escaped, comparison.notes)]
     return document(parts)
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as dicts, lists, text and numbers.
 
     - `world_size`, `ranks` (global, compared), `calls` (how many), `errors`, `warnings`, `undecidable` (how many).
@@ -166,23 +166,23 @@ def as_json(found: Comparison) -> dict[str, Any]:
     >>> as_json(Comparison((), (), None, ()))["errors"]
     0
     """
-    counts = Counter(each.severity for each in found.findings)
+    counts = Counter(each.severity for each in comparison.findings)
     names = dict(zip(SEVERITIES, ("errors", "warnings", "undecidable"), strict=True))
     return {
-        "world_size": found.world_size,
-        "ranks": list(found.ranks),
-        "calls": found.calls,
+        "world_size": comparison.world_size,
+        "ranks": list(comparison.ranks),
+        "calls": comparison.calls,
         **{name: counts[severity] for severity, name in names.items()},
-        "findings": [_finding(each) for each in found.findings],
-        "divergences": [_data(each) for each in found.divergences],
-        "files": [_data(each) for each in found.files],
-        "notes": list(found.notes),
+        "findings": [_finding(each) for each in comparison.findings],
+        "divergences": [_data(each) for each in comparison.divergences],
+        "files": [_data(each) for each in comparison.files],
+        "notes": list(comparison.notes),
     }
 
 
-def _finding(found: Finding) -> dict[str, Any]:
-    told = ("id", "severity", "message", "ranks", "group", "index", "count")
-    return {name: _data(getattr(found, name)) for name in told}
+def _finding(finding: Finding) -> dict[str, Any]:
+    fields = ("id", "severity", "message", "ranks", "group", "index", "count")
+    return {name: _data(getattr(finding, name)) for name in fields}
 
 
 def _data(value: Any) -> Any:
