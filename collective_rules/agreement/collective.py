@@ -15,10 +15,12 @@ from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
 from collective_rules.binding.memory import memory_order, same_order
+from collective_rules.binding.splits import split_sizes
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.ops import Row
+from collective_rules.ops.op import EVEN
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
@@ -68,12 +70,11 @@ def _exchange_alike(calls: list[Call]) -> bool:
     legal, seen = plan_of(row).legal, set()
     for call in calls:
         tensors = legal(call) if call.row is row else None
-        if not tensors or not all(call.arguments[name] for name in row.splits):
+        if not tensors or any(split_sizes(call, part) == EVEN for part in row.entry.splits):
             return False
         seen.add((tensors[0].dtype, tensors[0].shape[1:], call.attribute("group_size")))
-    sent, expected = (
-        [call.arguments[name] for call in sorted(calls, key=attrgetter("group.rank"))] for name in row.splits
-    )
+    ordered = sorted(calls, key=attrgetter("group.rank"))
+    sent, expected = ([split_sizes(call, part) for call in ordered] for part in row.entry.splits)
     return len(seen) == 1 and list(zip(*sent, strict=True)) == list(map(tuple, expected))
 
 

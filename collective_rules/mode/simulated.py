@@ -22,10 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from collective_rules.binding.batch import well_formed_members
 from collective_rules.binding.binder import bind
+from collective_rules.binding.splits import split_sizes
 from collective_rules.call import Call
 from collective_rules.errors import SimulationError, UnknownFormError
 from collective_rules.infer import infer
 from collective_rules.ledger import CallFacts
+from collective_rules.ops.op import EVEN
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
 
@@ -268,10 +270,8 @@ def _own_rows_to_all(operands: _Operands) -> None:
 
 
 def _rows(call: Call, behind: str, tensor: Tensor) -> list[int]:
-    argument = call.row.entry.splits[behind].argument
-    given = call.arguments.get(argument) if argument else None
-    size = call.group.size
-    return list(given) if given else [tensor.shape[0] // size] * size
+    sizes, count = split_sizes(call, behind), call.group.size
+    return [tensor.shape[0] // count] * count if sizes == EVEN else list(sizes)
 
 
 def _swapped_dims(operands: _Operands) -> None:
