@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from collective_rules.backends import BACKENDS, Backend, Limit
+from collective_rules.backends.columns import CONDITIONS, SCOPES
 from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
 from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
 from collective_rules.rules import KINDS, RULES, Rule
@@ -259,8 +260,9 @@ def _backend(backend: Backend) -> str:
 
 
 def _limit(limit: Limit) -> tuple[str, ...]:
-    where = [f"[{rule}](#{rule})" for rule in limit.rules] + [_code(op) for op in limit.ops]
-    place = ", ".join(where) + (f" (groups of {limit.from_size} or more)" if limit.from_size > 1 else "")
+    where = [scope.words(name) for column, scope in SCOPES.items() for name in getattr(limit, column)]
+    when = [words for words in (condition.words(limit) for condition in CONDITIONS.values()) if words]
+    place = ", ".join(where) + (f" ({', '.join(when)})" if when else "")
     return limit.id, _prose(limit.says), limit.severity, _prose(limit.advice), place
 
 

@@ -1,6 +1,6 @@
-"""Tables with one thing changed: a row of the op table, a rule, or a backend's limit.
+"""Tables with one thing changed: a row of the op table, or a rule. Those of a backend's limit are in `limit_mutants`.
 
-What is prose (a rule's title and source, a kind's and a limit's sentences) is not changed, nor what says which torch
+What is prose (a rule's title and source, a kind's sentences) is not changed, nor what says which torch
 has an op (`since`, `schema`), which `test_coverage` holds against torch. Nor is anything added to symmetric memory's
 rows of which only a kernel could tell whether it is so: that memory may not be shared, or is spoilt.
 """
@@ -11,7 +11,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import attrs
@@ -19,13 +19,11 @@ import torch
 
 import collective_rules as cr
 from collective_rules import backends
-from collective_rules.backends import Backend, Limit
-from collective_rules.backends.gloo import GLOO
+from collective_rules.backends import Backend
 from collective_rules.binding import compiled
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.call import _call_schema
 from collective_rules.errors import NotationError
-from collective_rules.finding import ERROR, WARNING
 from collective_rules.notation import (
     GroupSize,
     Name,
@@ -47,15 +45,14 @@ from collective_rules.ops.op import Batch, Op, SplitSizes
 from collective_rules.rules import RULES, Rule, volumes
 from collective_rules.rules import size_functions as sizes
 from collective_rules.testing import expected
-from collective_rules.testing.dispatch import has_cpu_kernel
-from collective_rules.testing.drawing import DTYPES, refuses
+from collective_rules.testing.drawing import legal_dtypes
 
-__all__ = ["Mutant", "limit_mutants", "limited_otherwise", "op_mutants", "rule_mutants"]
+__all__ = ["Changes", "Mutant", "compares_whole", "in_backends", "op_mutants", "rule_mutants"]
 
 
 @attrs.frozen(eq=False)
 class Mutant:
-    """The tables with one thing changed: some rows of the op table, some rules, or gloo's limits.
+    """The tables with one thing changed: some rows of the op table, some rules, or a backend's limits.
 
     `same`: why it is the same statement, where a column says nothing of the row that it stands in; "" elsewhere.
     """
@@ -63,7 +60,7 @@ class Mutant:
     name: str
     ops: Mapping[str, Op] = attrs.field(factory=dict)
     rules: Mapping[str, Rule] = attrs.field(factory=dict)
-    gloo: Backend = GLOO
+    backend: Backend | None = None
     same: str = ""
 
     @contextlib.contextmanager
@@ -79,20 +76,31 @@ class Mutant:
                 (row_module, "RULES", rules),
                 (expected, "RULES", rules),
                 (row_module, "_CACHE", kept),
-                (backends, "BACKENDS", {**backends.BACKENDS, "gloo": self.gloo}),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
-            if self.gloo is not GLOO:
-                backends._limits.cache_clear()
+            if self.backend is not None:
+                stack.enter_context(in_backends(self.backend))
             yield
 
     def _concerns(self, row: cr.Row) -> bool:
         return row.op in self.ops or row.entry.rule in self.rules
 
 
+@contextlib.contextmanager
+def in_backends(backend: Backend) -> Iterator[None]:
+    """Put a backend's table in `BACKENDS`, beside the others or in the place of one."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(legal_dtypes.cache_clear)
+        stack.callback(backends.forget)
+        stack.enter_context(mock.patch.dict(cast("dict[str, Backend]", backends.BACKENDS), {backend.name: backend}))
+        legal_dtypes.cache_clear()
+        backends.forget()
+        yield
+
+
 def _forget(plans_before: set[Any]) -> None:
     """Clear what was kept of rows that are no more."""
-    backends._limits.cache_clear()
+    backends.forget()
     _call_schema.cache_clear()
     for row in set(compiled._PLANS) - plans_before:
         del compiled._PLANS[row]
@@ -265,7 +273,7 @@ def _flags(entry: Op) -> Changes:
         return
     if any("i" in part.path.index for part in parts):  # the column is about lists of any length
         yield "alike, turned", {"alike": not entry.alike}, batched
-    compared = "" if _compares_whole(row) else "no two of its tensors have one `*s` that is all that is said of a part"
+    compared = "" if compares_whole(row) else "no two of its tensors have one `*s` that is all that is said of a part"
     yield "exact, turned", {"exact": not entry.exact}, batched or compared
     if row.root_only:
         everywhere = "off the root, too, it is read" if set(row.root_only) <= row.in_place else ""
@@ -297,7 +305,7 @@ def _split_arguments(row: cr.Row) -> list[tuple[str, SplitSizes]]:
 
 
 @functools.cache
-def _compares_whole(row: cr.Row) -> bool:
+def compares_whole(row: cr.Row) -> bool:
     """Whether a call holds two tensors whose part is one and the same `*s`."""
     for spelling in row.spellings:
         given = {str(part.path): part for part in spelling.statement.parts if part.path.name in row.by_name}
@@ -680,205 +688,3 @@ def _other_indices(index: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for other in ("r", "p", "peer"):
             if other != level:
                 yield (*index[:place], other, *index[place + 1 :])
-
-
-# -- a backend's limits
-
-_NAMING = {"ops": (), "rules": (), "namespaces": (), "but": ()}
-
-
-def limit_mutants(id_: str) -> Iterator[Mutant]:
-    """Change each column of one of gloo's limits, one entry at a time, and leave it out."""
-    place = next(place for place, limit in enumerate(GLOO.limits) if limit.id == id_)
-    limit, seen = GLOO.limits[place], set()
-
-    def with_limits(*instead: Limit) -> Backend:
-        return attrs.evolve(GLOO, limits=(*GLOO.limits[:place], *instead, *GLOO.limits[place + 1 :]))
-
-    yield Mutant(f"{id_}: left out", gloo=with_limits())
-    for column in (_limit_sets, _limit_reduces, _limit_values):
-        for what, changes in column(limit):
-            changed = attrs.evolve(limit, **changes)
-            if changed != limit and repr(changed) not in seen:
-                seen.add(repr(changed))
-                yield Mutant(f"{id_}: {what}", gloo=with_limits(changed), same=_same_limit(limit, changed))
-
-
-def limited_otherwise(mutant: Mutant) -> tuple[str, ...]:
-    """The ops of this torch that the mutant's limits treat in another way, whatever names them."""
-    known = [op for op in OPS if cr.lookup(op).available]
-    return tuple(op for op in known if _effective(mutant.gloo, op) != _effective(GLOO, op))
-
-
-def _effective(backend: Backend, op: str) -> list[Limit]:
-    return [attrs.evolve(limit, **_NAMING) for limit in backend.limits if _limits(limit, op)]
-
-
-def _limits(limit: Limit, op: str) -> bool:
-    named = op in limit.ops or OPS[op].rule in limit.rules or op.partition("::")[0] in limit.namespaces
-    return named and op not in limit.but
-
-
-def _limit_sets(limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Columns that hold names: one left out, another added."""
-    on_gloo = [op for op in OPS if has_cpu_kernel(cr.lookup(op))]
-    limited = [op for op in on_gloo if _limits(limit, op)]
-    universes: dict[str, list[Any]] = {
-        "ops": [op for op in on_gloo if op not in limited],
-        "rules": list(dict.fromkeys(OPS[op].rule for op in on_gloo)),
-        "namespaces": list(dict.fromkeys(op.partition("::")[0] for op in on_gloo)),
-        "but": limited,
-        "dtypes": list(DTYPES),
-        "forms": list(dict.fromkeys(form.name for op in limited for form in RULES[OPS[op].rule].forms)),
-        "single": list(REDUCE_OPS),
-        "sparse_reduces": list(REDUCE_OPS),
-    }
-    for column, universe in universes.items():
-        known = getattr(limit, column)
-        if known is None or (column == "single" and not known):
-            continue
-        for item in known:
-            yield f"{column}, without {item}", {column: type(known)(other for other in known if other != item)}
-        for item in universe:
-            if item not in known:
-                yield f"{column}, also {item}", {column: type(known)([*known, item])}
-
-
-def _limit_reduces(limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    known = limit.reduces or {}
-    for reduce_op, dtypes in known.items():
-        rest = {other: each for other, each in known.items() if other != reduce_op}
-        yield f"reduces, without {reduce_op}", {"reduces": rest}
-        for dtype in DTYPES:
-            what = f"reduces, {reduce_op} {'without' if dtype in dtypes else 'also'} {dtype}"
-            yield what, {"reduces": {**known, reduce_op: dtypes ^ {dtype}}}
-
-
-def _limit_values(limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Columns that hold one value, and sets that do not limit when they are left out."""
-    for field in attrs.fields(Limit):
-        if field.default is False:
-            yield f"{field.name}, turned", {field.name: not getattr(limit, field.name)}
-        elif field.default is None and getattr(limit, field.name) is not None:
-            yield f"{field.name}, left out", {field.name: None}
-    for size in (1, 2, 3):
-        yield f"from_size, {limit.from_size} → {size}", {"from_size": size}
-    other = WARNING if limit.severity == ERROR else ERROR
-    yield f"severity, {other}", {"severity": other}
-    yield "id, another", {"id": limit.id + "0"}
-
-
-def _same_limit(known: Limit, other: Limit) -> str:
-    """Why it refuses the same calls; "" where it does not. Of ops that this torch lacks nothing is known."""
-    if (known.id, known.severity) != (other.id, other.severity):
-        return ""
-    for op in OPS:
-        row, was, is_ = cr.lookup(op), _limits(known, op), _limits(other, op)
-        others = [limit for limit in GLOO.limits if limit is not known and _limits(limit, op)]
-        more = is_ and _adds(other, row, [*others, *[known] * was])
-        if row.available and (more or (was and _loses(known, row, [other] * is_, others))):
-            return ""
-    return "what it refuses is refused by the rules, or by another limit"
-
-
-_OF_NO_KIND: Mapping[str, Any] = {
-    field.name: field.default
-    for field in attrs.fields(Limit)
-    if field.default is not attrs.NOTHING and field.name not in ("dtypes", "reduces", "from_size", "severity")
-}
-"""What leaves of a limit the dtypes and reduce ops that it refuses."""
-
-
-def _loses(limit: Limit, row: cr.Row, instead: list[Limit], others: list[Limit]) -> bool:
-    """Whether calls are no longer refused by this limit's id: of dtypes, those that no other limit refuses, if any."""
-    of_kinds = [attrs.evolve(other, **_OF_NO_KIND) for other in others]
-    if _adds(attrs.evolve(limit, dtypes=None, reduces=None), row, [*instead, *of_kinds]):
-        return True
-    kinds = _kinds(limit, row)
-    proper = kinds.difference(*(_kinds(other, row) for other in others)) or kinds
-    still: frozenset[tuple[str, torch.dtype]] = frozenset().union(
-        *(_kinds(other, row) for other in instead if _matters_as_often(other, limit, row))
-    )
-    return bool(proper - still) and not row.entry.batch and not any(other.missing for other in others)
-
-
-def _adds(limit: Limit, row: cr.Row, others: list[Limit]) -> bool:
-    """Whether a limit refuses calls of an op that neither the op's rule nor the other limits refuse."""
-    least, most = _tensors_given(row)
-    wider = [other for other in others if _matters_as_often(other, limit, row)]
-    if row.entry.batch or any(other.missing for other in wider):
-        return False
-    if limit.missing:
-        return True
-    if not most or (limit.alone and least > 1):
-        return False
-    one_dtype = most == 1 or (all(spelling.one_dtype for spelling in row.spellings) and "dtype" in row.rule.agreed)
-    refuses_sparse = "strided" in row.rule.constraints.values() and not row.entry.sparse
-    names = {spelling.form.name for spelling in row.spellings}
-    kinds: frozenset[tuple[str, torch.dtype]] = frozenset().union(*(_kinds(other, row) for other in wider))
-    taken = {op for op, _ in {(op, dtype) for op in _reduce_ops_of(row) for dtype in DTYPES} - kinds}
-    single = {*limit.single} & taken
-    return any(
-        (
-            _kinds(limit, row) - kinds,
-            limit.exact and _compares_whole(row) and not row.entry.exact and not any(o.exact for o in wider),
-            limit.one_dtype and not one_dtype and not any(o.one_dtype for o in wider),
-            limit.promotes and not one_dtype and not any(o.promotes or o.one_dtype for o in wider),
-            limit.nonempty and not limit.spares_empty and not any(o.nonempty for o in wider),
-            limit.forms is not None and _narrows(limit.forms, names, [o.forms for o in wider if o.forms is not None]),
-            most > 1 and single.difference(*(o.single for o in wider)),
-            limit.fresh_strides and least == 1 and not any(o.fresh_strides for o in wider),
-            not refuses_sparse and (_refused_sparse(limit) & taken).difference(*map(_refused_sparse, wider)),
-        )
-    )
-
-
-def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
-    """Whether one limit matters wherever another does, and is as severe."""
-    _, most = _tensors_given(row)
-    smallest = 2 if row.rule.point_to_point else 1
-    sizes_ = max(other.from_size, smallest) <= max(limit.from_size, smallest)
-    alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
-    of_contents = limit.dtypes is not None or limit.reduces is not None or limit.sparse_reduces is not None
-    empty = not (of_contents or limit.nonempty) or not other.spares_empty or limit.spares_empty
-    return sizes_ and alone and empty and (other.severity == ERROR or limit.severity == WARNING)
-
-
-def _kinds(limit: Limit, row: cr.Row) -> frozenset[tuple[str, torch.dtype]]:
-    """The (reduce op, dtype) that it refuses, of those that the op can be called with."""
-    place = next((place for place, known in enumerate(GLOO.limits) if known is limit), None)
-    return _refused(limit, _reduce_ops_of(row)) if place is None else _refused_by(place, _reduce_ops_of(row))
-
-
-@functools.cache
-def _refused_by(place: int, reduce_ops: tuple[str, ...]) -> frozenset[tuple[str, torch.dtype]]:
-    return _refused(GLOO.limits[place], reduce_ops)
-
-
-def _refused(limit: Limit, reduce_ops: tuple[str, ...]) -> frozenset[tuple[str, torch.dtype]]:
-    if limit.dtypes is None and limit.reduces is None:
-        return frozenset()
-    return frozenset((op, dtype) for op in reduce_ops for dtype in DTYPES if refuses(limit, op, dtype))
-
-
-def _reduce_ops_of(row: cr.Row) -> tuple[str, ...]:
-    return (row.entry.reduce_ops or REDUCE_OPS) if row.reduce_op else ("",)
-
-
-def _narrows(forms: tuple[str, ...], names: set[str], others: list[tuple[str, ...]]) -> bool:
-    """Whether some form of an op is refused; where none is named, there is nothing to narrow it to."""
-    refused = names - {*forms} if names & {*forms} else set()
-    return bool(refused.difference(*({*names} - {*other} for other in others if names & {*other})))
-
-
-def _refused_sparse(limit: Limit) -> set[str]:
-    return set() if limit.sparse_reduces is None else {"", *REDUCE_OPS} - {*limit.sparse_reduces}
-
-
-@functools.cache
-def _tensors_given(row: cr.Row) -> tuple[int, float]:
-    """The least and the most tensors that are passed to the op: one at least, where it is off the root."""
-    given = {str(part.path): part for part in row.spellings[0].statement.parts if part.path.name in row.by_name}
-    listed = any({"i", "p"} & {*part.path.index} for part in given.values())
-    least = sum(not part.root_only for part in given.values())
-    return max(least, min(len(given), 1)), float("inf") if listed else len(given)

@@ -15,11 +15,14 @@ import pytest
 from hypothesis import settings
 
 import collective_rules as cr
+from collective_rules.backends import BACKENDS, Backend
 from collective_rules.backends.gloo import GLOO
 from collective_rules.ops import OPS
 from collective_rules.rules import RULES
 from tests.laws import Law, laws_of, laws_of_rule, symm_mem_laws_of
-from tests.mutants import Mutant, limit_mutants, limited_otherwise, op_mutants, rule_mutants
+from tests.limit_laws import generated_laws_of
+from tests.limit_mutants import limit_mutants, limited_otherwise
+from tests.mutants import Mutant, op_mutants, rule_mutants
 
 THOROUGH = settings.default.max_examples >= 1_000
 
@@ -48,6 +51,8 @@ EQUIVALENT: Mapping[str, str] = {
     "GLOO6: from_size, 1 → 2": "in a group of one every list is even",
 }
 """Mutants that survive, each with the reason why it is the same statement."""
+
+LIMITS = {limit.id: (backend, limit.id) for backend in BACKENDS.values() for limit in backend.limits}
 
 
 def survivors(mutants: Iterable[Mutant], laws_for: Callable[[Mutant], Sequence[Law]]) -> dict[str, str]:
@@ -100,15 +105,22 @@ def in_turn(groups: Iterable[Sequence[Law]]) -> Iterator[Law]:
         yield from (law for law in laws if law is not None)
 
 
-def laws_of_limits(mutant: Mutant) -> list[Law]:
-    """What is known of gloo's limits, of the ops that the mutant limits in another way."""
-    ops = limited_otherwise(mutant)
-    return [law for op in (ops[:3] if mutant.same and not THOROUGH else ops) for law in limit_laws_of(op)]
+def laws_of_limits(backend: Backend) -> Callable[[Mutant], list[Law]]:
+    """Return what gives the laws of a mutant: what is known of the ops that the mutant limits in another way."""
+
+    def laws(mutant: Mutant) -> list[Law]:
+        ops = limited_otherwise(backend, mutant)
+        some_ops = ops[:3] if mutant.same and not THOROUGH else ops
+        return [law for op in some_ops for law in limit_laws_of(backend.name, op)]
+
+    return laws
 
 
 @functools.cache
-def limit_laws_of(op: str) -> tuple[Law, ...]:
-    """What is known of gloo's limits: every dtype and reduce op first."""
+def limit_laws_of(backend: str, op: str) -> tuple[Law, ...]:
+    """What is known of a backend's limits: of gloo by running it, every dtype and reduce op first."""
+    if backend != "gloo":
+        return generated_laws_of(backend, op)
     laws = [law for law in known_laws(op) if law.of_gloo]
     return tuple(sorted(laws, key=lambda law: "ranks, " not in law.name))
 
@@ -154,26 +166,29 @@ def test_a_changed_rule_is_noticed(rule: str) -> None:
     assert expected(mutants) == survivors(mutants, lambda mutant: laws)
 
 
-@pytest.mark.parametrize("id_", [limit.id for limit in GLOO.limits])
-def test_a_changed_limit_is_noticed(id_: str) -> None:
+@pytest.mark.parametrize(("backend", "id_"), LIMITS.values(), ids=LIMITS)
+def test_a_changed_limit_is_noticed(backend: Backend, id_: str) -> None:
     """Each op, dtype and reduce op that a limit names, and each other column."""
-    mutants = some(limit_mutants(id_))
-    assert expected(mutants) == survivors(mutants, laws_of_limits)
+    mutants = some(limit_mutants(backend, id_))
+    assert expected(mutants) == survivors(mutants, laws_of_limits(backend))
 
 
 def test_every_reason_is_a_mutants() -> None:
     """None is listed that is not made, and none that a column knows already."""
     made: set[str] = set()
     for changed in {name.partition(": ")[0] for name in EQUIVALENT}:
-        make = op_mutants if changed in OPS else rule_mutants if changed in RULES else limit_mutants
-        made |= {mutant.name for mutant in make(changed) if not mutant.same}
+        if changed in LIMITS:
+            mutants = limit_mutants(*LIMITS[changed])
+        else:
+            mutants = op_mutants(changed) if changed in OPS else rule_mutants(changed)
+        made |= {mutant.name for mutant in mutants if not mutant.same}
     assert EQUIVALENT.keys() <= made
 
 
 def test_the_tables_are_as_they_were() -> None:
     """A mutant leaves nothing behind, whatever it breaks."""
     row, limits = cr.lookup("c10d::allreduce_"), GLOO.limits
-    for mutant in (next(op_mutants(row.op)), next(rule_mutants("all_reduce")), next(limit_mutants("GLOO1"))):
+    for mutant in (next(op_mutants(row.op)), next(rule_mutants("all_reduce")), next(limit_mutants(GLOO, "GLOO1"))):
         with pytest.raises(KeyError, match="broken"), mutant.in_place():
             raise KeyError("broken")
     assert (cr.lookup("c10d::allreduce_"), cr.backends.BACKENDS["gloo"].limits) == (row, limits)

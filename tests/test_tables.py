@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules.backends import BACKENDS, Backend
+from collective_rules.backends import BACKENDS, Backend, limits_of, spellings_of
+from collective_rules.backends.columns import demands_of, holds_for
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.notation import ANY, GroupSize, Name, Number, Rest, Shares, Splits, parse_path
 from collective_rules.ops import OPS, lookup
@@ -55,11 +56,39 @@ def test_the_ids_of_a_backend_are_its_name_and_count_up(backend: Backend) -> Non
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 def test_a_backend_limits_ops_and_rules_that_exist(backend: Backend) -> None:
     """A misspelt name would limit nothing."""
+    assert [] == list(wrong_names(backend))
+
+
+def wrong_names(backend: Backend) -> Iterator[str]:
+    """What is wrong with the names in a backend's table, in sentences."""
+    known = {
+        "op": {*OPS},
+        "rule": {*RULES},
+        "namespace": {op.partition("::")[0] for op in OPS},
+        "reduce op": {*REDUCE_OPS},
+    }
     for limit in backend.limits:
-        assert set(limit.ops) <= set(OPS)
-        assert set(limit.rules) <= set(RULES)
-        assert limit.ops or limit.rules or set(limit.namespaces) & {op.partition("::")[0] for op in OPS}
-        assert set(limit.reduces or ()) <= set(REDUCE_OPS)
+        named = (*limit.ops, *limit.but), limit.rules, limit.namespaces, (*(limit.reduces or ()), *(limit.single or ()))
+        for (kind, names), used in zip(known.items(), named, strict=True):
+            yield from (f"{limit.id}: there is no {kind} {name!r}" for name in used if name not in names)
+        rows = [lookup(op) for op in OPS if holds_for(limit, lookup(op))]
+        if not rows:
+            yield f"{limit.id} names no op"
+        if not demands_of(limit):
+            yield f"{limit.id} demands nothing"
+        forms = {spelling.form.name for row in rows for spelling in row.spellings}
+        yield from (f"{limit.id}: no op that it names has the form {form!r}" for form in {*(limit.forms or ())} - forms)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", OPS)
+def test_a_backend_takes_some_form_of_every_op_that_it_has(op: str, backend: str) -> None:
+    """Or the op is missing there: a limit of forms would refuse every call of it."""
+    row = lookup(op)
+    missing = any(limit.missing for limit in limits_of(backend, row))
+    if not missing and row.spellings:
+        names = [spelling.form.name for spelling in row.spellings]
+        assert spellings_of(backend, row), f"{backend} takes none of the forms {names}; mark the op as missing there"
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

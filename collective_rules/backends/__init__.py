@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, sets
 from collective_rules.backends.gloo import GLOO
 from collective_rules.backends.limit import Backend, Limit
+from collective_rules.call import Call
 from collective_rules.errors import CallError
-from collective_rules.ops import Row
+from collective_rules.ops import Row, Spelling
+from collective_rules.spec import Spec
 
-__all__ = ["BACKENDS", "Backend", "Limit", "limits_of"]
+__all__ = ["BACKENDS", "Backend", "Limit", "admits", "limits_of", "spellings_of"]
 
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (GLOO,)}
 
@@ -28,13 +31,42 @@ def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
     return _limits(backend, row)
 
 
+def spellings_of(backend: str | None, row: Row) -> list[Spelling]:
+    """Return the spellings that both the op and the backend take."""
+    taken = [limit.forms for limit in limits_of(backend, row) if limit.forms is not None]
+    return [spelling for spelling in row.spellings if all(spelling.form.name in forms for forms in taken)]
+
+
+def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
+    """Return whether `backend` certainly takes a call that is legal in the usual form; `specs` are its tensors."""
+    tests = () if backend is None else _tests(backend, call.row)
+    if not tests:
+        return True
+    dtypes = frozenset(spec.dtype for spec in specs)
+    plain = Plain(dtypes, call.attribute("reduce_op") or "", call.row.spellings[0].form.name)
+    return all(test(limit, plain) for limit, test in tests)
+
+
 @functools.cache
 def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
-    limits = tuple(
-        limit
-        for limit in BACKENDS[backend].limits
-        if (row.op in limit.ops or row.rule.name in limit.rules or row.namespace in limit.namespaces)
-        and row.op not in limit.but
+    limits = tuple(limit for limit in BACKENDS[backend].limits if holds_for(limit, row))
+    for limit in limits:
+        must_be_stated(limit)
+    return tuple(limit for limit in limits if limit.missing) or limits
+
+
+@functools.cache
+def _tests(backend: str, row: Row) -> tuple[tuple[Limit, Callable[[Limit, Plain], bool]], ...]:
+    """Return what the fast path asks of a plain call, for each limit and each of its demands."""
+    return tuple(
+        (limit, demand.admits)
+        for limit in _limits(backend, row)
+        for column, demand in DEMANDS.items()
+        if sets(limit, column)
     )
-    missing = tuple(limit for limit in limits if limit.missing)
-    return missing or limits
+
+
+def forget() -> None:
+    """Look the limits up anew, where a test puts another table in `BACKENDS`."""
+    _limits.cache_clear()
+    _tests.cache_clear()

@@ -1,7 +1,7 @@
 """Draws legal groups of calls: the rule's names first, then every rank's arguments, which follow from them.
 
 A `Wish` asks for what a later step needs (two ranks, a tensor with elements …), so that nothing need be thrown away.
-It reads the rule's statement, the op's columns and the backend's limits; what a size function computes it cannot draw.
+It reads the rule's statement, the op's columns and the backend's limits; the output of a size function it cannot draw.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Any
 
 import attrs
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 
-from collective_rules.backends import Limit, limits_of
+from collective_rules.backends import Limit, limits_of, spellings_of
+from collective_rules.backends.columns import DEMANDS, refuses, sets
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.binding.splits import meaning
 from collective_rules.call import Call, call
+from collective_rules.check import check
 from collective_rules.errors import CallError
 from collective_rules.notation import Name, Part, Rest, Shares, Splits
 from collective_rules.notation.sizes import dims, evaluate, pairs
-from collective_rules.ops import OPS, Row, Spelling, lookup
+from collective_rules.ops import OPS, Row, lookup
 from collective_rules.ops.op import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
@@ -34,8 +37,7 @@ __all__ = [
     "draw_size",
     "drawable",
     "legal_dtypes",
-    "refuses",
-    "spellings_of",
+    "untaken",
 ]
 
 DTYPES = (
@@ -48,6 +50,12 @@ DTYPES = (
 
 _MOST_DIMS, _LARGEST = 5, 3
 _DIMS = ("shard_dim", "gather_dim")
+
+_KEPT = {
+    *("missing", "dtypes", "reduces", "single", "forms", "one_dtype", "promotes", "nonempty", "fresh_strides"),
+    *("exact", "sparse_reduces"),  # equal shapes and strided tensors alone are drawn
+}
+"""The demands of a backend's limits that a drawn call meets by the way it is drawn; of others, calls are dropped."""
 
 Calls = tuple[Call, ...]
 
@@ -86,10 +94,11 @@ def drawable(row: Row) -> str:
     return f"nothing says how to draw {' and '.join(unknown)}" if unknown else ""
 
 
-def spellings_of(row: Row, backend: str | None) -> list[Spelling]:
-    """Return the spellings that both the op and the backend take."""
-    taken = [limit.forms for limit in limits_of(backend, row) if limit.forms is not None]
-    return [spelling for spelling in row.spellings if all(spelling.form.name in forms for forms in taken)]
+def untaken(row: Row, backend: str | None) -> str:
+    """Return why `backend` takes no call of `row`, "" where it takes some."""
+    if any(limit.missing for limit in limits_of(backend, row)):
+        return f"{backend} has no kernel for it"
+    return "" if spellings_of(backend, row) else f"{backend} takes none of its forms"
 
 
 @functools.cache
@@ -105,13 +114,6 @@ def legal_dtypes(row: Row, backend: str | None, size: int) -> tuple[tuple[str, t
     )
 
 
-def refuses(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
-    """Return whether a backend's limit refuses a dtype, or to reduce it so."""
-    if limit.dtypes is not None and dtype not in limit.dtypes:
-        return True
-    return limit.reduces is not None and dtype not in limit.reduces.get(reduce_op, {dtype})
-
-
 def draw_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, wish: Wish) -> Calls:
     """Draw one call for each rank that takes part."""
     why = drawable(row)
@@ -119,10 +121,16 @@ def draw_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, 
         raise CallError(f"no strategy draws calls of {row.op}: {why}")
     size = draw_size(draw, row, most_ranks, wish)
     if row.entry.batch:
-        return _draw_batch(draw, row, backend, size, wish)
-    if row.rule.point_to_point:
-        return _draw_pairs(draw, row, backend, size, wish)
-    return Drawing(draw, row, backend, size, wish).calls()
+        drawn = _draw_batch(draw, row, backend, size, wish)
+    elif row.rule.point_to_point:
+        drawn = _draw_pairs(draw, row, backend, size, wish)
+    else:
+        drawn = Drawing(draw, row, backend, size, wish).calls()
+    rows = {one.row for one in drawn} | {lookup(op) for op in (row.entry.batch.ops.values() if row.entry.batch else ())}
+    limits = [limit for each in rows for limit in limits_of(backend, each)]
+    if any(sets(limit, column) for limit in limits for column in DEMANDS.keys() - _KEPT):
+        assume(not any(check(one, backend) for one in drawn))
+    return drawn
 
 
 def draw_size(draw: st.DrawFn, row: Row, most_ranks: int, wish: Wish) -> int:
@@ -159,11 +167,14 @@ def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
 
 
 def _draw_message(draw: st.DrawFn, row: Row, partner: Row, backend: str | None, wish: Wish) -> Spec:
-    limits = limits_of(backend, row) + limits_of(backend, partner)
-    if any(limit.nonempty for limit in limits):
-        wish = attrs.evolve(wish, least=max(1, wish.least))
+    wish = _nonempty(wish, limits_of(backend, row) + limits_of(backend, partner))
     kinds = legal_dtypes(row, backend, 2) if wish.kinds is None else wish.kinds
     return Spec(_draw_shape(draw, wish, 0), draw(st.sampled_from(kinds))[1])
+
+
+def _nonempty(wish: Wish, limits: tuple[Limit, ...]) -> Wish:
+    least = max(wish.least, 1 if any(limit.nonempty for limit in limits) else 0)
+    return attrs.evolve(wish, least=least)
 
 
 def _draw_batch(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish: Wish) -> Calls:
@@ -208,11 +219,11 @@ class Drawing:
     """
 
     def __init__(self, draw: st.DrawFn, row: Row, backend: str | None, size: int, wish: Wish) -> None:
-        self.draw, self.row, self.size, self.wish = draw, row, size, wish
-        spellings = [each for each in spellings_of(row, backend) if wish.form in ("", each.form.name)]
-        self.spelling = draw(st.sampled_from(spellings or list(row.spellings)))
-        self.parts = self.spelling.statement.parts
         self.limits = limits_of(backend, row)
+        self.draw, self.row, self.size, self.wish = draw, row, size, _nonempty(wish, self.limits)
+        spellings = [each for each in spellings_of(backend, row) if wish.form in ("", each.form.name)]
+        self.spelling = draw(st.sampled_from(spellings))
+        self.parts = self.spelling.statement.parts
         self.names: dict[Any, Any] = {}
         self.attributes = self._draw_attributes(backend)
         self.matrix = self._draw_matrix() if row.entry.splits else ()
@@ -253,7 +264,7 @@ class Drawing:
 
     def _draw_attributes(self, backend: str | None) -> dict[str, Any]:
         kinds = legal_dtypes(self.row, backend, self.size) if self.wish.kinds is None else self.wish.kinds
-        alone = {op for limit in self.limits for op in limit.single}
+        alone = {op for limit in self.limits for op in limit.single or ()}
         if self.wish.kinds is None and self.wish.count > 1:
             kinds = tuple(kind for kind in kinds if kind[0] not in alone)
         reduce_op, self.dtype = self.draw(st.sampled_from(kinds))

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import hypothesis
 from hypothesis import strategies as st
 
-from collective_rules.backends import BACKENDS
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, lookup
 from collective_rules.testing.broken import Broken, Scene, ways_of
-from collective_rules.testing.drawing import Wish, draw_calls, drawable
+from collective_rules.testing.drawing import Wish, draw_calls, drawable, untaken
 
 __all__ = ["Broken", "broken_calls", "calls", "sample", "ways_to_break"]
 
@@ -114,12 +113,10 @@ def sample(strategy: st.SearchStrategy[_T], count: int, *, seed: int = 0) -> lis
 
 def _drawable(op: Any, backend: str | None, most_ranks: int) -> Row:
     row = lookup(op)
-    if backend is not None and backend not in BACKENDS:
-        raise CallError(f"backend={backend!r}, but should be one of {', '.join(map(repr, BACKENDS))}, or None")
+    why = drawable(row) or untaken(row, backend)
     least = 2 if row.rule.point_to_point else 1
     if isinstance(most_ranks, bool) or not isinstance(most_ranks, int) or most_ranks < least:
         raise CallError(f"most_ranks={most_ranks!r}, but {row.op} needs at least {least}")
-    why = drawable(row)
     if why:
         raise CallError(f"no strategy draws calls of {row.op}: {why}")
     return row

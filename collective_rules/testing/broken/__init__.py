@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from collective_rules.backends import spellings_of
 from collective_rules.ops import Row
 from collective_rules.testing.broken.attributes import ATTRIBUTES
 from collective_rules.testing.broken.limits import beyond
@@ -15,7 +16,6 @@ from collective_rules.testing.broken.memory import MEMORY
 from collective_rules.testing.broken.ranks import RANKS
 from collective_rules.testing.broken.scene import Broken, Scene
 from collective_rules.testing.broken.sizes import SIZES
-from collective_rules.testing.drawing import spellings_of
 
 __all__ = ["BREACHES", "Broken", "Scene", "ways_of"]
 
@@ -26,7 +26,7 @@ BREACHES = SIZES + ATTRIBUTES + MEMORY + RANKS
 def ways_of(row: Row, backend: str | None) -> Mapping[str, Callable[[Scene], Broken]]:
     """Return the ways to break a legal group of calls of `row`: name → what draws one."""
     kinds = set(row.rule.constraints.values())
-    forms = {"", *(spelling.form.name for spelling in spellings_of(row, backend))}
+    forms = {"", *(spelling.form.name for spelling in spellings_of(backend, row))}
     found = [way for way in BREACHES if way.kind in kinds and way.form in forms and way.applies(row)]
     beyond_limits = beyond(row, backend) if row.available else ()
     ways = {way.name: way.broken for way in found}

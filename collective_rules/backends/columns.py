@@ -1,0 +1,286 @@
+"""The columns of `Limit`, each stated once: `check`, the strategies, the reference page and the tests read limits here.
+
+`SCOPES` name the ops that a limit holds for, `CONDITIONS` say when it matters, and `DEMANDS` say what it demands of a
+call. Nothing here knows a particular backend. A column that stands in no table is an error wherever a limit sets it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+import attrs
+import torch
+
+from collective_rules.backends.limit import Limit
+from collective_rules.binding.binder import bind_as
+from collective_rules.binding.bound import Bound
+from collective_rules.finding import ERROR, WARNING
+from collective_rules.ops import Row
+from collective_rules.spec import Spec
+from collective_rules.symbols import hint
+
+__all__ = [
+    "CONDITIONS",
+    "DEMANDS",
+    "PROSE",
+    "SCOPES",
+    "Breaches",
+    "Condition",
+    "Demand",
+    "Plain",
+    "Scope",
+    "demands_of",
+    "holds_for",
+    "matters",
+    "must_be_stated",
+    "promoted",
+    "refuses",
+    "sets",
+]
+
+Breaches = Iterator[tuple[str, Mapping[str, object]]]
+"""What goes beyond a limit: a verdict that follows the backend's name, and the values that it speaks of."""
+
+
+@attrs.frozen
+class Scope:
+    """A column that names ops: `of` is the name that a row is found by, `words` writes one for the reference page."""
+
+    of: Callable[[Row], str]
+    words: Callable[[str], str]
+
+
+@attrs.frozen
+class Condition:
+    """A column that says when a limit matters.
+
+    - `holds`: whether the limit matters to a call; None where the call does not tell.
+    - `counts`: whether the limit matters to one of the call's tensors.
+    - `words`: how the reference page writes it; "" where `says` does.
+    """
+
+    holds: Callable[[Limit, Bound], bool | None] = lambda limit, bound: True
+    counts: Callable[[Limit, Spec], bool] = lambda limit, spec: True
+    words: Callable[[Limit], str] = lambda limit: ""
+
+
+@attrs.frozen
+class Plain:
+    """A call that is legal by the usual form of its rule, in short: the fast path has found nothing else in it."""
+
+    dtypes: frozenset[torch.dtype | None]
+    reduce_op: str
+    form: str
+
+
+@attrs.frozen
+class Demand:
+    """A column that demands something of a call.
+
+    - `breaches`: yield what goes beyond the limit.
+    - `admits`: whether a plain call is certainly within the limit; left out, it never is: `breaches` is asked.
+    - `refuses`: whether the limit refuses a dtype, or to reduce it so ("" without a reduce op).
+    - `items`: what a set in the column holds, where it holds something: "dtype", "reduce op" or "form".
+    """
+
+    breaches: Callable[[Limit, Bound], Breaches]
+    admits: Callable[[Limit, Plain], bool] = lambda limit, plain: False
+    refuses: Callable[[Limit, str, torch.dtype], bool] = lambda limit, reduce_op, dtype: False
+    items: str = ""
+
+
+def sets(limit: Limit, column: str) -> bool:
+    """Return whether `limit` demands something by `column`, one of `DEMANDS`."""
+    value = getattr(limit, column)
+    return value is not None and value is not False
+
+
+def demands_of(limit: Limit) -> list[Demand]:
+    """Return what the columns of `limit` demand."""
+    return [demand for column, demand in DEMANDS.items() if sets(limit, column)]
+
+
+def must_be_stated(limit: Limit) -> None:
+    """Raise `NotImplementedError` where `limit` sets a column of which no table here says anything."""
+    for field in attrs.fields(type(limit)):
+        stated = field.name in PROSE or any(field.name in table for table in (SCOPES, CONDITIONS, DEMANDS))
+        if not stated and getattr(limit, field.name) != field.default:
+            raise NotImplementedError(
+                f"{limit.id} sets the column {field.name!r}, of which backends/columns.py says nothing: "
+                "state there what the column names (SCOPES), when the limit matters (CONDITIONS) or what it demands "
+                "(DEMANDS)"
+            )
+
+
+def holds_for(limit: Limit, row: Row) -> bool:
+    """Return whether `limit` is one of the op of `row`."""
+    named = [column for column, scope in SCOPES.items() if scope.of(row) in getattr(limit, column)]
+    return bool(named) and "but" not in named
+
+
+def matters(limit: Limit, bound: Bound) -> bool | None:
+    """Return whether `limit` matters to a call; None where the call does not tell."""
+    answers = {condition.holds(limit, bound) for condition in CONDITIONS.values()}
+    return False if False in answers else None if None in answers else True
+
+
+def refuses(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
+    """Return whether `limit` refuses a dtype, or to reduce it so."""
+    return any(demand.refuses(limit, reduce_op, dtype) for demand in demands_of(limit))
+
+
+def promoted(dtypes: tuple[torch.dtype, ...]) -> torch.dtype | None:
+    """Return the dtype that torch.cat makes of `dtypes`; None where it refuses."""
+    try:
+        return functools.reduce(torch.promote_types, dtypes)
+    except RuntimeError:  # unsigned integers beyond uint8 have no promotion
+        return None
+
+
+# -- demands of each tensor
+
+
+def _of_each(fault: Callable[[Limit, Spec, str], str]) -> Callable[[Limit, Bound], Breaches]:
+    """Return what yields the first tensor that has a fault; `fault` says which one, or ""."""
+
+    def breaches(limit: Limit, bound: Bound) -> Breaches:
+        reduce_op = bound.call.attribute("reduce_op") or ""
+        for slot in bound.slots:
+            counts = all(condition.counts(limit, slot.spec) for condition in CONDITIONS.values())
+            verdict = fault(limit, slot.spec, reduce_op) if counts else ""
+            if verdict:
+                yield verdict, {slot.label: slot.spec}
+                return
+
+    return breaches
+
+
+def _wrong_dtype(limit: Limit, spec: Spec, reduce_op: str) -> str:
+    refused = spec.dtype is not None and _refuses_dtype(limit, reduce_op, spec.dtype)
+    return f"does not take {_name(spec.dtype)} here" if refused else ""
+
+
+def _refuses_dtype(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
+    return limit.dtypes is not None and dtype not in limit.dtypes
+
+
+def _wrong_reduction(limit: Limit, spec: Spec, reduce_op: str) -> str:
+    if spec.dtype is None or not _refuses_reduction(limit, reduce_op, spec.dtype):
+        return ""
+    verb = "does not" if limit.severity == ERROR else "does not faithfully"
+    return f"{verb} reduce {_name(spec.dtype)} with {reduce_op}"
+
+
+def _refuses_reduction(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
+    return limit.reduces is not None and dtype not in limit.reduces.get(reduce_op, {dtype})
+
+
+def _sparse(limit: Limit, spec: Spec, reduce_op: str) -> str:
+    refused = spec.layout != "strided" and reduce_op not in (limit.sparse_reduces or ())
+    return f"does not reduce {spec.layout} tensors with {reduce_op}" if refused else ""
+
+
+def _empty(limit: Limit, spec: Spec, reduce_op: str) -> str:
+    return "refuses an empty tensor here" if _has_no_elements(spec) else ""
+
+
+def _has_no_elements(spec: Spec) -> bool:
+    return spec.shape is not None and 0 in map(hint, spec.shape)
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# -- demands of a call
+
+
+def _no_kernel(limit: Limit, bound: Bound) -> Breaches:
+    yield "has no kernel for it", {}
+
+
+def _several(limit: Limit, bound: Bound) -> Breaches:
+    reduce_op = bound.call.attribute("reduce_op")
+    if reduce_op in (limit.single or ()) and len(bound.slots) > 1:
+        yield f"takes {reduce_op} of one tensor alone", {"tensors": len(bound.slots)}
+
+
+def _odd_strides(limit: Limit, bound: Bound) -> Breaches:
+    if len(bound.slots) == 1 and bound.slots[0].spec.has_odd_strides:
+        slot = bound.slots[0]
+        yield f"compares strides, and {slot.label} has {slot.spec.stride}", {slot.label: slot.spec}
+
+
+def _other_form(limit: Limit, bound: Bound) -> Breaches:
+    row, taken = bound.call.row, limit.forms or ()
+    narrow = bind_as(bound.call, taken)
+    if narrow is None:
+        names = " and ".join(spelling.form.name for spelling in row.spellings)
+        yield f"takes only the {' or '.join(taken)} form, and the op has only {names}", {}
+    elif bound.spelling.form.name not in taken and all(problem.severity != ERROR for problem in bound.problems):
+        for problem in narrow.problems[:1]:
+            yield f"takes only the {' or '.join(taken)} form, and {problem.verdict}", problem.values
+
+
+def _other_shape(limit: Limit, bound: Bound) -> Breaches:
+    for problem in bound.problems:
+        if problem.severity == WARNING:
+            yield f"needs equal shapes: {problem.verdict}", problem.values
+
+
+def _several_dtypes(limit: Limit, bound: Bound) -> Breaches:
+    dtypes = {slot.spec.dtype: slot for slot in reversed(bound.slots) if slot.spec.dtype is not None}
+    specs = {slot.label: slot.spec for slot in dtypes.values()}
+    if limit.one_dtype and len(dtypes) > 1:
+        yield "needs one dtype for the whole list", specs
+    elif limit.promotes and dtypes and promoted(tuple(dtypes)) is not bound.slots[0].spec.dtype:
+        yield "sends the whole list in the first tensor's dtype", specs
+
+
+def _is_of_one_dtype(limit: Limit, plain: Plain) -> bool:
+    return len(plain.dtypes) <= 1
+
+
+# -- the tables
+
+PROSE = ("id", "says", "advice", "severity")
+"""Columns that say how a limit is written, and how bad it is to go beyond it."""
+
+SCOPES: Mapping[str, Scope] = {
+    "rules": Scope(lambda row: row.rule.name, "[{0}](#{0})".format),
+    "ops": Scope(lambda row: row.op, "`{}`".format),
+    "namespaces": Scope(lambda row: row.namespace, "every op of `{}`".format),
+    "but": Scope(lambda row: row.op, "not `{}`".format),
+}
+
+CONDITIONS: Mapping[str, Condition] = {
+    "from_size": Condition(
+        lambda limit, bound: bound.call.group.size >= limit.from_size,
+        words=lambda limit: f"groups of {limit.from_size} or more" if limit.from_size > 1 else "",
+    ),
+    "alone": Condition(lambda limit, bound: not limit.alone or len(bound.slots) == 1),
+    "spares_empty": Condition(counts=lambda limit, spec: not (limit.spares_empty and _has_no_elements(spec))),
+}
+
+DEMANDS: Mapping[str, Demand] = {
+    "missing": Demand(_no_kernel),
+    "dtypes": Demand(
+        _of_each(_wrong_dtype), lambda limit, plain: plain.dtypes <= (limit.dtypes or set()), _refuses_dtype, "dtype"
+    ),
+    "reduces": Demand(
+        _of_each(_wrong_reduction),
+        lambda limit, plain: plain.dtypes <= (limit.reduces or {}).get(plain.reduce_op, plain.dtypes),
+        _refuses_reduction,
+        "dtype",
+    ),
+    "sparse_reduces": Demand(_of_each(_sparse), lambda limit, plain: True, items="reduce op"),
+    "nonempty": Demand(_of_each(_empty)),
+    "single": Demand(_several, lambda limit, plain: plain.reduce_op not in (limit.single or ()), items="reduce op"),
+    "fresh_strides": Demand(_odd_strides, lambda limit, plain: True),
+    "forms": Demand(_other_form, lambda limit, plain: plain.form in (limit.forms or ()), items="form"),
+    "exact": Demand(_other_shape, lambda limit, plain: True),
+    "one_dtype": Demand(_several_dtypes, _is_of_one_dtype),
+    "promotes": Demand(_several_dtypes, _is_of_one_dtype),
+}
+"""In the order in which messages about one limit stand."""

@@ -1,0 +1,286 @@
+"""The tables of the backends with one thing changed in a limit: an entry of a column, or the limit left out.
+
+The changes follow from the columns' values, whichever they are; prose is not changed. Of some columns it is known what
+makes a change say the same as before (`_ADDS`); of any other column a change must be noticed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+import collective_rules as cr
+from collective_rules.backends import Backend, Limit
+from collective_rules.backends.columns import CONDITIONS, DEMANDS, PROSE, SCOPES, holds_for, refuses, sets
+from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.finding import ERROR, WARNING
+from collective_rules.ops import OPS
+from collective_rules.rules import RULES
+from collective_rules.testing.dispatch import has_cpu_kernel
+from collective_rules.testing.drawing import DTYPES
+from tests.mutants import Mutant, compares_whole
+
+__all__ = ["limit_mutants", "limited_otherwise"]
+
+Values = Iterator[tuple[str, Any]]
+"""What is changed in a column, and the column's other value."""
+
+
+def limit_mutants(backend: Backend, id_: str) -> Iterator[Mutant]:
+    """Change each column of one of a backend's limits, one entry at a time, and leave the limit out."""
+    place = next(place for place, limit in enumerate(backend.limits) if limit.id == id_)
+    limit, seen = backend.limits[place], set()
+
+    def with_limits(*instead: Limit) -> Backend:
+        return attrs.evolve(backend, limits=(*backend.limits[:place], *instead, *backend.limits[place + 1 :]))
+
+    yield Mutant(f"{id_}: left out", backend=with_limits())
+    for field in attrs.fields(type(limit)):
+        for what, value in _other_values(limit, field):
+            changed = attrs.evolve(limit, **{field.name: value})
+            if changed != limit and repr(changed) not in seen:
+                seen.add(repr(changed))
+                same = _same_limit(backend, limit, changed)
+                yield Mutant(f"{id_}: {field.name}, {what}", backend=with_limits(changed), same=same)
+
+
+def limited_otherwise(backend: Backend, mutant: Mutant) -> tuple[str, ...]:
+    """Return the ops of this torch that the mutant's limits treat in another way than the backend's, by any name."""
+    assert mutant.backend is not None
+    before, after = backend.limits, mutant.backend.limits
+    rows = [cr.lookup(op) for op in OPS if cr.lookup(op).available]
+    return tuple(row.op for row in rows if _effective(after, row) != _effective(before, row))
+
+
+def _effective(limits: Sequence[Limit], row: cr.Row) -> list[Limit]:
+    nameless: Any = dict.fromkeys(SCOPES, ())
+    return [attrs.evolve(limit, **nameless) for limit in limits if holds_for(limit, row)]
+
+
+# -- other values of a column
+
+
+def _other_values(limit: Limit, field: attrs.Attribute[Any]) -> Values:
+    """Yield the neighbours of a column's value, by what the column holds."""
+    column, value = field.name, getattr(limit, field.name)
+    if column == "id":
+        yield "another", value + "0"
+    elif column == "severity":
+        other = WARNING if value == ERROR else ERROR
+        yield other, other
+    elif column in PROSE:
+        return
+    elif isinstance(value, bool):
+        yield "turned", not value
+    elif isinstance(value, int):
+        yield from ((f"{value} → {size}", size) for size in (1, 2, 3))
+    elif isinstance(value, Mapping):
+        yield from _other_mappings(limit, column, value)
+    elif isinstance(value, (tuple, frozenset)):
+        yield from _other_sets(limit, column, value)
+    elif value is not None:
+        raise NotImplementedError(
+            f"no mutant changes a {type(value).__name__}, as {limit.id} holds in the column {column!r}: "
+            "say in `_other_values` which values are its neighbours"
+        )
+    if field.default is None and value is not None:
+        yield "left out", None
+
+
+def _other_sets(limit: Limit, column: str, known: tuple[Any, ...] | frozenset[Any]) -> Values:
+    """Yield a set with one item left out, and with another added; names of ops only where they change which ops."""
+    for item in known:
+        yield f"without {item}", type(known)(other for other in known if other != item)
+    for item in _items(limit, column):
+        added = type(known)([*known, item])
+        if item not in known and (column not in SCOPES or _names_others(limit, column, added)):
+            yield f"also {item}", added
+
+
+def _names_others(limit: Limit, column: str, added: Any) -> bool:
+    changed = attrs.evolve(limit, **{column: added})
+    return any(holds_for(changed, row) != holds_for(limit, row) for row in _ON_CPU)
+
+
+def _other_mappings(limit: Limit, column: str, known: Mapping[str, Any]) -> Values:
+    for key, items in known.items():
+        yield f"without {key}", {other: each for other, each in known.items() if other != key}
+        for item in _items(limit, column):
+            yield f"{key} {'without' if item in items else 'also'} {item}", {**known, key: items ^ {item}}
+
+
+_ON_CPU = [cr.lookup(op) for op in OPS if has_cpu_kernel(cr.lookup(op))]
+
+
+def _items(limit: Limit, column: str) -> list[Any]:
+    """Return what a set in the column may hold."""
+    if column in SCOPES:
+        return list(dict.fromkeys(SCOPES[column].of(row) for row in _ON_CPU))
+    limited = [row for row in _ON_CPU if holds_for(limit, row)]
+    forms = dict.fromkeys(form.name for row in limited for form in RULES[row.entry.rule].forms)
+    return list({"dtype": DTYPES, "reduce op": REDUCE_OPS, "form": forms}.get(DEMANDS[column].items, ()))
+
+
+# -- limits that say the same
+
+
+def _same_limit(backend: Backend, known: Limit, other: Limit) -> str:
+    """Return why `other` refuses the same calls, "" where it does not. Nothing is known of ops that torch lacks."""
+    if (known.id, known.severity) != (other.id, other.severity):
+        return ""
+    for op in OPS:
+        row = cr.lookup(op)
+        was, is_ = holds_for(known, row), holds_for(other, row)
+        others = [limit for limit in backend.limits if limit is not known and holds_for(limit, row)]
+        more = is_ and _adds(other, row, [*others, *[known] * was])
+        if row.available and (more or (was and _loses(known, row, [other] * is_, others))):
+            return ""
+    return "what it refuses is refused by the rules, or by another limit"
+
+
+_OF_KINDS = {column for column, demand in DEMANDS.items() if demand.items == "dtype"}
+
+
+def _loses(limit: Limit, row: cr.Row, instead: list[Limit], others: list[Limit]) -> bool:
+    """Whether calls are no longer refused by this limit's id: of dtypes, those that no other limit refuses, if any."""
+    no_kinds: Any = dict.fromkeys(_OF_KINDS)
+    only_kinds: Any = {
+        column: attrs.fields_dict(type(limit))[column].default
+        for column in (*SCOPES, *CONDITIONS, *DEMANDS)
+        if column not in _OF_KINDS | {"from_size"}
+    }
+    if _adds(
+        attrs.evolve(limit, **no_kinds), row, [*instead, *(attrs.evolve(other, **only_kinds) for other in others)]
+    ):
+        return True
+    kinds = _kinds(limit, row)
+    proper = kinds.difference(*(_kinds(other, row) for other in others)) or kinds
+    still: frozenset[tuple[str, torch.dtype]] = frozenset().union(
+        *(_kinds(other, row) for other in instead if _matters_as_often(other, limit, row))
+    )
+    return bool(proper - still) and not row.entry.batch and not any(other.missing for other in others)
+
+
+def _adds(limit: Limit, row: cr.Row, others: list[Limit]) -> bool:
+    """Whether a limit refuses calls of an op that neither the op's rule nor the other limits refuse."""
+    least, most = _tensors_given(row)
+    wider = [other for other in others if _matters_as_often(other, limit, row)]
+    if row.entry.batch or any(other.missing for other in wider):
+        return False
+    if limit.missing:
+        return True
+    if limit.alone and not least <= 1 <= most:
+        return False
+    asked = [column for column in DEMANDS if sets(limit, column) and (most or column == "forms")]
+    return any(column not in _ADDS or _ADDS[column](limit, row, wider) for column in asked)
+
+
+def _adds_kinds(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    return bool(_kinds(limit, row) - _kinds_of(wider, row))
+
+
+def _adds_exact(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    return compares_whole(row) and not row.entry.exact and not any(other.exact for other in wider)
+
+
+def _adds_one_dtype(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    one_dtype = all(spelling.one_dtype for spelling in row.spellings) and "dtype" in row.rule.agreed
+    known = any(other.one_dtype or (other.promotes and not limit.one_dtype) for other in wider)
+    return not (_tensors_given(row)[1] == 1 or one_dtype or known)
+
+
+def _adds_nonempty(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    return not limit.spares_empty and not any(other.nonempty for other in wider)
+
+
+def _adds_forms(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    """Whether some form of the op is refused that no other limit refuses."""
+    names = {spelling.form.name for spelling in row.spellings}
+    return bool(
+        (names - {*(limit.forms or ())}).difference(*(names - {*o.forms} for o in wider if o.forms is not None))
+    )
+
+
+def _adds_single(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    single = {*(limit.single or ())} & _reduced_somehow(row, wider)
+    return _tensors_given(row)[1] > 1 and bool(single.difference(*(other.single or () for other in wider)))
+
+
+def _adds_strides(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    return _tensors_given(row)[0] == 1 and not any(other.fresh_strides for other in wider)
+
+
+def _adds_sparse(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    if "strided" in row.rule.constraints.values() and not row.entry.sparse:
+        return False
+    return bool((_refused_sparse(limit) & _reduced_somehow(row, wider)).difference(*map(_refused_sparse, wider)))
+
+
+_ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
+    "dtypes": _adds_kinds,
+    "reduces": _adds_kinds,
+    "exact": _adds_exact,
+    "one_dtype": _adds_one_dtype,
+    "promotes": _adds_one_dtype,
+    "nonempty": _adds_nonempty,
+    "forms": _adds_forms,
+    "single": _adds_single,
+    "fresh_strides": _adds_strides,
+    "sparse_reduces": _adds_sparse,
+}
+"""Whether a limit refuses calls by a column beyond the op's rule, and beyond other limits that matter as often."""
+
+
+def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
+    """Whether one limit matters wherever another does, and is as severe."""
+    _, most = _tensors_given(row)
+    smallest = 2 if row.rule.point_to_point else 1
+    sizes_ = max(other.from_size, smallest) <= max(limit.from_size, smallest)
+    alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
+    of_contents = any(sets(limit, column) for column in (*_OF_KINDS, "sparse_reduces", "nonempty"))
+    empty = not of_contents or not other.spares_empty or limit.spares_empty
+    return sizes_ and alone and empty and (other.severity == ERROR or limit.severity == WARNING)
+
+
+Kinds = frozenset[tuple[str, torch.dtype]]
+_REFUSED: dict[tuple[int, tuple[str, ...]], tuple[Limit, Kinds]] = {}
+"""What limits refuse, by their identity: they are kept, so that no other takes their place."""
+
+
+def _kinds(limit: Limit, row: cr.Row) -> Kinds:
+    """Return the (reduce op, dtype) that it refuses, of those that the op can be called with."""
+    reduce_ops = (row.entry.reduce_ops or REDUCE_OPS) if row.reduce_op else ("",)
+    if not any(sets(limit, column) for column in _OF_KINDS):
+        return frozenset()
+    key = (id(limit), reduce_ops)
+    if key not in _REFUSED:
+        found = frozenset((op, dtype) for op in reduce_ops for dtype in DTYPES if refuses(limit, op, dtype))
+        _REFUSED[key] = (limit, found)
+    return _REFUSED[key][1]
+
+
+def _kinds_of(limits: list[Limit], row: cr.Row) -> Kinds:
+    return frozenset[tuple[str, torch.dtype]]().union(*(_kinds(limit, row) for limit in limits))
+
+
+def _reduced_somehow(row: cr.Row, wider: list[Limit]) -> set[str]:
+    """Return the reduce ops with which some dtype is reduced."""
+    reduce_ops = (row.entry.reduce_ops or REDUCE_OPS) if row.reduce_op else ("",)
+    return {op for op, _ in {(op, dtype) for op in reduce_ops for dtype in DTYPES} - _kinds_of(wider, row)}
+
+
+def _refused_sparse(limit: Limit) -> set[str]:
+    return set() if limit.sparse_reduces is None else {"", *REDUCE_OPS} - {*limit.sparse_reduces}
+
+
+@functools.cache
+def _tensors_given(row: cr.Row) -> tuple[int, float]:
+    """The least and the most tensors that are passed to the op: one at least, where it is off the root."""
+    given = {str(part.path): part for part in row.spellings[0].statement.parts if part.path.name in row.by_name}
+    listed = any({"i", "p"} & {*part.path.index} for part in given.values())
+    least = sum(not part.root_only for part in given.values())
+    return max(least, min(len(given), 1)), float("inf") if listed else len(given)
