@@ -100,7 +100,7 @@ def unstated(limit: type[Limit]) -> Iterator[str]:
             yield f"backends/columns.py: state the column {field.name!r} of Limit in one table, not in {len(tables)}"
         elif tables == [DEMANDS]:
             if (field.name in WAYS) == (field.name in UNBREAKABLE):
-                yield f"testing/broken/limits.py: say in WAYS how to go beyond {field.name!r}, or in UNBREAKABLE why not"
+                yield f"broken/limits.py: say in WAYS how to go beyond {field.name!r}, or why not in UNBREAKABLE"
             if field.default not in (None, False):
                 yield f"backends/limit.py: {field.name!r} demands nothing by None or False"
 
@@ -168,7 +168,7 @@ def test_a_new_demand_is_stated_once() -> None:
         changed = [mutant.name for mutant in limit_mutants(table(ON_GPUS), "ACME1")]
         assert {"ACME1: devices, without cuda", "ACME1: devices, left out"} <= {*changed}
         assert [
-            "testing/broken/limits.py: say in WAYS how to go beyond 'devices', or in UNBREAKABLE why not",
+            "broken/limits.py: say in WAYS how to go beyond 'devices', or why not in UNBREAKABLE",
             "backends/columns.py: state the column 'version' of Limit in one table, not in 0",
         ] == list(unstated(Placed))
 
@@ -214,9 +214,9 @@ def test_a_plain_list_of_one_dtype_takes_the_fast_path(dtypes: tuple[torch.dtype
     module = importlib.import_module("collective_rules.check")  # the package's attribute is the function
     monkeypatch.setattr(module, "_check", mock.Mock(side_effect=AssertionError("slow")))
     specs = [cr.Spec((2, 3), dtype) for dtype in dtypes]
-    for op in ("c10d::allreduce_coalesced_", "c10d::allgather_into_tensor_coalesced_"):
-        names = {"tensors": specs} if "reduce" in op else {"inputs": specs}
-        assert cr.check(cr.call(op, group=cr.Group(2), **names), "gloo") == ()
+    gathering, group = "_c10d_functional::all_gather_into_tensor_coalesced", cr.Group(2)
+    assert cr.check(cr.call("c10d::allreduce_coalesced_", group=group, tensors=specs), "gloo") == ()
+    assert cr.check(cr.call(gathering, group=group, inputs=specs), "gloo") == ()
 
 
 # -- a second backend
