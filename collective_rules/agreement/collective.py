@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
-from collective_rules.backends import limits_of
+from collective_rules.backends import spellings_of
 from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
@@ -121,9 +121,8 @@ def _undecided(found: Finding) -> Finding:
 
 
 def _forms(row: Row, backend: str | None) -> list[str]:
-    """The forms of the rule that both the op and the backend take."""
-    taken = [limit.forms for limit in limits_of(backend, row) if limit.forms is not None]
-    return [s.form.name for s in row.spellings if all(s.form.name in forms for forms in taken)]
+    """Return the forms of the rule that both the op and the backend take."""
+    return [spelling.form.name for spelling in spellings_of(backend, row)]
 
 
 def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:

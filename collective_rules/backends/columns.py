@@ -238,10 +238,6 @@ def _several_dtypes(limit: Limit, bound: Bound) -> Breaches:
         yield "sends the whole list in the first tensor's dtype", specs
 
 
-def _is_of_one_dtype(limit: Limit, plain: Plain) -> bool:
-    return len(plain.dtypes) <= 1
-
-
 # -- the tables
 
 PROSE = ("id", "says", "advice", "severity")
@@ -280,7 +276,7 @@ DEMANDS: Mapping[str, Demand] = {
     "fresh_strides": Demand(_odd_strides, lambda limit, plain: True),
     "forms": Demand(_other_form, lambda limit, plain: plain.form in (limit.forms or ()), items="form"),
     "exact": Demand(_other_shape, lambda limit, plain: True),
-    "one_dtype": Demand(_several_dtypes, _is_of_one_dtype),
-    "promotes": Demand(_several_dtypes, _is_of_one_dtype),
+    "one_dtype": Demand(_several_dtypes),
+    "promotes": Demand(_several_dtypes),
 }
 """In the order in which messages about one limit stand."""
