@@ -192,7 +192,9 @@ def test_a_new_condition_may_not_tell() -> None:
         ("forms", ("even",), Plain(frozenset(), "", "uneven"), False),
         ("single", ("avg",), Plain(frozenset(), "sum", "even"), True),
         ("single", ("avg",), Plain(frozenset(), "avg", "even"), False),
+        ("one_dtype", True, Plain(frozenset({torch.float32}), "sum", "even"), True),
         ("one_dtype", True, Plain(frozenset({torch.float32, torch.int8}), "sum", "even"), False),
+        ("promotes", True, Plain(frozenset({torch.float32}), "sum", "even"), True),
         ("promotes", True, Plain(frozenset({torch.float32, torch.int8}), "sum", "even"), False),
         ("nonempty", True, Plain(frozenset({torch.float32}), "sum", "even"), False),
         ("missing", True, Plain(frozenset(), "", ""), False),
@@ -208,11 +210,18 @@ def test_a_plain_call_within_every_limit_takes_the_fast_path(monkeypatch: pytest
     """The slow path would find nothing, and take longer; what is beyond a limit waits for it."""
     module = importlib.import_module("collective_rules.check")  # the package's attribute is the function
     monkeypatch.setattr(module, "_check", mock.Mock(side_effect=AssertionError("slow")))
-    op = "_c10d_functional::reduce_scatter_tensor"
-    call = cr.call(op, group=cr.Group(2), input=(4, 3), reduce_op="avg")
-    assert cr.check(call, "gloo") == ()
-    with pytest.raises(AssertionError, match="slow"):
-        cr.check(cr.call(op, group=cr.Group(2), input=cr.Spec((4, 3), torch.int64), reduce_op="avg"), "gloo")
+
+    def reduced(op: str, *dtypes: torch.dtype) -> cr.Call:
+        name, specs = cr.lookup(op).reads[0], [cr.Spec((4, 3), dtype) for dtype in dtypes]
+        value = specs if cr.lookup(op).by_name[name].depth else specs[0]
+        return cr.call(op, group=cr.Group(2), **{name: value}, reduce_op="avg")
+
+    one, several = "_c10d_functional::reduce_scatter_tensor", "c10d::allreduce_coalesced_"
+    for call in (reduced(one, torch.float32), reduced(several, torch.float32, torch.float32)):
+        assert cr.check(call, "gloo") == ()
+    for call in (reduced(one, torch.int64), reduced(several, torch.float32, torch.float64)):
+        with pytest.raises(AssertionError, match="slow"):
+            cr.check(call, "gloo")
 
 
 # -- a second backend

@@ -276,7 +276,7 @@ DEMANDS: Mapping[str, Demand] = {
     "fresh_strides": Demand(_odd_strides, lambda limit, plain: True),
     "forms": Demand(_other_form, lambda limit, plain: plain.form in (limit.forms or ()), items="form"),
     "exact": Demand(_other_shape, lambda limit, plain: True),
-    "one_dtype": Demand(_several_dtypes),
-    "promotes": Demand(_several_dtypes),
+    "one_dtype": Demand(_several_dtypes, lambda limit, plain: len(plain.dtypes) <= 1),
+    "promotes": Demand(_several_dtypes, lambda limit, plain: len(plain.dtypes) <= 1),
 }
 """In the order in which messages about one limit stand."""

@@ -32,7 +32,7 @@ __all__ = ["Plan", "plan_of"]
 _UNDERSTOOD = {
     Op: "op rule parts forms attributes splits returns also_reads row_scales alike layouts layouts_from overlap sparse "
     "reduce_ops elements exact everywhere group_size_ignored meets done since schema",
-    Rule: "name title forms constraints sent buffer bus_factor oracle source agreed contents point_to_point one_sided",
+    Rule: "name title forms constraints volumes oracle source agreed contents direction route one_sided waits",
     Form: "name text",
 }
 """The columns that a plan follows, or that change nothing for plain tensors. Any other must have its default."""
