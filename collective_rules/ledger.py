@@ -1,6 +1,6 @@
-"""What a program communicated: each call up to a bound, and totals of them all.
+"""The ledger: the last calls of a program, and totals of all its calls.
 
-Knows nothing of how calls are seen. Calls that are alike share one `CallFacts`, so that an entry stays small.
+It does not know how calls are seen. Calls that are alike share one `CallFacts`, so that an entry stays small.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from collective_rules.traffic import Traffic, traffic
 
 __all__ = ["CallFacts", "Entry", "Ledger", "Total", "TotalKey"]
 
+_SUMS = ("read", "written", "sent", "buffer")
 _SIZES = 8
 _MOST_UNCOUNTED = 1000
 
 
 class TotalKey(NamedTuple):
-    """What totals are kept by. `group` is the group's name."""
+    """The calls that one total sums. `group` is the group's name."""
 
     op: str
     group: str
@@ -36,17 +37,17 @@ class TotalKey(NamedTuple):
 
 @attrs.define(eq=False)
 class CallFacts:
-    """What is the same of all calls that are alike, computed once.
+    """The facts that calls share which are alike, computed once.
 
     `bytes` are read, written, sent and buffer as plain numbers. `traffic` and `bytes` are None for a call whose bytes
-    cannot be counted, `findings` until the call is checked, `expected` until what comes back is inferred. `sequence`:
-    the calls among which it has its index.
+    cannot be counted, `findings` until the call is checked, `expected` until its result is inferred. `sequence`: the
+    group, and the kind of calls in it, among which a call has its index.
     """
 
     call: Call
     traffic: Traffic | None
     sizes: str
-    bytes: tuple[float, float, float, float] | None
+    bytes: tuple[float, ...] | None
     group: str
     sequence: tuple[str, str]
     findings: tuple[Finding, ...] | None = None
@@ -54,14 +55,15 @@ class CallFacts:
 
     @classmethod
     def of(cls, call: Call) -> CallFacts:
-        """Describe `call`, an illegal one too."""
+        """Return the facts of `call`, of an illegal one too."""
         try:
             moved: Traffic | None = traffic(call)
-        except (CallError, TypeError):  # illegal, or of a size that only the run knows
+        except (CallError, TypeError):  # illegal, or a size is known only in the run
             moved = None
         name, rule = call.group.name, call.row.rule
         apart = rule.name if rule.one_sided else "messages" if rule.point_to_point else "collectives"
-        numbers = None if moved is None else _numbers(moved)
+        # of symbolic sizes, the hints
+        numbers = None if moved is None else tuple(number(getattr(moved, name)) for name in _SUMS)
         return cls(call, moved, _sizes_text(call), numbers, name, (name, apart))
 
 
@@ -69,13 +71,14 @@ class CallFacts:
 class Entry:
     """One call in a ledger.
 
-    - `number`: its place in the ledger, from 0. `index`: its place among its group's collectives; of a message, or of a
+    - `number`: its place in the ledger, from 0. `index`: its place among its group's collectives; for a message, or a
       one-sided call, its place among those.
     - `source`: the line that made it. `module`: the innermost module at work, "layers.3.attn.wq"; "" outside of any.
-    - `phase`: "forward", "backward", "optimizer" or "". `step`: how many optimizer steps were done before.
+    - `phase`: "forward", "backward", "optimizer" or "". `step`: the number of optimizer steps before it.
     - `at`: seconds since the block was entered.
-    - `asynchronous`: whether the caller has to wait for it. `waited`: the line that did, of a functional collective.
-    - `findings`: what is wrong with it, where the mode checks.
+    - `asynchronous`: whether the caller has to wait for the result. `waited`: the line that waited for the result of a
+      functional collective.
+    - `findings`: what is wrong with the call, where the mode checks.
     """
 
     facts: CallFacts
@@ -98,7 +101,7 @@ class Entry:
 
     @property
     def traffic(self) -> Traffic | None:
-        """The bytes that it moves; None where they cannot be counted."""
+        """The bytes that the call moves; None where they cannot be counted."""
         return self.facts.traffic
 
     def __repr__(self) -> str:
@@ -109,8 +112,8 @@ class Entry:
 class Total:
     """Sums over calls, in bytes by `Traffic`'s conventions.
 
-    `sizes` counts calls by what they pass ("float32[1024, 16]"), at most eight kinds of them; `more` counts the rest.
-    `uncounted` calls have bytes that are not facts.
+    `sizes` counts calls by their sizes ("float32[1024, 16]"), at most eight of them; `more` counts the other calls.
+    `uncounted` is the number of calls whose bytes cannot be counted.
     """
 
     calls: int = 0
@@ -123,26 +126,22 @@ class Total:
     sizes: dict[str, int] = attrs.field(factory=dict)
 
     def count(self, facts: CallFacts, calls: int = 1) -> None:
-        """Add so many calls that are alike."""
+        """Add a number of calls that are alike."""
         self.calls += calls
         if facts.bytes is None:
             self.uncounted += calls
-        else:
-            read, written, sent, buffer = facts.bytes
-            self.read += read * calls
-            self.written += written * calls
-            self.sent += sent * calls
-            self.buffer += buffer * calls
-        self._pass(facts.sizes, calls)
+        for name, moved in zip(_SUMS, facts.bytes or (), strict=False):
+            setattr(self, name, getattr(self, name) + moved * calls)
+        self._add_sizes(facts.sizes, calls)
 
     def add(self, other: Total) -> None:
         """Add another total."""
-        for name in ("calls", "read", "written", "sent", "buffer", "more", "uncounted"):
+        for name in ("calls", "more", "uncounted", *_SUMS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for sizes, count in other.sizes.items():
-            self._pass(sizes, count)
+            self._add_sizes(sizes, count)
 
-    def _pass(self, sizes: str, count: int) -> None:
+    def _add_sizes(self, sizes: str, count: int) -> None:
         if sizes in self.sizes or len(self.sizes) < _SIZES:
             self.sizes[sizes] = self.sizes.get(sizes, 0) + count
         else:
@@ -152,10 +151,10 @@ class Total:
 class Ledger:
     """The calls that a `RuleMode` saw.
 
-    - `entries`: the last `keep` of them, oldest first. `count`: how many there were.
-    - `groups`: the groups by name. `findings`: what was found wrong, in the order of its finding.
-    - `steps`: optimizer steps. `devices`: devices that stood in for others, {"cpu": "cuda"} in a dry run.
-    - `followers`: each is called with every entry as it comes in, before the call is carried out.
+    - `entries`: the last `keep` calls, oldest first. `count`: the number of all calls.
+    - `groups`: the groups by name. `findings`: all findings, in the order in which they were found.
+    - `steps`: optimizer steps. `devices`: devices that stand in for others, {"cpu": "cuda"} in a dry run.
+    - `followers`: functions that get every entry, before the call is sent.
     """
 
     def __init__(self, keep: int = 100_000) -> None:
@@ -181,7 +180,7 @@ class Ledger:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The calls that were kept, oldest first."""
+        """The last `keep` calls, oldest first."""
         return tuple(self._kept)
 
     @property
@@ -191,17 +190,19 @@ class Ledger:
 
     @property
     def total(self) -> Total:
-        """The sum of everything."""
+        """The sum over all calls."""
         return self.by().get((), Total())
 
     def by(self, *names: str) -> dict[tuple[str, ...], Total]:
-        """Return totals by some of "op", "group", "module" and "phase", the most bytes sent first.
+        """Return totals by some of "op", "group", "module" and "phase", those with the most bytes sent first.
 
         Raises `CallError` for another name.
         """
         unknown = [name for name in names if name not in TotalKey._fields]
         if unknown:
-            raise CallError(f"{unknown[0]!r} is nothing to sum by; there are {', '.join(map(repr, TotalKey._fields))}")
+            raise CallError(
+                f"{unknown[0]!r} is no name to sum by; the names are {', '.join(map(repr, TotalKey._fields))}"
+            )
         sums: dict[tuple[str, ...], Total] = {}
         for key, total in list(self.totals.items()):
             sums.setdefault(tuple(getattr(key, name) for name in names), Total()).add(total)
@@ -227,7 +228,7 @@ class Ledger:
         return entry
 
     def _count(self) -> None:
-        """Put into the totals what was not yet; in one go, which is cheaper than call by call."""
+        """Add to the totals the calls that were entered since; all at once is cheaper than call by call."""
         for (facts, module, phase), calls in self._uncounted.items():
             key = TotalKey(facts.call.row.entry.op, facts.group, module, phase)
             total = self._totals.get(key)
@@ -237,12 +238,12 @@ class Ledger:
         self._uncounted.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: all but the lock, and those who follow this ledger."""
+        """Return what a copy or a pickle holds: all but the lock and the followers."""
         with self._lock:
             return {**vars(self), "followers": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Be the ledger that was copied."""
+        """Restore a copy or a pickle."""
         vars(self).update(state)
         self._lock = threading.RLock()
 
@@ -253,17 +254,10 @@ class Ledger:
         return f"<Ledger of {self.count} calls, {len(self.findings)} findings>"
 
 
-def _numbers(moved: Traffic) -> tuple[float, float, float, float]:
-    """Plain numbers of bytes; of symbolic ones, the hints."""
-    read, written, sent, buffer = map(number, (moved.read, moved.written, moved.sent, moved.buffer))
-    return read, written, sent, buffer
-
-
 def _sizes_text(call: Call) -> str:
     given = [argument.name for argument in call.row.arguments if argument.kind == "Tensor"]
     reads = [name for name in given if name in call.row.reads] or [name for name in given if name in call.row.writes]
-    texts: list[str] = []
-    _each(lambda spec: texts.append(_spec_text(spec)), [call.arguments.get(name) for name in reads])
+    texts = [_spec_text(spec) for spec in _specs([call.arguments.get(name) for name in reads])]
     alike = dict.fromkeys(texts)
     return ", ".join(f"{texts.count(text)} × {text}" if texts.count(text) > 1 else text for text in alike)
 
@@ -273,9 +267,7 @@ def _spec_text(spec: Spec) -> str:
     return f"{str(spec.dtype).removeprefix('torch.')}[{shape}]"
 
 
-def _each(act: Callable[[Spec], None], value: Any) -> None:
-    if isinstance(value, Spec):
-        act(value)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            _each(act, item)
+def _specs(value: Any) -> list[Spec]:
+    if isinstance(value, (tuple, list)):
+        return [spec for item in value for spec in _specs(item)]
+    return [value] if isinstance(value, Spec) else []

@@ -100,7 +100,7 @@ def test_totals_count_what_is_no_longer_kept(group: dist.ProcessGroup) -> None:
     assert {("c10d::allreduce_", "0"): 5, ("c10d::barrier", "0"): 1} == {
         key: total.calls for key, total in ledger.by("op", "group").items()
     }
-    with pytest.raises(cr.CallError, match="'rank' is nothing to sum by; there are 'op', 'group', 'module', 'phase'"):
+    with pytest.raises(cr.CallError, match="'rank' is no name to sum by; the names are 'op', 'group', 'module'"):
         ledger.by("rank")
 
 

@@ -59,7 +59,7 @@ def test_works_are_done_and_have_futures(silent: dist.ProcessGroup) -> None:
         dist.all_reduce(tensor)
 
 
-def test_objects_are_gathered_as_echoes(silent: dist.ProcessGroup) -> None:
+def test_gathered_objects_are_this_ranks_own(silent: dist.ProcessGroup) -> None:
     objects: list[Any] = [None] * silent.size()
     with cr.RuleMode(execute=False):
         dist.all_gather_object(objects, {"rank": 1})
@@ -72,7 +72,7 @@ def test_objects_are_gathered_as_echoes(silent: dist.ProcessGroup) -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: dist.recv(torch.ones(2)), "no rank can be named that this was received from"),
+        (lambda: dist.recv(torch.ones(2)), "the rank that it receives from is unknown"),
         (lambda: dist.recv_object_list([None], src=0), "needs an object that another rank sends"),
         (lambda: dist.broadcast_object_list([None], src=0), "needs the object of the source rank"),
         (lambda: dist.scatter_object_list([None], None, src=0), "needs the object that the source rank scatters"),
@@ -98,7 +98,7 @@ def test_a_ring_passes_its_own_blocks_on(silent: dist.ProcessGroup) -> None:
     assert [0.0, 0.0] == early.tolist()
 
 
-ECHOED = [
+SIMULATED = [
     op
     for op in cr.ops()
     if has_cpu_kernel(cr.lookup(op))
@@ -121,13 +121,13 @@ def shares(call: cr.Call) -> bool:
     return len({*storages}) < len(storages)
 
 
-@pytest.mark.parametrize("op", ECHOED)
-def test_the_echo_is_what_gloo_gives_where_all_ranks_hold_the_same(op: str) -> None:
+@pytest.mark.parametrize("op", SIMULATED)
+def test_the_simulated_result_is_what_gloo_gives_where_all_ranks_hold_the_same(op: str) -> None:
     """Contents, sizes and strides of all that is written and returned."""
     compared = 0
     for ranks in same_everywhere(op):
-        real, echoed = (results(ranks, echo) for echo in (False, True))
-        for mine, theirs in zip(echoed, real, strict=True):
+        real, simulated = (results(ranks, execute=execute) for execute in (True, False))
+        for mine, theirs in zip(simulated, real, strict=True):
             assert mine.shape == theirs.shape
             assert mine.stride() == theirs.stride() or mine.numel() == 0
             assert torch.allclose(mine, theirs, equal_nan=True), (ranks[0], mine, theirs)
@@ -135,7 +135,7 @@ def test_the_echo_is_what_gloo_gives_where_all_ranks_hold_the_same(op: str) -> N
     assert compared or cr.lookup(op).root
 
 
-def results(ranks: tuple[cr.Call, ...], echo: bool) -> list[torch.Tensor]:
+def results(ranks: tuple[cr.Call, ...], *, execute: bool) -> list[torch.Tensor]:
     """Every rank's tensors after the call, all with the contents of rank 0's before it."""
     made = [make(call).arguments for call in ranks]
     for arguments in made[1:]:
@@ -145,7 +145,7 @@ def results(ranks: tuple[cr.Call, ...], echo: bool) -> list[torch.Tensor]:
             mine.as_strided(lie, steps).copy_(first.as_strided(lie, steps))  # an expanded one has each element once
     ops = [call.op for call in ranks]
     where = world(ranks[0].group.size)
-    if not echo:
+    if execute:
         outcomes = where.run(ops, made)
     else:
         with cr.RuleMode(execute=False):

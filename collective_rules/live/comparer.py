@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
+from collective_rules.ledger import Entry
 from collective_rules.live.rendezvous import Rendezvous
 from collective_rules.live.running_hash import RunningHash
 from collective_rules.live.session import Session
@@ -25,9 +26,6 @@ from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.live.timed_work import TimedWork
 from collective_rules.live.watchdog import TICK, Watchdog
 from collective_rules.spec import Group
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Entry
 
 __all__ = ["ALWAYS", "EXIT", "RankComparer"]
 

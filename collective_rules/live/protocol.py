@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -15,11 +15,9 @@ from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import Finding
+from collective_rules.ledger import CallFacts, Entry
 from collective_rules.records import from_record, to_record
 from collective_rules.spec import Group
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import CallFacts, Entry
 
 __all__ = [
     "Arrival",

@@ -12,20 +12,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from collective_rules.agree import agree
 from collective_rules.binding.batch import members
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
+from collective_rules.ledger import Entry
 from collective_rules.live.protocol import Arrival, EncodedCall, encode, pack_findings, unpack_findings
 from collective_rules.live.session import Meeting, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Entry
 
 __all__ = ["Rendezvous", "any_source"]
 

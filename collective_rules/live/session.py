@@ -8,19 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import attrs
 
 from collective_rules.call import Call
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR, Finding
+from collective_rules.ledger import Entry
 from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findings, unpack_findings
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.spec import Group
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Entry
 
 __all__ = ["LOST", "MISSING", "Meeting", "Session", "Waiting", "call_text", "error_of"]
 
