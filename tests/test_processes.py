@@ -124,7 +124,7 @@ class Job:
 
     process: subprocess.Popen[str]
 
-    def result(self, within: float = 60.0) -> tuple[int, str, str]:
+    def result(self, within: float = 150.0) -> tuple[int, str, str]:
         out, errors = self.process.communicate(timeout=within)
         return self.process.returncode, out, errors
 

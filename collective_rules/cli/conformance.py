@@ -27,8 +27,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,12 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["measure_backend"]
 
 
-class RanksAre(StrEnum):
-    """What the ranks are."""
-
-    THREADS = "threads"
-    PROCESSES = "processes"
-    TORCHRUN = "torchrun"
+RanksAre = Literal["threads", "processes", "torchrun"]
 
 
 def measure_backend(
@@ -100,10 +94,10 @@ def measure_backend(
     from collective_rules.conformance.measure import measure
     from collective_rules.pages import must_be_writable
 
-    kind = ranks or (RanksAre.TORCHRUN if torchrun.is_launched() else RanksAre.THREADS)
-    seconds = deadline if deadline is not None else 1.0 if kind is RanksAre.THREADS else 30.0
+    kind = ranks or ("torchrun" if torchrun.is_launched() else "threads")
+    seconds = deadline if deadline is not None else 1.0 if kind == "threads" else 30.0
     sizes, start = _sizes_and_ranks(kind, backend, world_size, seconds, device)
-    if kind is RanksAre.TORCHRUN and torchrun.is_follower():
+    if kind == "torchrun" and torchrun.is_follower():
         torchrun.follow(seconds, backend, device)
         raise typer.Exit
     for path in report or ():
@@ -136,13 +130,13 @@ def _sizes_and_ranks(
     from collective_rules.testing.processes import ProcessWorld
     from collective_rules.testing.rank import checked_backend
 
-    if kind is RanksAre.THREADS:
+    if kind == "threads":
         if device != "cpu":
             raise CommandError(f"--device {device} is for ranks that are processes: say --ranks processes")
         return range(1, (world_size or 4) + 1), None
     checked_backend(backend)
     checked_deadline(seconds)
-    if kind is RanksAre.PROCESSES:
+    if kind == "processes":
         size = world_size or 4
         return [size], lambda: ProcessWorld(size, seconds, backend=backend, device=device)
     if not torchrun.is_launched():

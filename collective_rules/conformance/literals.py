@@ -1,7 +1,4 @@
-"""Tensors as expressions of plain PyTorch: their values, their strides, their views, and the memory that they share.
-
-It knows tensors and text. What they are for, and which rank they are of, is not its.
-"""
+"""Writes tensors as expressions of plain PyTorch: values, strides, views, and shared memory. It knows no call."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def alike(tensors: Sequence[torch.Tensor]) -> str | None:
 
 
 def _start(flat: torch.Tensor) -> Any:
-    """Where the values count from, each one more than the last; None where they do not, or are too few to tell."""
+    """Return the first of values that count up by 1; None for other values, or too few to tell."""
     if len(flat) <= _LONG or flat.dtype is torch.bool or flat.is_complex():
         return None
     wide = flat.to(torch.float64)
@@ -84,7 +81,7 @@ def _arange(start: float, tensor: torch.Tensor) -> str:
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor:
-    """The values in a dtype that Python can list."""
+    """Return the values in a dtype that Python can list."""
     narrow = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
     return tensor.to(torch.float32) if narrow else tensor
 
@@ -103,7 +100,7 @@ def _text(value: Any) -> str:
 
 @attrs.define
 class _Region:
-    """The part of one allocation that tensors lie in."""
+    """The part of one allocation in which tensors lie."""
 
     name: str
     values: torch.Tensor
@@ -111,9 +108,9 @@ class _Region:
 
 
 class Writer:
-    """Writes one rank's tensors. Those that share memory become slices of one that is named `memory`.
+    """Writes one rank's tensors. Tensors that share memory become slices of a tensor that is named `memory`.
 
-    With `everything`, all lie in memory of their own, with what is around them: so that a write beside them shows.
+    With `everything`, each allocation becomes such a tensor, so that a write beside a tensor shows.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, everything: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""What came back from a backend, compared with what the rules infer and the oracle computes.
+"""Compares the values that a backend returned with those that the rules infer and the oracle computes.
 
-Two witnesses that do not know each other: `infer` reads the rule's text, the oracle is plain torch. Values are
-compared exactly, but for averages. Tensors that the op should not have touched are compared too.
+The two witnesses do not know each other: `infer` reads the rule's text, the oracle is plain torch. Values are compared
+exactly, but for averages. Tensors that the op should not write are compared too.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from collective_rules.testing.tensors import Made, flat
 __all__ = ["Difference", "Place", "differences", "expected_values"]
 
 Place = tuple[str, int]
-"""Where a tensor stands: the argument or return, and its place among all tensors of its (nested) lists."""
+"""The place of a tensor: its argument or return, and its number among all tensors of the (nested) lists there."""
 
 
 @attrs.frozen
 class Difference:
-    """One thing that came back otherwise: `what` is "error", "result", "values" or "memory"."""
+    """One difference: `what` is "result", "values" or "memory"."""
 
     what: str
     rank: int
@@ -43,10 +43,10 @@ class Difference:
 
 
 def differences(made: Mapping[int, Made], returned: Mapping[int, tuple[Any, ...]]) -> tuple[Difference, ...]:
-    """Compare what each rank's call came to with what the rules say; empty where all is as it should be.
+    """Return the differences between the values of each rank and those that the rules say.
 
-    `made` holds every rank's call with its tensors, by rank; `returned` what the op returned there, without its Work.
-    Ranks that did not return are left out.
+    `made` holds every rank's call with its tensors, by rank; `returned` the op's values there, without its Work. Ranks
+    that did not return are left out.
     """
     found: list[Difference] = []
     expected: Mapping[int, Mapping[Place, torch.Tensor]] = {rank: {} for rank in made}
@@ -73,7 +73,7 @@ def differences(made: Mapping[int, Made], returned: Mapping[int, tuple[Any, ...]
 
 
 def _inferred(call: Call) -> Mapping[str, Any]:
-    """What the rules infer: of an illegal call nothing, so that all that comes back is too much."""
+    """Return what the rules infer: nothing for an illegal call, so that every value of it is a difference."""
     try:
         return infer(call)
     except CallError:
@@ -95,7 +95,7 @@ def _elements(results: Mapping[str, Any]) -> int:
 
 
 def _unlike(inferred: Mapping[str, Any], results: Mapping[str, Any], one: Made) -> Iterator[str]:
-    """Say where shapes, dtypes, strides, aliases or lengths differ."""
+    """Yield where shapes, dtypes, strides, aliases or lengths differ."""
     for name in dict.fromkeys([*inferred, *results]):
         if name not in results:
             yield f"{name} did not come back, but should be {inferred[name]}"
@@ -128,7 +128,7 @@ def _unlike_value(label: str, wanted: Any, got: Any, one: Made) -> Iterator[str]
 
 
 def _share(got: torch.Tensor, other: Any) -> bool:
-    """Whether they lie in one allocation; a sparse tensor has none of its own."""
+    """Return whether both lie in one allocation; a sparse tensor has none of its own."""
     if got is other or not isinstance(other, torch.Tensor) or torch.sparse_coo in (got.layout, other.layout):
         return got is other
     return bool(got.untyped_storage()._cdata == other.untyped_storage()._cdata)
@@ -139,7 +139,7 @@ def _memory_of(owners: list[str]) -> str:
 
 
 def _steps(spec: Spec) -> list[int]:
-    """The strides that say where elements lie: those of the dims that have more than one."""
+    """Return the strides of the dims with more than one element, which alone say where elements lie."""
     return [step for n, step in zip(spec.shape, spec.stride, strict=True) if n != 1]
 
 
@@ -147,9 +147,9 @@ def _steps(spec: Spec) -> list[int]:
 
 
 def expected_values(made: Mapping[int, Made]) -> dict[int, dict[Place, torch.Tensor]]:
-    """Return what the rule's oracle computes: rank → place → tensor.
+    """Return the values of the rule's oracle: rank → place → tensor.
 
-    Nothing is said of what the rule does not write on a rank, nor where it has no oracle.
+    Tensors that the rule does not write on a rank are left out, and so is every tensor of a rule without an oracle.
 
     >>> import collective_rules as cr
     >>> from collective_rules.testing.tensors import make
@@ -180,7 +180,7 @@ def expected_values(made: Mapping[int, Made]) -> dict[int, dict[Place, torch.Ten
 
 
 def _goes_to(bound: Bound) -> tuple[str, tuple[str, ...]]:
-    """What the oracle's outputs are compared with: the first part that is written, or what a wait returns."""
+    """Return the name and index of the oracle's outputs: the first part that is written, or the return of a wait."""
     statement = bound.spelling.statement
     if statement.writes:
         return statement.writes[0].path.name, statement.writes[0].path.index
@@ -195,7 +195,7 @@ def _places(index: tuple[str, ...], lengths: Mapping[str, int]) -> Iterator[tupl
 
 
 def _element(made: Mapping[int, Made], bounds: Mapping[int, Bound], element: int) -> list[Any]:
-    """Return what the oracle makes of one element of all ranks' lists, for each rank."""
+    """Return the oracle's values for one element of all ranks' lists, for each rank."""
     ranks = sorted(made)
     call, statement = bounds[ranks[0]].call, bounds[ranks[0]].spelling.statement
     row, read = call.row, statement.reads[0]
@@ -226,7 +226,7 @@ def _pick(index: tuple[str, ...], value: Any, element: int) -> Any:
 
 
 def _messages(made: Mapping[int, Made]) -> dict[int, dict[Place, torch.Tensor]]:
-    """What each receive gets: from its source and with its tag, in order."""
+    """Return the value of each receive: the next message from its source with its tag."""
     sent: dict[tuple[int, int, int], list[torch.Tensor]] = {}
     waiting: list[tuple[int, Place, Call]] = []
     for rank, one in made.items():
@@ -249,7 +249,7 @@ def _messages(made: Mapping[int, Made]) -> dict[int, dict[Place, torch.Tensor]]:
 
 
 def _wrong(call: Call, expected: Mapping[Place, torch.Tensor], results: Mapping[str, Any]) -> Iterator[str]:
-    """Say which values are not the oracle's."""
+    """Yield which values are not the oracle's."""
     approximate = call.attribute("reduce_op") == "avg"
     for (name, place), wanted in expected.items():
         tensors = list(flat(results.get(name)))

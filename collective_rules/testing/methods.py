@@ -1,9 +1,9 @@
-"""The `c10d::*` ops as methods of a ProcessGroup: what each takes by position, and what goes into its options.
+"""Calls the `c10d::*` ops as methods of a ProcessGroup: arguments by position, and the fields of the options.
 
 The dispatcher's kernels ask a group for its C++ backend (torch/csrc/distributed/c10d/Ops.cpp), which a ProcessGroup
-written in Python does not have. Its methods are what torch.distributed calls, and so these are called here.
+written in Python does not have. torch.distributed calls its methods, and so does this module.
 
-The table holds the signatures of torch/csrc/distributed/c10d/ProcessGroup.hpp, as far as Python can fill the options
+The table holds the signatures of torch/csrc/distributed/c10d/ProcessGroup.hpp with the options that Python can fill
 (torch 2.13 binds no AllreduceOptions.sparseIndices). It does not know what a method does.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["METHODS", "Method", "call_method", "left_out", "method_name", "metho
 
 @attrs.frozen
 class Method:
-    """How one op is called as a method.
+    """The method that stands for one op.
 
     - `names`: the method's names, the newest first; the older ones call it.
     - `positional`: the schema's arguments that it takes by position.
@@ -207,7 +207,7 @@ def reduce_op_of(name: str) -> Any:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as a method takes it."""
+    """Return a value as a method takes it."""
     if name == "reduce_op":
         return reduce_op_of(value) if isinstance(value, str) else value
     if name == "timeout":

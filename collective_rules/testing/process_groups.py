@@ -1,7 +1,7 @@
-"""Backends by name: torch's own, those registered with it, and a factory in a module or a file.
+"""Finds backends by name: torch's own, those registered with it, and a factory in a module or a file.
 
-This knows how a factory is found, and how torch's in-process groups are made without what torch's own tests patch. It
-starts no ranks: that is World's to do.
+It knows how to make torch's in-process groups without the patches of torch's own tests. It starts no ranks: `World`
+does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WAYS = (
 
 @attrs.frozen
 class Provider:
-    """Where a world's groups come from: `start()` returns the factory of one world.
+    """The source of a world's groups: `start()` returns the factory of one world.
 
     `posts_at_once`: an op that is posted does not wait for the other ranks, so that one thread can post for all.
     """
@@ -140,7 +140,7 @@ def _from_file(path: str) -> types.ModuleType:
 
 
 def _near(module: types.ModuleType) -> str:
-    """The functions and classes that the module defines."""
+    """Return the functions and classes that the module defines, as a hint."""
     own = (name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__)
     names = [name for name in own if not name.startswith("_") and callable(getattr(module, name))]
     return f"; it has {', '.join(names)}" if names else ""
@@ -175,7 +175,7 @@ def _fake() -> Factory:
 
 
 def _registered(plugin: Any) -> Factory:
-    """A registered creator with torch's extended arguments as one with the plain ones, and the others as they are."""
+    """Return the creator of a registered backend with plain arguments, also where torch gives it extended ones."""
     if not plugin.extended_api:
         return plugin.creator_fn  # type: ignore[no-any-return]  # torch's is untyped
 

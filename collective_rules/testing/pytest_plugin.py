@@ -17,7 +17,7 @@ __all__ = ["GlooWorld", "gloo_world"]
 
 
 class GlooWorld(Protocol):
-    """What `gloo_world` gives: `gloo_world(4)` is a world of four ranks, made on first use and then used again."""
+    """The type of `gloo_world`: `gloo_world(4)` is a world of four ranks, made on first use and then used again."""
 
     def __call__(self, size: int, timeout: float = 10.0) -> World:
         """Return the world of `size` ranks, whose calls have `timeout` seconds each."""

@@ -1,7 +1,7 @@
-"""A call with real tensors: memory with canaries around it, and values that tell (rank, tensor, position).
+"""Gives a call real tensors: memory with canaries around it, and values that encode (rank, tensor, position).
 
-A wrong order, chunk or stride therefore shows, and so does a write beside a tensor. Where two tensors of a call share
-memory (`Spec.memory`, or one `Spec` object given twice) they do so here.
+So a wrong order, chunk or stride shows, and so does a write beside a tensor. Tensors of a call that share memory
+(`Spec.memory`, or one `Spec` object given twice) share it here.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class _Maker:
 
 
 def _encoded(spec: Spec, rank: int, place: int, reduce_op: str | None) -> torch.Tensor:
-    """Values that tell the rank, the tensor and the position, as far as the dtype holds them apart.
+    """Return values that encode rank, tensor and position, as well as the dtype can.
 
     What is reduced stays exact: sums of a few small numbers, products of 1, 2 and -1.
     """
@@ -201,7 +201,7 @@ def _encoded(spec: Spec, rank: int, place: int, reduce_op: str | None) -> torch.
 
 
 def _fill(memory: torch.Tensor, spec: Spec, values: torch.Tensor) -> None:
-    """Copy the values; of memory that holds an element twice, what comes first counts."""
+    """Copy the values; where memory holds an element twice, the first value counts."""
     if spec.overlaps_itself:
         repeated = [dim for dim, step in enumerate(spec.stride) if step == 0]
         for dim in repeated:

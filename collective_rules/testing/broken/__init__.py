@@ -1,7 +1,8 @@
-"""Breaks exactly one thing in a legal group of calls, and says which constraint that violates. The ways are tables.
+"""Breaks exactly one thing in a legal group of calls, and names the constraint that this violates. The ways are tables.
 
-Where it takes two ranks to see it, one rank's call is taken from a group in which one name has another value: each
-call is legal by itself. Otherwise one argument of one rank's call is changed. A backend's limits are broken on all.
+A constraint between ranks is broken by one rank's call from another group, in which one name has another value: each
+call is legal by itself. Another constraint is broken in one argument of one rank's call. A backend's limit is broken
+on all ranks.
 """
 
 from __future__ import annotations

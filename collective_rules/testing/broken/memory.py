@@ -93,7 +93,7 @@ def _copied_out(row: Row, name: str) -> bool:
 
 
 def _one_memory(scene: Scene) -> Broken:
-    """What is written lies in what is read, where the op does not admit it."""
+    """Break: a written tensor lies in one that is read, where the op does not admit it."""
     row = scene.row
     calls = scene.legal(ranks=2, dims=1, least=2, count=2 if list_parts(row, "i") else 1)
     found = [(one, a, b) for one in calls for a, b in _apart(one)]

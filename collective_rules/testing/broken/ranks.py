@@ -109,7 +109,7 @@ def _uneven_batch(scene: Scene) -> Broken:
 
 
 def _shared_in_a_batch(scene: Scene) -> Broken:
-    """What is received lies in the memory of another of the batch's tensors."""
+    """Break: a received tensor lies in the memory of another tensor of the batch."""
     kind = scene.pick(legal_dtypes(scene.row, scene.backend, 2))
     calls = attrs.evolve(scene, most_ranks=2).legal(count=2, dims=1, least=1, kinds=(kind,))
     one = scene.pick(one for one in calls if "irecv" in one.arguments["op_list"])

@@ -1,4 +1,4 @@
-"""What breaking a group of calls needs: a place to draw, ways to edit a call, and what there is to know of an op."""
+"""Tools to break a group of calls: a scene that draws, functions that edit a call, and questions about an op."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Broken:
 
 @attrs.frozen
 class Scene:
-    """Where something is broken: the op, the backend whose legal calls are drawn, and how to draw."""
+    """Draws legal calls of an op, within the limits of a backend, in which something is to be broken."""
 
     draw: st.DrawFn
     row: Row
@@ -94,12 +94,12 @@ class Scene:
         return found
 
     def local(self, calls: Calls, changed: Call, kind: str, change: str) -> Broken:
-        """The group with one call replaced, in which `check` must find the constraint of `kind`."""
+        """Return the group with one call replaced, in which `check` must find the constraint of `kind`."""
         id_ = changed.row.rule.id_of(kind)
         return Broken(replaced(calls, changed), id_, changed.group.rank, True, change)
 
     def between(self, calls: Calls, changed: Call, kind: str, change: str) -> Broken:
-        """The group with one call replaced, in which `agree` must find the constraint of `kind`."""
+        """Return the group with one call replaced, in which `agree` must find the constraint of `kind`."""
         return attrs.evolve(self.local(calls, changed, kind, change), local=False)
 
 
@@ -126,7 +126,7 @@ def replaced(calls: Calls, changed: Call) -> Calls:
 
 
 def slots_of(one: Call) -> list[Slot]:
-    """Return the tensors of a call of which its rule speaks."""
+    """Return the tensors of a call that its rule names."""
     return bind(one).slots
 
 
@@ -158,7 +158,7 @@ def grown(shape: tuple[int, ...], dim: int, by: int = 1) -> tuple[int, ...]:
 
 
 def given_parts(row: Row) -> list[Any]:
-    """The parts that are arguments, each path once."""
+    """Return the parts that are arguments, each path once."""
     parts: dict[str, Any] = {}
     for part in row.spellings[0].statement.parts:
         if part.path.name not in row.fresh:
@@ -181,13 +181,13 @@ def _pairwise(row: Row) -> bool:
 
 
 def holds_two_alike(row: Row) -> bool:
-    """Whether a call holds two tensors that must agree."""
+    """Return whether a call holds two tensors that must agree."""
     parts = given_parts(row)
     return is_collective(row) and (row.entry.alike or len(parts) > 1 or any("p" in part.path.index for part in parts))
 
 
 def for_two_alike(row: Row) -> dict[str, Any]:
-    """What a call of the op needs to hold two tensors that must agree."""
+    """Return the wish for a call that holds two tensors that must agree."""
     return {"count": 2} if row.entry.alike else {}
 
 
@@ -197,7 +197,7 @@ def may_be_uneven(row: Row) -> bool:
 
 
 def has_attribute(*attributes: str) -> Callable[[Row], bool]:
-    """Return what tells whether an op has one of the attributes."""
+    """Return a function that tells whether an op has one of the attributes."""
     return lambda row: any(attribute in row.entry.attributes for attribute in attributes)
 
 
@@ -212,7 +212,7 @@ def has_layout(row: Row, *layouts: str) -> bool:
 
 
 def mattering(row: Row) -> dict[str, Any]:
-    """A group in which layouts matter."""
+    """Return the wish for a group in which layouts matter."""
     return {"ranks": row.entry.layouts_from}
 
 
