@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.errors import CallError
 from collective_rules.ops import OPS
 from collective_rules.ops import row as row_module
 from collective_rules.rules import KINDS, Rule
@@ -34,6 +35,7 @@ from collective_rules.testing.strategies import broken_calls, calls, ways_to_bre
 from collective_rules.testing.tensors import Made, flat, make, mapped
 from collective_rules.testing.world import WorldTimeout, has_cpu_kernel, world
 from tests import test_oracles, test_symm_mem, test_tables
+from tests.mutants import Mutant
 from tests.test_traffic import CASES as TRAFFIC
 from tests.test_traffic import moved
 
@@ -204,6 +206,27 @@ def faults(op: str) -> tuple[Fault, ...]:
         for way in ways_to_break(op)
         for each in drawn(broken_calls(op, way=way, most_ranks=MOST_RANKS), MANY.get(way, 3))
     )
+
+
+@functools.cache
+def in_form(op: str, form: str) -> tuple[Post, ...]:
+    """Calls in a form of the rule that the op does not take and that is refused: drawn as if the op took it."""
+    entry = OPS[op]
+    try:
+        with Mutant(f"{op}: {form}", ops={op: attrs.evolve(entry, forms=(form,))}).in_place():
+            groups = drawn(calls(op, backend=None, most_ranks=MOST_RANKS), 24)
+    except (KeyError, CallError):  # the form has other parts than the op, or nothing says how to draw its calls
+        return ()
+    posts = [posted(call) for group in groups for call in group[:1]]
+    return tuple(post for post in posts if "error" in [found.severity for found in cr.check(post.call)])
+
+
+def refused_forms(op: str) -> list[tuple[str, Post]]:
+    """Calls in the forms of the rule that the op does not take, each with its form's name."""
+    row = cr.lookup(op)
+    taken = [spelling.form.name for spelling in row.spellings]
+    forms = [form.name for form in row.rule.forms if form.name not in taken]
+    return [(form, post) for form in forms for post in in_form(op, form)]
 
 
 def by_hand(op: str, arguments: Sequence[Mapping[str, Any]]) -> tuple[cr.Call, ...]:
@@ -502,28 +525,19 @@ ILLEGAL: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
 }
 """Calls that check refuses by the rule alone, and that no strategy draws: the group's size, the arguments."""
 
-OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    # along the last dim; stacked, of another number of pieces
-    "reduce_scatter_tensor": [
-        {"input": (3, 8)},
-        {"input": (3, 8), "output": (3, 2)},
-        {"input": (8, 3), "output": (3,)},
-    ],
+OTHER_COUNTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     # stacked, of another number of pieces; a row of what has more dims than one
+    "reduce_scatter_tensor": [{"input": (8, 3), "output": (3,)}],
     "all_gather_into_tensor": [
         {"input": (3,), "output": (5, 3)},
         {"input": (3,), "output": (8, 3)},
         {"input": (3, 2), "output": (1, 24)},
     ],
     # by the number of elements
-    "gather_into_tensor": [{"input": (3,), "output": (5, 3)}, {"input": (3, 2), "output": (2, 12)}],
     "all_to_all_single": [{"input": (2, 4)}, {"input": (2, 4), "output": (2, 4)}],
+    "gather_into_tensor": [{"input": (3,), "output": (5, 3)}, {"input": (3, 2), "output": (2, 12)}],
 }
 """Shapes that no op outside symmetric memory takes in a group of four, by part of the rule."""
-
-ROW = {"input": (3,), "output": (1, 12)}
-"""Shapes of an all_gather into a row in a group of four, which torch does with this op alone."""
-ROW_OP = "c10d::_allgather_base_"
 
 BETWEEN: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
     "_c10d_functional::batch_p2p_ops": [
@@ -625,18 +639,12 @@ SYMM_MEM_BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], int, int, tuple[f
 """As above, with the rank and the group's size: beyond those of `test_symm_mem`."""
 
 SYMM_MEM_OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "all_to_all_vdev": [
-        {"in_splits": _int64(8), "out_splits_offsets": _int64(2, 8)},
-        {"in_splits": _int64(2, 4), "out_splits_offsets": _int64(2, 4)},
-    ],
-    "all_to_all_vdev_2d": [{"in_splits": _int64(2, 8), "out_splits_offsets": _int64(2, 8)}],
-    "all_to_all_vdev_2d_offset": [{"in_splits_offsets": _int64(4), "out_splits_offsets": _int64(2, 4)}],
     "reduce_scatter_out": [
         {"input": (8, 3), "output": (2, 3), "split_last_dim": True},
         {"input": (4, 3), "output": (3,), "split_last_dim": True},
     ],
 }
-"""What makes the first legal call of `test_symm_mem` one of a form that only other ops of the rule take."""
+"""Arguments of forms that only other ops of the rule take, in the first legal call of `test_symm_mem`; not drawn."""
 
 SYMM_MEM_WARNED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "one_shot_all_reduce_copy_out": [{"local_input": (12,)}],
@@ -711,8 +719,9 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         yield f"{fault.way}, {place}", is_found, fault
     for size, arguments in ILLEGAL.get(op, ()):
         yield f"{arguments} is illegal", is_illegal, Post(op, cr.Group(size), arguments)
-    rows = [ROW] if row.rule.name == "all_gather_into_tensor" and op != ROW_OP else []
-    for shapes in (*OTHER_FORMS.get(row.rule.name, ()), *rows):
+    for form, post in refused_forms(op):
+        yield f"{post.arguments} is {form}", is_illegal, post
+    for shapes in OTHER_COUNTS.get(row.rule.name, ()):
         yield f"{shapes} is illegal", is_of_no_form, op, shapes
     for one in (*layouts_tried(op), *odd_strides_tried(op), *sharing_tried(op), *some_tried(op)):
         yield one.what, are_as_tried, op, (one,)
@@ -720,7 +729,7 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         yield name, are_as_tried, op, each
     if row.reduce_op and has_cpu_kernel(row):
         yield "torch knows its reduce ops", knows_what_torch_knows, op, unrecognized(op)
-    if row.group_size:
+    if row.group_size and has_cpu_kernel(row):
         yield "another group size", is_ignored_or_not, other_group_size(op)
     for place, one in enumerate(carried(op)):
         yield f"promise {place}", promises, one.posts
@@ -813,8 +822,11 @@ def is_found(fault: Fault) -> None:
 
 def severity_of(fault: Fault) -> str:
     """What is ignored, or hardly shows, is a warning."""
+    row = cr.lookup(fault.posts[0].op)
+    if fault.way == "another group size" and not row.available:  # gloo cannot be asked
+        return "warning" if row.entry.group_size_ignored else "error"
     if fault.way == "another group size":
-        return "warning" if not other_group_size(fault.posts[0].op).bad else "error"
+        return "error" if other_group_size(row.op).bad else "warning"
     return "warning" if fault.id in WARNED else "error"
 
 
@@ -938,6 +950,7 @@ def symm_mem_laws_of(op: str) -> tuple[Law, ...]:
         ("dtypes", takes_any_dtype, name),
         ("columns", names_columns_as_the_schema, op),
     ]
+    laws += [(f"{post.arguments} is {form}", is_illegal, post) for form, post in refused_forms(op)]
     if op in ALONE:
         laws.append(("alone", takes_itself, op))
     if op in UNTOLD:

@@ -19,30 +19,19 @@ from collective_rules.backends import BACKENDS, Backend
 from collective_rules.backends.gloo import GLOO
 from collective_rules.ops import OPS
 from collective_rules.rules import RULES
-from tests.laws import Law, laws_of, laws_of_rule, symm_mem_laws_of
+from collective_rules.testing.drawing import drawable
+from tests.laws import Law, in_form, laws_of, laws_of_rule, symm_mem_laws_of
 from tests.limit_laws import generated_laws_of
 from tests.limit_mutants import limit_mutants, limited_otherwise
 from tests.mutants import Mutant, op_mutants, rule_mutants
 
 THOROUGH = settings.default.max_examples >= 1_000
 
-_FIRST_FITS = "whatever fits the stacked form fits the concatenated one, which is tried first"
-_NO_DIMS = "the stacked form without dims is the scalar one"
 _TIED = "`k` is tied to the last size of `*s`, on which the ranks agree"
 
 EQUIVALENT: Mapping[str, str] = {
-    "c10d::_allgather_base_: forms, also scalar": _NO_DIMS,
-    "c10d::allgather_into_tensor_coalesced_: forms, also scalar": _NO_DIMS,
-    "_c10d_functional::all_gather_into_tensor_out: forms, also scalar": _NO_DIMS,
-    "_c10d_functional::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
-    "_c10d_functional::reduce_scatter_tensor_coalesced: forms, also stacked": _FIRST_FITS,
-    "_c10d_functional_autograd::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
-    "c10d_functional::reduce_scatter_tensor: forms, also stacked": _FIRST_FITS,
-    "c10d_functional::reduce_scatter_tensor_coalesced: forms, also stacked": _FIRST_FITS,
     "c10d::gather_into_tensor_: scratch, also output_tensor": "what becomes of it off the root, torch 2.13 cannot show",
-    "symm_mem::_low_contention_all_gather_ce_multicast: forms, also stacked": _FIRST_FITS,
-    "symm_mem::_low_contention_reduce_scatter: forms, also stacked": _FIRST_FITS,
-    "symm_mem::all_to_all_vdev_2d: forms, also ranks": "that form is the usual one with one expert on each rank",
+    "symm_mem::_low_contention_reduce_scatter: forms, also stacked": "whatever fits it fits the concatenated one",
     "symm_mem::fused_matmul_reduce_scatter: forms, also reshaped": "it has no output_shape, without which none fits",
     "symm_mem::multi_root_tile_reduce: alike, turned": "its one output has the shape of every tile",
     "all_gather_matmul: even, input: *s, weights[i]: k[r] n[r] -> output: *g, outputs[i]: *o": _TIED,
@@ -65,9 +54,9 @@ def survivors(mutants: Iterable[Mutant], laws_for: Callable[[Mutant], Sequence[L
         order = [*(law for law in killers if law in known), *laws]
         with mutant.in_place():
             killer = next((law for law in order if is_violated(law)), None)
-        if killer is None:
+        if killer is None and (reason(mutant) or not admits_nothing(mutant)):
             found[mutant.name] = reason(mutant)
-        else:
+        elif killer is not None:
             killers = [killer, *(law for law in killers if law is not killer)]
     return found
 
@@ -83,6 +72,13 @@ def is_violated(law: Law) -> bool:
 
 def reason(mutant: Mutant) -> str:
     return mutant.same or EQUIVALENT.get(mutant.name, "")
+
+
+def admits_nothing(mutant: Mutant) -> bool:
+    """Whether another form of an op makes nothing legal: all that is drawn in that form fits a form that it takes."""
+    op, _, change = mutant.name.partition(": ")
+    form = change.removeprefix("forms, also ")
+    return op in OPS and form != change and not drawable(cr.lookup(op)) and not in_form(op, form)
 
 
 def expected(mutants: Iterable[Mutant]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import collective_rules as cr
 from collective_rules.backends import BACKENDS, Backend, limits_of, spellings_of
 from collective_rules.backends.columns import demands_of, holds_for
 from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.mode import simulated
 from collective_rules.notation import ANY, GroupSize, Name, Number, Rest, Shares, Splits, parse_path
 from collective_rules.ops import OPS, lookup
 from collective_rules.ops import op as op_columns
@@ -300,6 +301,41 @@ def test_there_is_no_form_or_constraint_by_another_name() -> None:
         RULES["all_reduce"].form("oblique")
     with pytest.raises(KeyError, match="no constraint of kind 'taste'"):
         RULES["all_reduce"].id_of("taste")
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_oracles_and_simulated_answers_know_every_form(rule: Rule) -> None:
+    """A new form needs a few lines in each; until then both refuse it, and say where these lines go."""
+    for form in rule.forms:
+        if rule.oracle is not None and form.name not in rule.oracle.forms:
+            rule.oracle([], form=form.name)
+        simulated._filler(rule.name, form.name)
+    if rule.oracle is not None:
+        assert set(rule.oracle.forms) <= {form.name for r in RULES.values() for form in r.forms}, "no such form"
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_columns_of_a_rule_hold_known_words(rule: Rule) -> None:
+    """A misspelt word would be no direction, and no route."""
+    assert rule.direction in ("", "send", "receive", "both")
+    assert rule.route in ("", "ring", "to root", "from root", "to each", "to peer", "from peer") or (
+        rule.route in ("chain from root", "chain to root")
+    )
+    assert rule.contents in ("all", "root", "none")
+    assert rule.waits == (rule.name == "wait")
+
+
+def test_the_forms_that_rows_and_limits_name_are_forms_of_their_rules() -> None:
+    """A misspelt form would admit nothing, and say nothing."""
+    forms = {name: {form.name for form in rule.forms} for name, rule in RULES.items()}
+    assert {
+        op: set(entry.forms) - forms[entry.rule] for op, entry in OPS.items() if set(entry.forms) - forms[entry.rule]
+    } == {}
+    for backend in BACKENDS.values():
+        for limit in backend.limits:
+            rules = {*limit.rules, *(OPS[op].rule for op in limit.ops if op in OPS)}
+            unknown = {*(limit.forms or ())} - set().union(*(forms[rule] for rule in rules if rule in forms))
+            assert not unknown, f"{limit.id} names the forms {sorted(unknown)}, which none of its rules has"
 
 
 # -- rows

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.recordings import Recording, SourceError, read
-from collective_rules.recordings.call_builder import Groups, built
-from collective_rules.recordings.events import Event, Reader
+from collective_rules.recordings.call_builder import RecordedGroups, built
+from collective_rules.recordings.events import Event, FieldReader
 from collective_rules.recordings.recording import Notes
 from collective_rules.recordings.spellings import dtype_of, spelled
 
@@ -205,7 +205,7 @@ def test_a_dtype_is_the_same_in_every_row_of_a_call(tmp_path: Path) -> None:
 def test_each_row_of_a_summary_is_legal() -> None:
     """A Llama-70B run of 8 ranks, as counts: each is read as the collective that it is."""
     notes = Notes("rows")
-    reader, events, groups = Reader(notes), [], Groups(notes)
+    reader, events, groups = FieldReader(notes), [], RecordedGroups(notes)
     with (TRACES / "tracelens_llama70b_fsdp_w8.csv").open() as file:
         for place, row in enumerate(csv.DictReader(file)):
             dtype = dtype_of(row["dtype"])

@@ -6,6 +6,7 @@ for each rank, the number of split sizes, how many times larger a gathered tenso
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,13 +16,14 @@ import attrs
 
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.errors import CallError
+from collective_rules.notation import Part, Shares
 from collective_rules.ops import Row, lookup
-from collective_rules.recordings.events import Event, row_of
+from collective_rules.recordings.events import Event, FieldReader, row_of
 from collective_rules.recordings.recording import Notes, short
-from collective_rules.recordings.spellings import SPELLINGS, Spelled
+from collective_rules.recordings.spellings import SPELLINGS
 from collective_rules.spec import Group, Spec
 
-__all__ = ["Groups", "built"]
+__all__ = ["Collector", "RecordedGroups", "built"]
 
 _LARGEST_GROUP = 1 << 24
 _AS_IT_IS = frozenset(
@@ -34,7 +36,7 @@ _MOST_KNOWN = 100_000
 
 
 @attrs.define
-class _Known:
+class _RecordedGroup:
     """What is known of one group."""
 
     size: int | None = None
@@ -43,7 +45,7 @@ class _Known:
     shown: Counter[int] = attrs.field(factory=Counter)
 
 
-class Groups:
+class RecordedGroups:
     """The groups of one file, by name.
 
     - `world`: how many ranks there are, by the file or by the caller; `said`: by the caller alone.
@@ -52,14 +54,14 @@ class Groups:
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
-        self.told: dict[str, _Known] = {}
+        self.by_name: dict[str, _RecordedGroup] = {}
         self.world: int | None = None
         self.said: int | None = None
         self.default = "0"
 
     def tell(self, name: str, size: int | None, ranks: tuple[int, ...] | None, rank: int | None = None) -> None:
         """Take in what the file says of the group `name`; of two that contradict, the first is believed."""
-        known = self.told.setdefault(name, _Known())
+        known = self.by_name.setdefault(name, _RecordedGroup())
         if size is not None and not 0 < size <= _LARGEST_GROUP:
             self.notes.add("READ2", f"the group {name!r} of {size} ranks")
             size = None
@@ -83,10 +85,10 @@ class Groups:
     def settle(self, events: list[Event]) -> None:
         """Find the sizes that are not told from what the calls show."""
         for event in events:
-            known = self.told.setdefault(event.group, _Known())
+            known = self.by_name.setdefault(event.group, _RecordedGroup())
             if known.size is None:
                 known.shown.update(set(_shown(event)))
-        for name, known in self.told.items():
+        for name, known in self.by_name.items():
             if name and known.size is None:
                 known.size = self._settled(name, known.shown)
         self._settle_untold()
@@ -101,13 +103,13 @@ class Groups:
 
     def _settle_untold(self) -> None:
         """Find the group of the calls that name none."""
-        untold = self.told.get("")
+        untold = self.by_name.get("")
         if untold is None or untold.size is not None:
             return
-        alike = {(known.size, known.ranks) for name, known in self.told.items() if name}
+        alike = {(known.size, known.ranks) for name, known in self.by_name.items() if name}
         if len(alike) == 1 and None not in alike.copy().pop():
             untold.size, untold.ranks = alike.pop()
-            several = len(self.told) > 2
+            several = len(self.by_name) > 2
             detail = "there are several of the same ranks, taken as one" if several else "there is only one"
             if several:
                 self.notes.add("READ11", detail)
@@ -122,7 +124,7 @@ class Groups:
 
     def of(self, event: Event, rank: int | None) -> Group | None:
         """Return the group of `event` as global rank `rank` sees it; None where its size is not known."""
-        known = self.told[event.group]
+        known = self.by_name[event.group]
         size, name = known.size, event.group
         if size is None and not name:
             shown = set(_shown(event))
@@ -139,12 +141,30 @@ class Groups:
         if place is None or not 0 <= place < size:
             self.notes.add("READ6", f"its rank in a group of {size} is taken to be 0", event.where)
             place = 0
-        if not name and len(self.told) == 2:
-            name = next(other for other in self.told if other)
+        if not name and len(self.by_name) == 2:
+            name = next(other for other in self.by_name if other)
         return Group(size, place, name, ranks)
 
 
-def built(events: list[Event], groups: Groups, rank: int | None, notes: Notes) -> Iterator[Call]:
+class Collector:
+    """The part that all formats of other tools share: it takes in a file's groups, its rank and the world's size."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.fields = FieldReader(notes)
+        self.groups = RecordedGroups(notes)
+        self.rank: int | None = None
+        self.world_size: int | None = None
+
+    def configure(self, groups: Any, size_key: str, where: str) -> None:
+        """Take in a list of groups: their names, sizes and ranks."""
+        for group in groups if isinstance(groups, list) else ():
+            if isinstance(group, dict) and isinstance(group.get("pg_name"), str):
+                size = self.fields.number(group.get(size_key), size_key, where, least=1)
+                self.groups.tell(group["pg_name"], size, self.fields.numbers(group.get("ranks"), "ranks", where))
+
+
+def built(events: list[Event], groups: RecordedGroups, rank: int | None, notes: Notes) -> Iterator[Call]:
     """Yield the calls of `events`, which are in the order of their making."""
     groups.settle(events)
     known: dict[Any, Call] = {}
@@ -167,7 +187,7 @@ def _op_of(event: Event) -> str:
     """The op behind a backend's name, which may stand for a list of tensors or for one."""
     if event.name not in SPELLINGS:
         return event.name
-    op, reads, writes = SPELLINGS[event.name].op, event.reads, event.writes
+    op, reads, writes = SPELLINGS[event.name], event.reads, event.writes
     if op == "c10d::allreduce_" and len(reads or writes or ()) > 1:
         return "c10d::allreduce_coalesced_"
     if op == "c10d::allgather_" and len(reads or ()) > 1 == len(writes or ()):
@@ -178,17 +198,22 @@ def _op_of(event: Event) -> str:
     return op
 
 
-def _spelled(op: str) -> Spelled | None:
-    return next((spelled for spelled in SPELLINGS.values() if spelled.op == op), None)
+@functools.cache
+def _paths(row: Row) -> tuple[str, str] | None:
+    """Return the paths of the arguments that are read and written, "" for none; None where no backend names the op."""
+    if row.op not in SPELLINGS.values():
+        return None
+    statement = row.spellings[0].statement
+    reads, writes = (next((str(part.path) for part in side), "") for side in (statement.reads, statement.writes))
+    return reads, writes
 
 
 def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Call]) -> Call:
     row = lookup(op)
     given = {name: value for name, value in event.arguments.items() if value is not None}
-    spelled = _spelled(op)
-    if spelled is not None:
-        told = _flat(event, spelled, group)
-        given = {name: value for name, value in told.items() if name in row.by_name} | given
+    paths = _paths(row)
+    if paths is not None:
+        given = _flat(event, op, paths, group) | given
     _contradict(event, row, notes)
     _attributes(event, row, group, given, notes)
     _splits(event, row, given, notes)
@@ -215,31 +240,30 @@ def _has_memory(values: Iterable[Any]) -> bool:
     )
 
 
-def _flat(event: Event, spelled: Spelled, group: Group) -> dict[str, Any]:
+def _flat(event: Event, op: str, paths: tuple[str, str], group: Group) -> dict[str, Any]:
     """The arguments that take a flat list of what is read, and of what is written."""
     reads, writes = event.reads, event.writes
-    if spelled.op == "c10d::gather_" and not event.counted:
+    if op == "c10d::gather_" and not event.counted:
         writes = _list_or_none(writes, reads, group)
-    if spelled.op == "c10d::scatter_" and not event.counted:
+    if op == "c10d::scatter_" and not event.counted:
         listed = _list_or_none(reads, writes, group)
         if listed == reads and len(reads or ()) == 1:
             writes = _list_or_none(writes, reads, group)
         reads = listed
         if writes is not None and len(writes) != 1 and len(reads or ()) == 1:
             reads, writes = writes, reads  # NCCL hands them to its recorder the other way round
-    if _is_stacked(event, spelled):
+    if _is_stacked(event, paths):
         writes = None
-    if event.counted and spelled.op == "c10d::gather_":
+    if event.counted and op == "c10d::gather_":
         writes = None  # the counts are the same on every rank, and do not tell who has the list
-    if event.counted and spelled.op == "c10d::scatter_":
+    if event.counted and op == "c10d::scatter_":
         reads = None
-    given = _side(spelled.writes, writes, group, reads)
-    return given | _side(spelled.reads, reads, group, writes)
+    return _side(paths[1], writes, group, reads) | _side(paths[0], reads, group, writes)
 
 
-def _is_stacked(event: Event, spelled: Spelled) -> bool:
+def _is_stacked(event: Event, paths: tuple[str, str]) -> bool:
     """Whether a list that goes with another one was written down as one tensor of as many, as gloo does."""
-    return spelled.reads == "inputs[i]" and len(event.reads or ()) != len(event.writes or ())
+    return paths[0] == "inputs[i]" and len(event.reads or ()) != len(event.writes or ())
 
 
 def _list_or_none(
@@ -258,9 +282,9 @@ def _list_or_none(
 
 
 def _side(
-    place: str, specs: tuple[Spec, ...] | None, group: Group, others: tuple[Spec, ...] | None = None
+    path: str, specs: tuple[Spec, ...] | None, group: Group, others: tuple[Spec, ...] | None = None
 ) -> dict[str, Any]:
-    name, _, index = place.partition("[")
+    name, _, index = path.partition("[")
     if not name or specs is None:
         return {}
     if index == "1][p]":
@@ -268,7 +292,7 @@ def _side(
             return {name: ()}
         listed = _apart(specs, group.size, others)
         return {} if listed is None else {name: (listed,)}
-    if index == "i]":
+    if index in ("i]", "p]"):
         return {name: specs} if specs else {}
     if index == "1]":
         return {name: specs[:1]} if specs else {}
@@ -422,18 +446,19 @@ def _shown(event: Event) -> Iterator[int]:
 
 def _times_larger(event: Event, row: Row) -> Iterator[int]:
     """Yield how many times larger the whole is than a rank's share, of what is gathered or scattered."""
-    spelled = _spelled(row.op)
-    gathers = row.rule.name in ("all_gather_into_tensor", "all_gather", "gather")
-    if spelled is None or not (gathers or row.rule.name.startswith("reduce_scatter")) or _is_stacked(event, spelled):
+    paths, statement = _paths(row), row.spellings[0].statement
+    gathers = any(map(_holds_every_rank, statement.writes))
+    scatters = any(_holds_every_rank(part) and not part.root_only for part in statement.reads)
+    if paths is None or gathers == scatters or _is_stacked(event, paths):
         return
     read, written = (
-        _first(event.arguments.get(place.partition("[")[0]), flat)
-        for place, flat in ((spelled.reads, event.reads), (spelled.writes, event.writes))
+        _first(event.arguments.get(path.partition("[")[0]), flat)
+        for path, flat in zip(paths, (event.reads, event.writes), strict=True)
     )
     if read is None or written is None:
         return
     share, whole = (read, written) if gathers else (written, read)
-    if "[p]" in spelled.writes + spelled.reads and not event.counted:
+    if "[p]" in "".join(paths) and not event.counted:
         # A flat list has one tensor for each rank, or is one tensor with a row for each.
         count = len((event.writes if gathers else event.reads) or ())
         if count > 1:
@@ -444,6 +469,10 @@ def _times_larger(event: Event, row: Row) -> Iterator[int]:
         few, many = math.prod(share.shape), math.prod(whole.shape)
         if few and many and many % few == 0:
             yield many // few
+
+
+def _holds_every_rank(part: Part) -> bool:
+    return "p" in part.path.index or any(isinstance(size, Shares) for size in part.sizes)
 
 
 def _first(given: Any, flat: tuple[Spec, ...] | None) -> Spec | None:

@@ -19,12 +19,11 @@ from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import NO_COLLECTIVES, SPELLINGS, SUMMARIES
 from collective_rules.spec import Spec
 
-__all__ = ["Event", "Reader", "is_number", "literal", "name_known", "row_of"]
+__all__ = ["Event", "FieldReader", "at", "is_number", "literal", "name_known", "row_of"]
 
 _LARGEST = 2**63 - 1
 _LONGEST = 1 << 20
 _MOST_DIMS = 64
-_ROOTED = frozenset({"c10d::broadcast_", "c10d::reduce_", "c10d::gather_", "c10d::scatter_"})
 
 
 @attrs.define(eq=False)
@@ -65,14 +64,14 @@ class Event:
     @property
     def op(self) -> str:
         """The op behind the name."""
-        return SPELLINGS[self.name].op if self.name in SPELLINGS else self.name
+        return SPELLINGS.get(self.name, self.name)
 
     def take_rank(self, rank: int | None) -> None:
         """Take in the number that `record_param_comms` calls the rank: NCCL writes the root or the peer there."""
-        rule = lookup(self.op).rule
-        if rule.point_to_point:
+        row = lookup(self.op)
+        if row.rule.point_to_point:
             self.peer = rank
-        elif self.op in _ROOTED:
+        elif row.namespace == "c10d" and row.root:
             self.root = rank
         else:
             self.rank = rank
@@ -105,7 +104,12 @@ def is_number(value: Any, least: int = 0) -> bool:
     return type(value) is int and least <= value <= _LARGEST
 
 
-class Reader:
+def at(values: Any, place: int) -> Any:
+    """Return the value at `place` of a list; None where there is no such list, or no such place."""
+    return values[place] if isinstance(values, list) and place < len(values) else None
+
+
+class FieldReader:
     """Reads the fields of a file's records, and notes those that cannot be read."""
 
     def __init__(self, notes: Notes) -> None:

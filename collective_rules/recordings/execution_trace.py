@@ -17,8 +17,8 @@ import attrs
 import torch
 
 from collective_rules.ops import Row
-from collective_rules.recordings.call_builder import Groups
-from collective_rules.recordings.events import Event, Reader, is_number, name_known, row_of
+from collective_rules.recordings.call_builder import Collector
+from collective_rules.recordings.events import Event, at, is_number, name_known, row_of
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import SPELLINGS, dtype_of, spelled
 from collective_rules.spec import Memory, Spec
@@ -46,17 +46,13 @@ class _Node:
     inner: list[_Node] = attrs.field(factory=list)
 
 
-class ExecutionTrace:
+class ExecutionTrace(Collector):
     """Collects the nodes of one trace."""
 
     name = "execution trace"
 
     def __init__(self, notes: Notes) -> None:
-        self.notes = notes
-        self.reader = Reader(notes)
-        self.groups = Groups(notes)
-        self.rank: int | None = None
-        self.world_size: int | None = None
+        super().__init__(notes)
         self._parents: dict[int, int] = {}
         self._nodes: dict[int, _Node] = {}
         self._number = 0
@@ -102,10 +98,7 @@ class ExecutionTrace:
         except (TypeError, ValueError, RecursionError):
             self.notes.add("READ2", "the list of the groups", where)
             return
-        for group in configured if isinstance(configured, list) else ():
-            if isinstance(group, dict) and isinstance(group.get("pg_name"), str):
-                size = self.reader.number(group.get("group_size"), "group_size", where, least=1)
-                self.groups.tell(group["pg_name"], size, self.reader.numbers(group.get("ranks"), "ranks", where))
+        self.configure(configured, "group_size", where)
 
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order in which they were begun."""
@@ -142,7 +135,7 @@ class ExecutionTrace:
         event = Event(node.name, where, node.id)
         self._compare_tensors(event, within)
         if param is not None:
-            self._told(event, param)
+            self._read_param(event, param)
         if row is not None:
             event.name = node.name
             self._arguments(event, row, node)
@@ -201,41 +194,41 @@ class ExecutionTrace:
 
     def _tensors(self, side: Mapping[str, Any], place: int, depth: int, where: str) -> Any:
         """The tensors at one place: nested as the values are."""
-        kind = _at(side.get("types"), place)
+        kind = at(side.get("types"), place)
         if not isinstance(kind, str) or not ("Tensor" in kind or "List" in kind):
             return None
         dtypes = iter([dtype_of(text) for text in _TENSOR.findall(kind)])
-        value, shape, stride = (_at(side.get(key), place) for key in ("values", "shapes", "strides"))
+        value, shape, stride = (at(side.get(key), place) for key in ("values", "shapes", "strides"))
         return self._nested(value, shape, stride, dtypes, depth, where)
 
     def _nested(self, value: Any, shape: Any, stride: Any, dtypes: Iterator[Any], depth: int, where: str) -> Any:
         if depth == 0:
-            spec = self.reader.spec(shape, next(dtypes, None), "a shape", where, stride)
+            spec = self.fields.spec(shape, next(dtypes, None), "a shape", where, stride)
             return _placed(spec, value, has_strides=isinstance(stride, list))
         if not isinstance(shape, list) or (isinstance(value, list) and len(value) != len(shape)):
             return None
         listed = [
-            self._nested(_at(value, i), one, _at(stride, i), dtypes, depth - 1, where) for i, one in enumerate(shape)
+            self._nested(at(value, i), one, at(stride, i), dtypes, depth - 1, where) for i, one in enumerate(shape)
         ]
         return None if None in listed else tuple(listed)
 
-    def _told(self, event: Event, node: _Node) -> None:
+    def _read_param(self, event: Event, node: _Node) -> None:
         """Read `record_param_comms`: [tensors,] sequence, group, rank, name, splits, splits, and the ranks."""
         values, types = node.inputs.get("values"), node.inputs.get("types")
         if not isinstance(values, list) or not isinstance(types, list) or len(values) != len(types):
             return
-        at = next((place for place, kind in enumerate(types) if kind == "String"), 0)
-        if at < 2 or not isinstance(values[at], str):
+        name_at = next((place for place, kind in enumerate(types) if kind == "String"), 0)
+        if name_at < 2 or not isinstance(values[name_at], str):
             return
-        event.name = spelled(values[at])[1]
-        rank, group = values[at - 1], values[at - 2]
+        event.name = spelled(values[name_at])[1]
+        rank, group = values[name_at - 1], values[name_at - 2]
         if event.name not in SPELLINGS:
             return
-        event.take_rank(self.reader.number(rank, "rank", event.where))
+        event.take_rank(self.fields.number(rank, "rank", event.where))
         event.group = self._group_name(group)
-        rest = values[at + 1 :]
+        rest = values[name_at + 1 :]
         event.read_splits, event.write_splits = (
-            self.reader.numbers(_at(rest, i), "split sizes", event.where) for i in (0, 1)
+            self.fields.numbers(at(rest, i), "split sizes", event.where) for i in (0, 1)
         )
         numbers = [n for n in rest[2:] if type(n) is int]
         if len(numbers) in (1, 3) and is_number(numbers[-1], 1):
@@ -248,7 +241,7 @@ class ExecutionTrace:
 
     def _flat(self, side: Mapping[str, Any], where: str) -> tuple[Spec, ...] | None:
         """The tensors of the first place as a flat list."""
-        kind = _at(side.get("types"), 0)
+        kind = at(side.get("types"), 0)
         if not isinstance(kind, str):
             return None
         depth = kind.count("GenericList[GenericList[") * 2 or int(kind.startswith("GenericList["))
@@ -328,7 +321,7 @@ def _leaves(side: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[int, ...
     for place, kind in enumerate(types if isinstance(types, list) else ()):
         if not isinstance(kind, str) or "Tensor(" not in kind:
             continue
-        found = list(_pairs(_at(side.get("values"), place), _at(side.get("shapes"), place)))
+        found = list(_pairs(at(side.get("values"), place), at(side.get("shapes"), place)))
         dtypes = [dtype_of(text) for text in _TENSOR.findall(kind)]
         for place_in_list, (value, shape) in enumerate(found):
             yield value, shape, dtypes[place_in_list] if len(dtypes) == len(found) else None
@@ -343,14 +336,10 @@ def _pairs(value: Any, shape: Any, depth: int = 0) -> Iterator[tuple[list[Any], 
         yield value, tuple(shape) if sizes else None
         return
     for place, one in enumerate(value):
-        yield from _pairs(one, _at(shape, place), depth + 1)
+        yield from _pairs(one, at(shape, place), depth + 1)
 
 
 def _may_communicate(node: Any) -> bool:
     """Whether a node that cannot be read may be one of a collective."""
     name = node.get("name") if type(node) is dict else None
     return type(name) is not str or name == _PARAM or name.startswith(("c10d::", "_c10d_functional"))
-
-
-def _at(values: Any, place: int) -> Any:
-    return values[place] if isinstance(values, list) and place < len(values) else None

@@ -15,32 +15,28 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from collective_rules.recordings.call_builder import Groups
-from collective_rules.recordings.events import Event, Reader, is_number, name_known
+from collective_rules.ops import lookup
+from collective_rules.recordings.call_builder import Collector
+from collective_rules.recordings.events import Event, is_number, name_known
 from collective_rules.recordings.recording import Notes, short
-from collective_rules.recordings.spellings import SPELLINGS, SUMMARIES, dtype_of, spelled
+from collective_rules.recordings.spellings import EVEN, SPELLINGS, SUMMARIES, dtype_of, spelled
 
 __all__ = ["FlightRecorder"]
 
-_MESSAGE_OPS = ("c10d::send", "c10d::recv_", "c10d::recv_any_source_")
 _KNOWN = re.compile(r"2\.\d+")
 _PAIR = re.compile(r"(\d+)(->|<-)(\d+)$")
 _OWN = re.compile(r"/torch/|/collective_rules/mode/|^<|/(runpy|threading|contextlib|typing_extensions)\.py$")
 _DEFAULT = "default_pg"
-_MESSAGES = frozenset(name for name, known in SPELLINGS.items() if known.op in _MESSAGE_OPS)
+_MESSAGES = frozenset(name for name, op in SPELLINGS.items() if lookup(op).rule.point_to_point)
 
 
-class FlightRecorder:
+class FlightRecorder(Collector):
     """Collects the entries of one dump."""
 
     name = "flight recorder"
 
     def __init__(self, notes: Notes) -> None:
-        self.notes = notes
-        self.reader = Reader(notes)
-        self.groups = Groups(notes)
-        self.rank: int | None = None
-        self.world_size: int | None = None
+        super().__init__(notes)
         self._events: list[Event] = []
         self._number = 0
         self._records: dict[int, tuple[Any, ...]] = {}
@@ -58,16 +54,16 @@ class FlightRecorder:
         if key == "version" and not (isinstance(value, str) and _KNOWN.fullmatch(value)):
             self.notes.add("READ7", f"version={short(value)}")
         elif key == "rank":
-            self.rank = self.reader.number(value, "rank", "the top level")
+            self.rank = self.fields.number(value, "rank", "the top level")
         elif key == "world_size":
-            self.world_size = self.reader.number(value, "world_size", "the top level", least=1)
+            self.world_size = self.fields.number(value, "world_size", "the top level", least=1)
         elif key == "pg_status" and isinstance(value, dict):
             counts = [told.get("last_enqueued_collective") for told in value.values() if isinstance(told, dict)]
             self._enqueued = any(str(count).isdecimal() and str(count).strip("0") for count in counts)
         elif key == "pg_config" and isinstance(value, dict):
             for name, told in value.items():
                 if isinstance(name, str) and name and isinstance(told, dict):
-                    ranks = self.reader.numbers(told.get("ranks"), "ranks", f"the group {name!r}")
+                    ranks = self.fields.numbers(told.get("ranks"), "ranks", f"the group {name!r}")
                     self.groups.tell(name, None, ranks or None)
                     self._default(name, told.get("desc"))
 
@@ -106,7 +102,7 @@ class FlightRecorder:
         if event.name == "all_gather" and _is_unread(told, event):
             self.notes.lose(event.group)  # whether it is one gather, or several coalesced, only its tensors tell
             return
-        if SPELLINGS[event.name].even:
+        if event.name in EVEN:
             event.read_splits = event.write_splits = ()
         self._order(event, told, text)
         event.source = _source(told.get("frames"))
@@ -172,7 +168,7 @@ class FlightRecorder:
         for side in ("input", "output"):
             dtypes = entry.get(f"{side}_dtypes")
             known = [self._dtype(text, event.where) for text in dtypes] if isinstance(dtypes, (list, tuple)) else []
-            sides.append(self.reader.specs(entry.get(f"{side}_sizes"), known, f"{side}_sizes", event.where))
+            sides.append(self.fields.specs(entry.get(f"{side}_sizes"), known, f"{side}_sizes", event.where))
         event.reads, event.writes = sides
         if event.name in ("send", "isend") and not event.reads:
             event.reads = event.writes
@@ -193,7 +189,7 @@ class FlightRecorder:
                 event.rank, event.peer = int(pair[1]), int(pair[3])
             return
         number = entry.get("collective_seq_id", entry.get("seq_id"))
-        index = self.reader.number(number, "collective_seq_id", event.where)
+        index = self.fields.number(number, "collective_seq_id", event.where)
         event.index = None if index is None else max(index - 1, 0)
 
     def events(self) -> Iterator[Event]:

@@ -176,8 +176,8 @@ def _recording(
     groups.world, groups.said = size, world_size
     for event in events:
         groups.tell(event.group, event.size, event.ranks, event.rank)
-    if rank is None and len(groups.told) == 1:
-        known = next(iter(groups.told.values()))
+    if rank is None and len(groups.by_name) == 1:
+        known = next(iter(groups.by_name.values()))
         rank = known.ranks[known.rank] if known.rank is not None and known.rank < len(known.ranks) else None
     calls: tuple[Call, ...] = tuple(built(events, groups, rank, notes))
     counts = {"records": records, "collectives": len(events), "calls": len(calls)}

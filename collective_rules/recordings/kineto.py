@@ -17,8 +17,8 @@ from typing import Any
 import attrs
 
 from collective_rules.ops import Row
-from collective_rules.recordings.call_builder import Groups
-from collective_rules.recordings.events import Event, Reader, is_number, literal, name_known, row_of
+from collective_rules.recordings.call_builder import Collector
+from collective_rules.recordings.events import Event, at, is_number, literal, name_known, row_of
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import dtype_of, spelled
 from collective_rules.spec import Spec
@@ -49,7 +49,7 @@ _MOST_KNOWN = 20_000
 
 
 @attrs.define(eq=False)
-class _Seen:
+class _TraceEvent:
     """An event that has to do with communication; `inner` are those that its thread went through within it."""
 
     name: str
@@ -58,22 +58,18 @@ class _Seen:
     start: float
     end: float
     number: int
-    inner: list[_Seen] = attrs.field(factory=list)
+    inner: list[_TraceEvent] = attrs.field(factory=list)
 
 
-class Kineto:
+class Kineto(Collector):
     """Collects the events of one trace."""
 
     name = "kineto"
 
     def __init__(self, notes: Notes) -> None:
-        self.notes = notes
-        self.reader = Reader(notes)
-        self.groups = Groups(notes)
-        self.rank: int | None = None
-        self.world_size: int | None = None
-        self._cpu: list[_Seen] = []
-        self._kernels: list[_Seen] = []
+        super().__init__(notes)
+        self._cpu: list[_TraceEvent] = []
+        self._kernels: list[_TraceEvent] = []
         self._args: dict[str, dict[str, Any]] = {}
         self._number = 0
         self._rows: dict[str, Row | None] = {}
@@ -82,13 +78,9 @@ class Kineto:
         """Take in a value of the top level."""
         if key != "distributedInfo" or not isinstance(value, dict):
             return
-        self.rank = self.reader.number(value.get("rank"), "rank", key)
-        self.world_size = self.reader.number(value.get("world_size"), "world_size", key, least=1)
-        configured = value.get("pg_config")
-        for group in configured if isinstance(configured, list) else ():
-            if isinstance(group, dict) and isinstance(group.get("pg_name"), str):
-                size = self.reader.number(group.get("pg_size"), "pg_size", key, least=1)
-                self.groups.tell(group["pg_name"], size, self.reader.numbers(group.get("ranks"), "ranks", key))
+        self.rank = self.fields.number(value.get("rank"), "rank", key)
+        self.world_size = self.fields.number(value.get("world_size"), "world_size", key, least=1)
+        self.configure(value.get("pg_config"), "pg_size", key)
 
     def item(self, event: Any) -> None:
         """Take in one element of traceEvents."""
@@ -131,7 +123,7 @@ class Kineto:
     def _where(self) -> str:
         return f"event {self._number}"
 
-    def _seen(self, name: str, args: dict[str, Any], event: Any) -> _Seen:
+    def _seen(self, name: str, args: dict[str, Any], event: Any) -> _TraceEvent:
         start, length = event.get("ts"), event.get("dur", 0)
         thread = (event.get("pid"), event.get("tid"))
         if not all(type(n) in (int, float) and -1e18 < n < 1e18 for n in (start, length)):  # not NaN, not text
@@ -144,7 +136,7 @@ class Kineto:
         text = repr(args)
         if len(self._args) < _MOST_KNOWN:
             args = self._args.setdefault(text, args)
-        return _Seen(name, args, tuple(map(str, thread)), start, start + length, self._number)
+        return _TraceEvent(name, args, tuple(map(str, thread)), start, start + length, self._number)
 
     def _apart(self, what: str) -> tuple[str, int]:
         """Note that an event's place cannot be read, and give it a thread of its own: whose call it is nobody knows."""
@@ -167,10 +159,10 @@ class Kineto:
             if event is not None:
                 yield event
 
-    def _is_call(self, seen: _Seen) -> bool:
+    def _is_call(self, seen: _TraceEvent) -> bool:
         return self._row(seen.name) is not None or seen.name == _PARAM or _NAME in seen.args
 
-    def _event(self, seen: _Seen) -> Event | None:
+    def _event(self, seen: _TraceEvent) -> Event | None:
         within = [seen, *seen.inner]
         told = next((one for one in within if _NAME in one.args), None)
         note = next((one for one in within if "::" not in one.name and ":" in one.name), None)
@@ -193,11 +185,11 @@ class Kineto:
         if note is not None:
             self._noted(event, note.args)
         if told is not None:
-            self._told(event, told.args)
+            self._read_param(event, told.args)
         _complete(event, row)
         return event
 
-    def _compare_rows(self, seen: _Seen, where: str) -> None:
+    def _compare_rows(self, seen: _TraceEvent, where: str) -> None:
         """Note where the op as the backend carries it out has other arguments than as the program calls it."""
         for one in seen.inner:
             if one.name == seen.name and one.args is not seen.args:
@@ -213,13 +205,13 @@ class Kineto:
         if not isinstance(types, list):
             return
         for place, argument in enumerate(row.arguments[: len(types)]):
-            shape, kind = _at(shapes, place), types[place]
+            shape, kind = at(shapes, place), types[place]
             if argument.is_group:
                 continue
             if argument.kind == "Tensor":
-                value = self._tensor(argument.depth, shape, kind, _at(strides, place), event.where)
+                value = self._tensor(argument.depth, shape, kind, at(strides, place), event.where)
             else:
-                value = _plain(literal(_at(texts, place)), argument.kind, argument.depth)
+                value = _plain(literal(at(texts, place)), argument.kind, argument.depth)
             if value is not None:
                 event.arguments[argument.name] = value
             elif argument.kind == "Tensor" and not _is_sound([shape or [], kind]):
@@ -228,11 +220,11 @@ class Kineto:
     def _tensor(self, depth: int, shape: Any, kind: Any, stride: Any, where: str) -> Any:
         if depth == 0:
             dtype = dtype_of(kind)
-            return None if dtype is None else self.reader.spec(shape, dtype, "Input Dims", where, stride)
+            return None if dtype is None else self.fields.spec(shape, dtype, "Input Dims", where, stride)
         if depth == 1 and kind == "TensorList" and isinstance(shape, list) and shape and _is_sound(shape):
             steps = stride if isinstance(stride, list) and len(stride) == len(shape) else [None] * len(shape)
             return tuple(
-                self.reader.spec(one, None, "Input Dims", where, step) for one, step in zip(shape, steps, strict=True)
+                self.fields.spec(one, None, "Input Dims", where, step) for one, step in zip(shape, steps, strict=True)
             )
         return None
 
@@ -240,11 +232,11 @@ class Kineto:
         """Read the flat list of what is read, as the backend's note has it."""
         types = args.get("Input type")
         if isinstance(types, list) and types and "Input Dims" in args:
-            event.reads = self.reader.specs(args["Input Dims"], map(dtype_of, types), "Input Dims", event.where)
+            event.reads = self.fields.specs(args["Input Dims"], map(dtype_of, types), "Input Dims", event.where)
 
-    def _told(self, event: Event, args: dict[str, Any]) -> None:
+    def _read_param(self, event: Event, args: dict[str, Any]) -> None:
         """Read what `record_param_comms` says: the group, how many elements there are, the split sizes."""
-        read, where = self.reader, event.where
+        read, where = self.fields, event.where
         dtype = dtype_of(args.get("dtype"))
         if dtype is None and "dtype" in args:
             self.notes.add("READ2", f"dtype={short(args['dtype'])}", where)
@@ -307,16 +299,12 @@ def _plain(value: Any, kind: str, depth: int) -> Any:
     return value if depth == 0 and type(value) is wanted else None
 
 
-def _at(values: Any, place: int) -> Any:
-    return values[place] if isinstance(values, list) and place < len(values) else None
-
-
-def _outermost(seen: list[_Seen], is_call: Callable[[_Seen], bool]) -> Iterator[_Seen]:
+def _outermost(seen: list[_TraceEvent], is_call: Callable[[_TraceEvent], bool]) -> Iterator[_TraceEvent]:
     """Yield the calls that are inside of no other of their thread, with all that is inside of them.
 
     A backend's note holds nothing: gloo's of a send lasts until the send is waited for.
     """
-    outer: _Seen | None = None
+    outer: _TraceEvent | None = None
     for one in sorted(seen, key=lambda one: (one.thread, one.start, -one.end, one.number)):
         one.inner.clear()
         if (

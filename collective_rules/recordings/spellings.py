@@ -1,7 +1,6 @@
 """How recordings spell collectives and dtypes. Tables only.
 
-A recording names a collective by what the backend calls it, "nccl:_all_gather_base", and lists its tensors flat;
-`SPELLINGS` says which op that is, and how its arguments take the tensors.
+A recording names a collective by the backend's name for it, "nccl:_all_gather_base"; `SPELLINGS` says which op that is.
 """
 
 from __future__ import annotations
@@ -10,102 +9,41 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import torch
 
-__all__ = ["NO_COLLECTIVES", "SPELLINGS", "SUMMARIES", "Spelled", "dtype_of", "spelled"]
+__all__ = ["EVEN", "NO_COLLECTIVES", "SPELLINGS", "SUMMARIES", "dtype_of", "spelled"]
 
 
-@attrs.frozen
-class Spelled:
-    """An op, and which of its arguments take the flat lists of what is read and of what is written.
-
-    `reads`, `writes`: "x" takes the first tensor, "x[i]" all of them, "x[1]" the first as a list of one, "x[1][p]" all
-    as a list of one list; "" takes none. One whose name is in both is in place. `even`: it has no split sizes.
-    """
-
-    op: str
-    reads: str = ""
-    writes: str = ""
-    even: bool = False
-
-
-_ALL_REDUCE = Spelled("c10d::allreduce_", "tensors[i]", "tensors[i]")
-_ALL_REDUCE_LIST = Spelled("c10d::allreduce_coalesced_", "tensors[i]", "tensors[i]")
-_BROADCAST = Spelled("c10d::broadcast_", "tensors[i]", "tensors[i]")
-_REDUCE = Spelled("c10d::reduce_", "tensors[i]", "tensors[i]")
-_ALL_GATHER = Spelled("c10d::allgather_", "input_tensors[1]", "output_tensors[1][p]")
-_ALL_GATHER_TENSOR = Spelled("c10d::_allgather_base_", "input_tensor", "output_tensor")
-_ALL_GATHER_LIST = Spelled("c10d::allgather_into_tensor_coalesced_", "inputs[i]", "outputs[i]")
-_REDUCE_SCATTER = Spelled("c10d::reduce_scatter_", "input_tensors[1][p]", "output_tensors[1]")
-_REDUCE_SCATTER_TENSOR = Spelled("c10d::_reduce_scatter_base_", "input_tensor", "output_tensor")
-_REDUCE_SCATTER_LIST = Spelled("c10d::reduce_scatter_tensor_coalesced_", "inputs[i]", "outputs[i]")
-_GATHER = Spelled("c10d::gather_", "input_tensors[1]", "output_tensors[1][p]")
-_SCATTER = Spelled("c10d::scatter_", "input_tensors[1][p]", "output_tensors[1]")
-_ALL_TO_ALL = Spelled("c10d::alltoall_", "input_tensors[i]", "output_tensors[i]")
-_ALL_TO_ALL_SINGLE = Spelled("c10d::alltoall_base_", "input", "output")
-_SEND = Spelled("c10d::send", "tensors[1]")
-_RECV = Spelled("c10d::recv_", "", "tensors[1]")
-_BARRIER = Spelled("c10d::barrier")
-_MONITORED_BARRIER = Spelled("c10d::monitored_barrier_")
-
-SPELLINGS: Mapping[str, Spelled] = {
-    "all_reduce": _ALL_REDUCE,
-    "allreduce": _ALL_REDUCE,
-    "all_reduce_sparse": _ALL_REDUCE,
-    "allreduce_sparse": _ALL_REDUCE,
-    "allreduce_coalesced": _ALL_REDUCE_LIST,
-    "all_reduce_coalesced": _ALL_REDUCE_LIST,
-    "broadcast": _BROADCAST,
-    "_broadcast_oop": _BROADCAST,
-    "broadcast_oop": _BROADCAST,
-    "reduce": _REDUCE,
-    "_reduce_oop": _REDUCE,
-    "reduce_oop": _REDUCE,
-    "all_gather": _ALL_GATHER,
-    "allgather": _ALL_GATHER,
-    "all_gather_v": _ALL_GATHER,
-    "all_gatherv": _ALL_GATHER,
-    "allgatherv": _ALL_GATHER,
-    "_all_gather_base": _ALL_GATHER_TENSOR,
-    "_allgather_base": _ALL_GATHER_TENSOR,
-    "all_gather_base": _ALL_GATHER_TENSOR,
-    "allgather_base": _ALL_GATHER_TENSOR,
-    "all_gather_single": _ALL_GATHER_TENSOR,
-    "all_gather_into_tensor": _ALL_GATHER_TENSOR,
-    "all_gather_into_tensor_coalesced": _ALL_GATHER_LIST,
-    "allgather_into_tensor_coalesced": _ALL_GATHER_LIST,
-    "reduce_scatter": _REDUCE_SCATTER,
-    "reducescatter": _REDUCE_SCATTER,
-    "reduce_scatter_v": _REDUCE_SCATTER,
-    "reduce_scatterv": _REDUCE_SCATTER,
-    "_reduce_scatter_base": _REDUCE_SCATTER_TENSOR,
-    "reduce_scatter_base": _REDUCE_SCATTER_TENSOR,
-    "reduce_scatter_single": _REDUCE_SCATTER_TENSOR,
-    "reduce_scatter_tensor": _REDUCE_SCATTER_TENSOR,
-    "reduce_scatter_tensor_coalesced": _REDUCE_SCATTER_LIST,
-    "gather": _GATHER,
-    "scatter": _SCATTER,
-    "all_to_all": _ALL_TO_ALL,
-    "alltoall": _ALL_TO_ALL,
-    "all_to_allv": _ALL_TO_ALL_SINGLE,
-    "alltoallv": _ALL_TO_ALL_SINGLE,
-    "all_to_all_v": _ALL_TO_ALL_SINGLE,
-    "all_to_all_single": Spelled("c10d::alltoall_base_", "input", "output", even=True),
-    "all_to_all_v_single": _ALL_TO_ALL_SINGLE,
-    "alltoall_base": _ALL_TO_ALL_SINGLE,
-    "send": _SEND,
-    "isend": _SEND,
-    "recv": _RECV,
-    "irecv": _RECV,
-    "recv_any_source": Spelled("c10d::recv_any_source_", "", "tensors[1]"),
-    "recvanysource": Spelled("c10d::recv_any_source_", "", "tensors[1]"),
-    "barrier": _BARRIER,
-    "allreduce_barrier": _BARRIER,
-    "all_reduce_barrier": _BARRIER,
-    "monitored_barrier": _MONITORED_BARRIER,
+_NAMES: Mapping[str, str] = {
+    "c10d::allreduce_": "all_reduce allreduce all_reduce_sparse allreduce_sparse",
+    "c10d::allreduce_coalesced_": "allreduce_coalesced all_reduce_coalesced",
+    "c10d::broadcast_": "broadcast _broadcast_oop broadcast_oop",
+    "c10d::reduce_": "reduce _reduce_oop reduce_oop",
+    "c10d::allgather_": "all_gather allgather all_gather_v all_gatherv allgatherv",
+    "c10d::_allgather_base_": "_all_gather_base _allgather_base all_gather_base allgather_base all_gather_single "
+    "all_gather_into_tensor",
+    "c10d::allgather_into_tensor_coalesced_": "all_gather_into_tensor_coalesced allgather_into_tensor_coalesced",
+    "c10d::reduce_scatter_": "reduce_scatter reducescatter reduce_scatter_v reduce_scatterv",
+    "c10d::_reduce_scatter_base_": "_reduce_scatter_base reduce_scatter_base reduce_scatter_single "
+    "reduce_scatter_tensor",
+    "c10d::reduce_scatter_tensor_coalesced_": "reduce_scatter_tensor_coalesced",
+    "c10d::gather_": "gather",
+    "c10d::scatter_": "scatter",
+    "c10d::alltoall_": "all_to_all alltoall",
+    "c10d::alltoall_base_": "all_to_allv alltoallv all_to_all_v all_to_all_single all_to_all_v_single alltoall_base",
+    "c10d::send": "send isend",
+    "c10d::recv_": "recv irecv",
+    "c10d::recv_any_source_": "recv_any_source recvanysource",
+    "c10d::barrier": "barrier allreduce_barrier all_reduce_barrier",
+    "c10d::monitored_barrier_": "monitored_barrier",
 }
-"""By the backend's name for it, in lower case. The collective behind "all_to_all" with one tensor is the single one."""
+"""Op → the names that backends give it, in lower case. "all_to_all" with one tensor is the single one."""
+
+SPELLINGS: Mapping[str, str] = {name: op for op, names in _NAMES.items() for name in names.split()}
+"""Name → op. How the op's arguments take a flat list of tensors, its row of the op table says."""
+
+EVEN = frozenset({"all_to_all_single"})
+"""Names of ops that are called without split sizes, where their op may have some."""
 
 SUMMARIES = frozenset({"coalesced", "allgather_coalesced", "reduce_scatter_coalesced", "batch_p2p_ops"})
 """Rows that stand for several collectives, whose members have rows of their own."""

@@ -41,6 +41,8 @@ def _indivisible(scene: Scene) -> Broken:
     else:
         one, slot = scene.slot(calls, lambda slot: any(isinstance(size, shared) for size in slot.part.sizes))
         dim = next(place for place, size in enumerate(slot.part.sizes) if isinstance(size, shared))
+        if any(isinstance(size, Rest) for size in slot.part.sizes[:dim]):  # then only the dims behind it are counted
+            dim += len(slot.spec.shape) - len(slot.part.sizes)
     by = scene.draw(st.integers(1, one.group.size - 1))
     changed = edited(one, slot, shape=grown(slot.spec.shape, dim, by))
     return scene.local(calls, changed, "divides", f"{slot.label} has {by} too many along dim {dim}")

@@ -11,7 +11,7 @@ import pytest
 import collective_rules as cr
 from collective_rules.comparison import compare
 from collective_rules.recordings import Recording
-from tests.test_sources import dump, entry, ids, recorded
+from tests.test_recordings import dump, entry, ids, recorded
 
 Entries = list[dict[str, Any]]
 CONFIG = {name: {"name": name, "desc": name, "ranks": "[0, 1]"} for name in ("0", "1")}

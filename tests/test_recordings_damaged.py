@@ -15,7 +15,7 @@ import collective_rules as cr
 from collective_rules.comparison import compare
 from collective_rules.recordings import Recording, SourceError, json_stream, plain_pickle, read
 from collective_rules.recordings.plain_pickle import load_plain
-from tests.test_sources import INFO, counts, dump, entry, ids, ledger, param, recorded
+from tests.test_recordings import INFO, counts, dump, entry, ids, ledger, param, recorded
 
 
 class Evil:

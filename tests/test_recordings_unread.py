@@ -10,8 +10,8 @@ import pytest
 import collective_rules as cr
 from collective_rules.comparison import blocks, compare
 from collective_rules.recordings import Recording, SourceError, read
-from tests.test_sources import INFO, counts, dump, entry, ids, ledger, param, recorded
-from tests.test_sources_damaged import kineto, of_ranks, reduces, samples, severities
+from tests.test_recordings import INFO, counts, dump, entry, ids, ledger, param, recorded
+from tests.test_recordings_damaged import kineto, of_ranks, reduces, samples, severities
 
 
 def test_packed_data_are_read_up_to_the_byte_that_is_damaged(tmp_path: Path) -> None:
