@@ -28,7 +28,7 @@ from collective_rules.ops import row as row_module
 from collective_rules.rules import KINDS, Rule
 from collective_rules.spec import Memory
 from collective_rules.testing import dispatch
-from collective_rules.testing.drawing import DTYPES, Wish, draw_calls
+from collective_rules.testing.drawing import DTYPES, Wish, draw_calls, spellings_of
 from collective_rules.testing.expected import differences
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, TRANSPOSED, strides
 from collective_rules.testing.strategies import broken_calls, calls, ways_to_break
@@ -89,6 +89,7 @@ class Fault:
     id: str
     rank: int | None
     local: bool
+    backend: str | None
 
 
 @attrs.frozen(eq=False)
@@ -198,13 +199,18 @@ def stated(op: str) -> tuple[tuple[Post, ...], ...]:
     return tuple(tuple(map(posted, group)) for group in groups)
 
 
+def asked(op: str) -> str | None:
+    """The backend whose table is asked: gloo's, but for ops of which gloo takes no form."""
+    return "gloo" if spellings_of(cr.lookup(op), "gloo") else None
+
+
 @functools.cache
 def faults(op: str) -> tuple[Fault, ...]:
     """Groups with one thing broken."""
     return tuple(
-        Fault(way, tuple(map(posted, each.calls)), each.id, each.rank, each.local)
-        for way in ways_to_break(op)
-        for each in drawn(broken_calls(op, way=way, most_ranks=MOST_RANKS), MANY.get(way, 3))
+        Fault(way, tuple(map(posted, each.calls)), each.id, each.rank, each.local, asked(op))
+        for way in ways_to_break(op, backend=asked(op))
+        for each in drawn(broken_calls(op, way=way, backend=asked(op), most_ranks=MOST_RANKS), MANY.get(way, 3))
     )
 
 
@@ -805,8 +811,8 @@ def agrees(posts: Sequence[Post], backend: str | None) -> None:
 
 def is_found(fault: Fault) -> None:
     """Check finds the very constraint in the changed call, or agree between the ranks; the other calls are legal."""
-    group = [post.call for post in fault.posts]
-    found = {call.group.rank: {each.id: each.severity for each in cr.check(call, "gloo")} for call in group}
+    group, backend = [post.call for post in fault.posts], fault.backend
+    found = {call.group.rank: {each.id: each.severity for each in cr.check(call, backend)} for call in group}
     if fault.rank is None:
         severity = severity_of(fault)
         assert severity in [each.get(fault.id) for each in found.values()]
@@ -814,7 +820,7 @@ def is_found(fault: Fault) -> None:
         assert not any(each.severity == "error" for call in group for each in cr.check(call))
         return
     if not fault.local:
-        between = {each.id: each.severity for each in cr.agree(group, "gloo")}
+        between = {each.id: each.severity for each in cr.agree(group, backend)}
         assert between.get(fault.id) == "error"
     for rank, each in found.items():
         assert each.get(fault.id) == severity_of(fault) if rank == fault.rank and fault.local else not each
