@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
+from collective_rules.backends import spellings_of
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.errors import CallError
 from collective_rules.ops import OPS
@@ -28,7 +29,7 @@ from collective_rules.ops import row as row_module
 from collective_rules.rules import KINDS, Rule
 from collective_rules.spec import Memory
 from collective_rules.testing import dispatch
-from collective_rules.testing.drawing import DTYPES, Wish, draw_calls, spellings_of
+from collective_rules.testing.drawing import DTYPES, Wish, draw_calls
 from collective_rules.testing.expected import differences
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, TRANSPOSED, strides
 from collective_rules.testing.strategies import broken_calls, calls, ways_to_break
@@ -201,7 +202,7 @@ def stated(op: str) -> tuple[tuple[Post, ...], ...]:
 
 def asked(op: str) -> str | None:
     """The backend whose table is asked: gloo's, but for ops of which gloo takes no form."""
-    return "gloo" if spellings_of(cr.lookup(op), "gloo") else None
+    return "gloo" if spellings_of("gloo", cr.lookup(op)) else None
 
 
 @functools.cache
