@@ -72,7 +72,9 @@ def test_the_page_is_missing() -> None:
 
 def test_a_backend_that_takes_no_such_form_is_named() -> None:
     """Its table says which forms it takes, and so the op belongs to those that it lacks."""
-    with pytest.raises(AssertionError, match="gloo takes none of the forms .'last_dim'.; mark the op as missing there"):
+    with pytest.raises(
+        AssertionError, match=r"gloo takes none of the forms .'last_dim'.; mark the op as missing there"
+    ):
         test_tables.test_a_backend_takes_some_form_of_every_op_that_it_has(OP, "gloo")
 
 
