@@ -1,7 +1,7 @@
-"""The bytes of a call by the conventions of two other tools, for those who compare with their numbers.
+"""The bytes of a call by the conventions of two other tools, for comparison with their numbers.
 
-Each function gives the number that the convention defines, where the tool's own code gives another too
-(`docs/traffic.md` lists where). `traffic` has the library's own conventions and nccl-tests'.
+Each function returns the number that the convention defines, also where the tool's own code returns another
+(`docs/traffic.md` lists these cases). `traffic` has the library's own conventions and nccl-tests'.
 """
 
 from __future__ import annotations

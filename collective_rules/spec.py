@@ -1,4 +1,4 @@
-"""A tensor, and a group, as data: what the rules need to know of them, and nothing of their contents or processes."""
+"""A tensor and a group as data, without contents and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_size(value: object) -> TypeGuard[int]:
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a fresh tensor of `shape`, as torch makes them: a size of 0 counts as 1.
+    """Return the strides of a fresh tensor of `shape`; as in torch, a size of 0 counts as 1.
 
     >>> contiguous_stride((4, 0, 3))
     (3, 3, 1)
@@ -46,7 +46,7 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
 
 @attrs.frozen
 class Memory:
-    """Where a tensor lies: `storage` identifies the allocation, `offset` counts elements from its start."""
+    """The place of a tensor: `storage` identifies the allocation, `offset` counts elements from its start."""
 
     storage: int
     offset: Any
@@ -56,18 +56,18 @@ class Memory:
 class Spec:
     """A tensor without its contents.
 
-    - `shape`: sizes, ints or SymInts; None where it is not known (a trace that does not tell).
-    - `dtype`: a `torch.dtype`, or None where it is not known.
-    - `stride`: in elements; left out, that of a contiguous tensor.
+    - `shape`: sizes, ints or SymInts; None if unknown.
+    - `dtype`: a `torch.dtype`; None if unknown.
+    - `stride`: in elements; by default that of a contiguous tensor.
     - `device`: the device type, "cpu".
     - `layout`: "strided", or torch's name of another layout ("sparse_coo").
     - `view`: "conj" or "neg" (or "conj neg") for torch's lazy views, which raw memory does not show.
-    - `memory`: where it lies, if known. The same `Spec` object passed twice is the same memory.
-    - `alias`: in what `infer` returns, the argument whose memory this is; None means fresh.
-    - `plain`: whether all is known and there is nothing to say of its memory: ints, contiguous, no view.
+    - `memory`: its place, if known. The same `Spec` object passed twice is the same memory.
+    - `alias`: in results of `infer`, the argument whose memory this is; None for fresh memory.
+    - `plain`: whether all is known and usual: sizes are ints, contiguous, no view.
 
-    Two specs are equal where shape, dtype, strides, device, layout and view are; memory and alias do not count.
-    A malformed one raises `CallError`.
+    Two specs are equal if shape, dtype, strides, device, layout and view are; memory and alias do not count.
+    Malformed arguments raise `CallError`.
 
     >>> Spec((16, 4), torch.bfloat16)
     Spec((16, 4), bfloat16)
@@ -116,13 +116,8 @@ class Spec:
         if type(device) is not str:
             device = device.type if isinstance(device, torch.device) else _no_device(device)
         fields = self.__dict__
-        fields["shape"] = shape
-        fields["dtype"] = dtype
-        fields["device"] = device
-        fields["layout"] = layout
-        fields["view"] = view
-        fields["memory"] = memory
-        fields["alias"] = alias
+        fields["shape"], fields["dtype"], fields["device"], fields["layout"] = shape, dtype, device, layout
+        fields["view"], fields["memory"], fields["alias"] = view, memory, alias
         fields["plain"] = ints and stride is None and layout == "strided" and not view and dtype is not None
         fields["_stride"] = stride
 
@@ -145,7 +140,7 @@ class Spec:
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """The strides in elements, computed where they were left out; `()` where the shape is not known."""
+        """The strides in elements, computed if they were left out; `()` if the shape is unknown."""
         return contiguous_stride(self.shape or ()) if self._stride is None else self._stride
 
     @property
@@ -159,7 +154,7 @@ class Spec:
         return self.numel * self.dtype.itemsize
 
     def _numbers(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Sizes and strides as ints, SymInts by their hints; None where strides were left out or are not known."""
+        """Return sizes and strides as ints, SymInts by their hints; None if strides were left out or are unknown."""
         if self._stride is None:
             return None
         shape, stride = tuple(map(hint, self.shape)), tuple(map(hint, self._stride))
@@ -167,7 +162,7 @@ class Spec:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether it lies in memory as its shape reads; sizes of 1 and empty tensors do not count."""
+        """Whether its elements lie in memory in row-major order without gaps; sizes of 1 do not count."""
         numbers = self._numbers()
         if numbers is None or 0 in numbers[0]:
             return True
@@ -176,7 +171,7 @@ class Spec:
 
     @property
     def has_odd_strides(self) -> bool:
-        """Whether it is contiguous, but with other strides than a fresh tensor: along sizes of 1.
+        """Whether it is contiguous, but has other strides than a fresh tensor along sizes of 1.
 
         >>> Spec((1, 2), stride=(1, 1)).has_odd_strides, Spec((1, 2)).has_odd_strides
         (True, False)
@@ -185,9 +180,9 @@ class Spec:
 
     @property
     def order(self) -> tuple[int, ...] | None:
-        """The dims from the slowest to the fastest in memory, where it is dense; None where it is not.
+        """The dims of a dense tensor from the slowest to the fastest in memory; None if it is not dense.
 
-        Sizes of 1 do not count, and a contiguous tensor's order is `()` whatever its shape.
+        Sizes of 1 do not count, and a contiguous tensor's order is `()`.
 
         >>> Spec((2, 3), stride=(1, 2)).order
         (1, 0)
@@ -208,7 +203,7 @@ class Spec:
 
     @property
     def has_one_order(self) -> bool:
-        """Whether every order of its dims is the same memory: it is empty, or has one dim that counts."""
+        """Whether every order of its dims is the same memory: it is empty, or has at most one size other than 1."""
         sizes = tuple(map(hint, self.shape))
         return 0 in sizes or sum(n != 1 for n in sizes) < 2
 
@@ -226,7 +221,7 @@ class Spec:
         return False
 
     def extent(self) -> tuple[int, int, int] | None:
-        """Return (storage, first byte, one past the last byte) of what it may touch, or None if that is not known."""
+        """Return (storage, first byte, one past the last byte) that it may touch; None if unknown."""
         shape, stride = tuple(map(hint, self.shape or ())), tuple(map(hint, self.stride))
         offset = hint(self.memory.offset) if self.memory is not None else None
         if self.memory is None or self.dtype is None or offset is None or 0 in shape or None in shape + stride:
@@ -256,7 +251,7 @@ class Spec:
 
     @property
     def is_contiguous_or_unknown(self) -> bool:
-        """Whether there is nothing to say of its strides."""
+        """Whether its strides need no mention."""
         return self.shape is None or self.is_contiguous
 
 
@@ -267,11 +262,7 @@ def _no_device(device: object) -> str:
 def _memory(tensor: torch.Tensor) -> Memory | None:
     try:
         return Memory(tensor.untyped_storage()._cdata, tensor.storage_offset())
-    except (
-        RuntimeError,
-        NotImplementedError,
-        TypeError,
-    ):  # no storage of its own: sparse tensors, wrapper subclasses
+    except (RuntimeError, NotImplementedError, TypeError):  # sparse tensors and wrapper subclasses have no storage
         return None
 
 
@@ -279,7 +270,7 @@ def _memory(tensor: torch.Tensor) -> Memory | None:
 class Group:
     """A process group as one of its ranks sees it: `size` ranks, this one being `rank` (0-based, in the group).
 
-    `name` and `ranks` (the global rank of each group rank) are for reports; rules do not need them.
+    `name` and `ranks` (the global rank of each group rank) serve reports; rules do not need them.
 
     >>> Group(size=8, rank=3)
     Group(size=8, rank=3, name='', ranks=())

@@ -1,7 +1,7 @@
 """How many bytes a call moves, by four conventions.
 
-It knows sizes, not contents: a sparse tensor counts as the dense one that it stands for (what travels depends on how
-many values it holds), and an all_to_all whose split sizes lie on the device as if it sent all it has.
+Contents are not known: a sparse tensor counts as a dense one, and an all_to_all whose split sizes lie on the device
+counts as if it sent its whole input.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Traffic", "traffic"]
 class Traffic:
     """Bytes that one rank's call moves, each by the convention of its name.
 
-    - `read`, `written`: payload, logical elements times their size, never the storage behind a view. Contents that do
-      not count (a broadcast's input off the root) count as nothing, and so does what is not written on this rank.
-      A fused op's weights are read too; of its scales, one that is gathered with its shard.
-    - `sent`: what this rank sends under a bandwidth-optimal algorithm.
+    - `read`, `written`: payload, logical elements times their size, never the storage behind a view. Tensors whose
+      contents do not matter (a broadcast's input off the root), or that are not written on this rank, count as 0.
+      A fused op's weights are read too, and a scale that is gathered with its shard.
+    - `sent`: the bytes that this rank sends under a bandwidth-optimal algorithm.
     - `buffer`, `bus_factor`: nccl-tests' S and the factor from algorithm to bus bandwidth.
     """
 
@@ -42,8 +42,7 @@ class Traffic:
 def traffic(call: Call) -> Traffic:
     """Return the bytes that `call` moves.
 
-    Raises `CallError` where a shape, a dtype or the root is not known, where `infer` does, and for more bytes than a
-    float can hold.
+    Raises `CallError` if a shape, a dtype or the root is unknown, if `infer` does, or if bytes exceed a float.
 
     >>> import collective_rules as cr
     >>> cr.traffic(cr.call("c10d::allreduce_", group=cr.Group(size=4), tensors=[(1024,)]))
@@ -86,7 +85,7 @@ def _moved(call: Call) -> Traffic:
 
 
 def _root(call: Call) -> int:
-    """The root's rank, 0 where there is none; for it, where nobody tells it, any rank that is what the lists say."""
+    """Return the root's rank, 0 without a root; if it is unknown, a rank that agrees with who has the root's list."""
     root, size, row = call.attribute("root"), call.group.size, call.row
     if root is not None or size == 1 or call.arguments.get(row.root) is not UNKNOWN:
         return root or 0
@@ -96,7 +95,7 @@ def _root(call: Call) -> int:
 
 
 def _scale_bytes(call: Call, slot: Slot) -> int:
-    """The bytes of a tensor's scale that travels with it; other scales, and biases, stay here.
+    """Return the bytes of the scale that travels with a tensor; other scales, and biases, do not travel.
 
     torch takes a scale for one of this rank's rows where its leading sizes are the tensor's
     (torch/distributed/_symmetric_memory/__init__.py, _check_and_verify_fp8_all_gather_scale_mode).
@@ -118,7 +117,7 @@ def _bytes(call: Call, name: str, value: object) -> int:
 
 
 def _kept(call: Call, bound: Bound, reads: list[Slot], inputs: int) -> float:
-    """The bytes that an all_to_all leaves where they are: 0, so that all is sent, where nothing tells its own share."""
+    """Return the bytes that an all_to_all keeps on this rank; 0 if the rank's own share is unknown."""
     rank = call.group.rank
     own = [slot.spec for slot in reads if slot.rank == rank]
     if own:

@@ -1,4 +1,4 @@
-"""One collective: the calls of its ranks, one each, and every name that they bind, unified."""
+"""One collective: the names that its calls bind, one call of each rank, are unified."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["compare"]
 
 
 def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
-    """Yield what the calls of one collective disagree on: at least one, and of no rank two."""
+    """Yield the disagreements between the calls of one collective: one or more calls, at most one of each rank."""
     rules: dict[str, list[int]] = {}
     for call in calls:
         rules.setdefault(call.row.entry.meets or call.row.rule.name, []).append(call.group.rank)
@@ -50,19 +50,19 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     bounds = _same_form(calls, backend)
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
     ranks = frozenset(call.group.rank for call in calls)
-    found = list(unify(_bindings(bounds, sizes=one_form), ranks))
-    if any("length" in each.names for each in found):  # what the longer list has, the shorter does not tell
-        found = [each for each in found if each.severity != UNDECIDABLE]
+    findings = list(unify(_bindings(bounds, sizes=one_form), ranks))
+    if any("length" in each.names for each in findings):  # the shorter list lacks names of the longer one
+        findings = [each for each in findings if each.severity != UNDECIDABLE]
     else:
         lengths = (Binding(("length", None), bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
-        found += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
-    yield from map(_undecided, found) if _may_be_uneven(calls, backend) else found
+        findings += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
+    yield from map(_undecided, findings) if _may_be_uneven(calls, backend) else findings
 
 
 def _exchange_alike(calls: list[Call]) -> bool:
-    """Whether all calls are legal by themselves and pass split sizes that fit pair by pair.
+    """Return whether all calls are legal by themselves and their split sizes fit pair by pair.
 
-    Says less than the names that they bind, but of W² pairs it can be told by transposing the split sizes.
+    This is a fast path: for W² pairs it only transposes the split sizes. False means that `unify` has to decide.
     """
     row = calls[0].row
     if len(row.splits) != 2 or len(calls) != calls[0].group.size:
@@ -79,14 +79,14 @@ def _exchange_alike(calls: list[Call]) -> bool:
 
 
 def _totals(calls: list[Call]) -> Iterator[Finding]:
-    """Where split sizes are not known: all that is sent must be all that is received."""
+    """Yield a finding if split sizes are unknown, and not as many elements are sent as are received."""
     unknown = [call for call in calls if any(call.arguments.get(name) is UNKNOWN for name in call.row.splits)]
     if not unknown or len(calls) != calls[0].group.size:
         return
     sides = [[_elements_of(call, names) for names in (call.row.reads, call.row.writes)] for call in calls]
-    known = [[each for each in side if each is not None] for side in zip(*sides, strict=True)]
-    sent, expected = map(sum, known)
-    if len(known[0]) == len(known[1]) == len(calls) and sent != expected:
+    counts = [[each for each in side if each is not None] for side in zip(*sides, strict=True)]
+    sent, expected = map(sum, counts)
+    if len(counts[0]) == len(counts[1]) == len(calls) and sent != expected:
         rows = [
             (f"rank {call.group.rank}", f"{a} sent, {b} expected", call.source)
             for call, (a, b) in zip(calls, sides, strict=True)
@@ -110,14 +110,14 @@ def _elements_of(call: Call, names: tuple[str, ...]) -> int | None:
 
 
 def _may_be_uneven(calls: list[Call], backend: str | None) -> bool:
-    """Whether the sizes may differ, in a form that only the outputs could tell from the even one."""
+    """Return whether sizes may differ: outputs are left out that would tell the uneven form from the even one."""
     row = calls[0].row
     left_out = any(name not in row.fresh and name not in call.arguments for call in calls for name in row.writes)
     return left_out and "uneven" in _forms(row, backend)
 
 
-def _undecided(found: Finding) -> Finding:
-    return attrs.evolve(found, severity=UNDECIDABLE) if found.names.keys() == {"s"} else found
+def _undecided(finding: Finding) -> Finding:
+    return attrs.evolve(finding, severity=UNDECIDABLE) if finding.names.keys() == {"s"} else finding
 
 
 def _forms(row: Row, backend: str | None) -> list[str]:
@@ -126,7 +126,7 @@ def _forms(row: Row, backend: str | None) -> list[str]:
 
 
 def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
-    """Bind all calls under one form that fits them all, if there is one."""
+    """Return the calls bound under one form that fits all of them; if there is none, each under its own form."""
     forms = _forms(calls[0].row, backend)
     bounds = [bind(call) for call in calls]
     chosen = dict.fromkeys(bound.spelling.form.name for bound in bounds)
@@ -140,9 +140,9 @@ def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
 
 
 def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
-    """Yield what every rank binds; of ranks that use different forms, the elements read in place of sizes.
+    """Yield the names that every rank binds; for ranks with different forms, numbers of elements instead of sizes.
 
-    A list of one is what an op without a list passes.
+    A list of one tensor counts as that tensor.
     """
     single = all(_count(bound) == 1 for bound in bounds)
     mixed = set(_mixed_orders(bounds))
@@ -157,7 +157,7 @@ def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
 
 
 def _count(bound: Bound) -> int:
-    """How many tensors travel: a list whose tensors are alike is reduced, or copied, on the rank itself."""
+    """Return how many tensors travel: one of a list that is reduced, or copied, on the rank itself."""
     return 1 if bound.call.row.entry.alike else bound.count or 1
 
 
@@ -178,7 +178,7 @@ def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | N
 
 
 def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:
-    """Yield the keys of the memory orders in which two ranks differ."""
+    """Yield the keys of the memory orders that differ between ranks."""
     seen: dict[Key, dict[Any, Spec]] = {}
     for bound in bounds:
         for key, slot, order in memory_order(bound):
@@ -189,7 +189,7 @@ def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:
 
 
 def _elements(bound: Bound) -> Iterator[tuple[Key, Any, Slot | None]]:
-    """Yield how many elements each tensor that is read has."""
+    """Yield the number of elements of each tensor that is read."""
     read = bound.spelling.statement.reads
     for slot in bound.slots:
         if any(slot.part is part for part in read) and slot.rank is None and slot.spec.shape is not None:

@@ -1,4 +1,4 @@
-"""Names that several ranks bind, unified: what `agree` says of a disagreement. Knows nothing of who must take part."""
+"""Names that several ranks bind: a name with different values becomes a finding."""
 
 from __future__ import annotations
 
@@ -37,21 +37,20 @@ class Binding:
 def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Finding]:
     """Yield a finding for every name that the ranks bind to different values, or that only some of `ranks` bind.
 
-    One whose value is `UNKNOWN` disagrees with nobody.
-
-    A disagreement on pairs of ranks, `S[i,j]`, is one finding, with the bad pairs as a matrix where there are several.
+    An `UNKNOWN` value disagrees with none. Several pairs of ranks that disagree on one name, as `S[i,j]`, are one
+    finding with a matrix.
     """
     by_key: dict[Key, list[Binding]] = {}
     pairs: dict[Key, dict[Key, list[list[Binding]]]] = {}
     named: dict[Any, dict[Key, list[list[Binding]]]] = {}
     for binding in bindings:
         by_key.setdefault(binding.key, []).append(binding)
-    for key, known in by_key.items():
+    for key, bound in by_key.items():
         values: dict[Any, list[Binding]] = {}
-        for binding in known:
+        for binding in bound:
             if binding.value is not UNKNOWN:
                 values.setdefault(_comparable(binding.value), []).append(binding)
-        silent = ranks - {binding.rank for binding in known}
+        silent = ranks - {binding.rank for binding in bound}
         if len(values) > 1:
             different = list(values.values())
             if len(key) == 4:
@@ -61,7 +60,7 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
                 who = tuple(tuple([binding.rank for binding in group]) for group in different)
                 named.setdefault((key[0], _severity(different), who), {})[key] = different
         elif values and silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
-            yield _untold(key, known[0], silent)
+            yield _unbound(key, bound[0], silent)
     yield from map(_different, named.values())
     for bad in pairs.values():
         yield _several(bad) if len(bad) > 1 else _different(bad)
@@ -78,18 +77,18 @@ def _comparable(value: Any) -> Any:
 
 
 def _is_open(value: Any) -> bool:
-    """Whether only the run will tell what `value` is."""
+    """Return whether only the run will tell the value."""
     if isinstance(value, tuple):
         return any(map(_is_open, value))
     return value is None or (isinstance(value, torch.SymInt) and hint(value) is None)
 
 
 def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
-    """The finding that the same ranks disagree on each of these: one name, in several tensors of a list."""
+    """Return the finding that the same ranks disagree on one name, in one or several tensors of a list."""
     key, groups = next(iter(bad.items()))
     groups.sort(key=lambda group: (-len(group), group[0].rank))
     speaker = groups[-1][0]
-    names = {key_text(each) if len(each) > 1 else str(each[0]): known for each, known in bad.items()}
+    names = {key_text(each) if len(each) > 1 else str(each[0]): values for each, values in bad.items()}
     shown = [*names][:_MOST_OF_LIST]
     severity = _severity(groups)
     who = f"ranks {key[-2]} and {key[-1]}" if len(key) == 4 else "ranks"
@@ -97,10 +96,10 @@ def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return disagreement(
         speaker.bound,
-        _kind(speaker.bound.call.row, key),
+        _constraint_kind(speaker.bound.call.row, key),
         f"{who} {verb} on {', '.join(shown)}{more}",
         rows=[(name, value_text(_shown(group[0].value)), _where(group)) for name in shown for group in names[name]],
-        names={name: _by_rank(known) for name, known in names.items()},
+        names={name: _by_rank(values) for name, values in names.items()},
         ranks=odd_ones([[binding.rank for binding in group] for group in groups]),
         place=_place(speaker),
         severity=severity,
@@ -108,7 +107,7 @@ def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
 
 
 def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
-    """The finding that several pairs of ranks disagree, on one name."""
+    """Return the finding that several pairs of ranks disagree on one name."""
     severity = min(map(_severity, bad.values()), key=SEVERITIES.index)
     key, groups = next((key, groups) for key, groups in bad.items() if _severity(groups) == severity)
     speaker = groups[-1][0]
@@ -122,7 +121,7 @@ def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
         lines.append(("", f"at {', '.join(list(filter(None, sources))[:3])}", ""))
     return disagreement(
         speaker.bound,
-        _kind(row, key),
+        _constraint_kind(row, key),
         f"{len(bad)} pairs of ranks {verb} on {name}: what i sends is not what j expects",
         rows=lines,
         names={key_text(pair): _by_rank(groups) for pair, groups in bad.items()},
@@ -133,7 +132,7 @@ def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
 
 
 def _matrix(name: str, bad: Mapping[Key, list[list[Binding]]]) -> list[str]:
-    """Write bad pairs as a matrix: a line for each sender, a column for each receiver, `sent≠expected` in it."""
+    """Return the lines of a matrix: senders by receivers, with `sent≠expected` for each bad pair."""
     cells: dict[tuple[int, int], str] = {}
     for key, groups in bad.items():
         values = _by_rank(groups)
@@ -160,17 +159,18 @@ def _by_rank(groups: list[list[Binding]]) -> dict[int, Any]:
     return {each.rank: each.value for each in sorted((b for group in groups for b in group), key=lambda b: b.rank)}
 
 
-def _untold(key: Key, known: Binding, silent: frozenset[int]) -> Finding:
+def _unbound(key: Key, example: Binding, silent: frozenset[int]) -> Finding:
+    """Return the finding that some ranks do not tell a name; `example` is another rank's binding."""
     name = key_text(key) if len(key) > 1 else str(key[0])
     verdict = f"{ranks_verb(silent, 'does')} not tell {name}"
     return disagreement(
-        known.bound,
-        _kind(known.bound.call.row, key),
+        example.bound,
+        _constraint_kind(example.bound.call.row, key),
         verdict,
-        rows=[(name, value_text(_shown(known.value)), _where([known]))],
-        names={name: {known.rank: known.value}},
+        rows=[(name, value_text(_shown(example.value)), _where([example]))],
+        names={name: {example.rank: example.value}},
         ranks=tuple(sorted(silent)),
-        place=_place(known),
+        place=_place(example),
         severity=UNDECIDABLE,
     )
 
@@ -202,7 +202,7 @@ def disagreement(
 
 
 def _place(speaker: Binding) -> tuple[Part | None, Size | None]:
-    """Where in the rule's text the speaker's name stands."""
+    """Return the part and the size of the rule's text that hold the speaker's name."""
     slot = speaker.slot
     if slot is None or not any(slot.part is part for part in speaker.bound.spelling.statement.parts):
         return None, None
@@ -217,7 +217,7 @@ def _where(group: list[Binding]) -> str:
     return where_text([binding.bound.call for binding in group])
 
 
-def _kind(row: Row, key: Key) -> str:
+def _constraint_kind(row: Row, key: Key) -> str:
     name = key[0]
     if name in ("dtype", "order", "reduce_op", "root", "tag"):
         return str(name)
@@ -229,7 +229,7 @@ def _kind(row: Row, key: Key) -> str:
 
 
 def _same_elements(speaker: Binding, groups: list[list[Binding]]) -> bool:
-    """Whether only the shape differs, of a part that is one `*s`."""
+    """Return whether a part that is one `*s` differs in its shape alone, not in its number of elements."""
     slot = speaker.slot
     if slot is None or len(slot.part.sizes) != 1:
         return False
