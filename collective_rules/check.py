@@ -119,4 +119,4 @@ def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
         part = next((slot.part for slot in bound.slots if slot.label in slot_specs), None)
         verdict = f"{backend} {breach}"
         message = compose(call.row, bound.spelling, (part, None), verdict, limit.id, values, limit.advice)
-        yield Finding(limit.id, severity, message, (call.group.rank,), dict(slot_specs))
+        yield Finding(limit.id, severity, message, (call.group.rank,), dict(slot_specs), op=call.op)

@@ -23,6 +23,7 @@ class Finding:
     - `message`: the verdict, the op and its rule with a caret, the values, what to do.
     - `ranks`: the group ranks at fault; the odd ones out if there is a majority.
     - `names`: the values by name; if several ranks disagree, a mapping from rank to value for each name.
+    - `op`: the op of the call; "" if the finding is not about the calls of one op.
     - `group`, `index`: in a sequence of calls, the group's name and the first of its collectives (from 0) with this
       finding. `count`: how many have it.
 
@@ -40,6 +41,7 @@ class Finding:
     group: str = ""
     index: int | None = None
     count: int = 1
+    op: str = ""
 
     def __str__(self) -> str:
         return self.message

@@ -27,7 +27,7 @@ def finding_of(row: Row, spelling: Spelling, problem: Problem, rank: int) -> Fin
     rows = [(name, value_text(value), "") for name, value in problem.values.items()]
     advice = problem.advice or KINDS[problem.kind].advice
     message = compose(row, spelling, (problem.part, problem.size), problem.verdict, id_, rows, advice)
-    return Finding(id_, problem.severity, message, (rank,), {**problem.names, **problem.values})
+    return Finding(id_, problem.severity, message, (rank,), {**problem.names, **problem.values}, op=row.op)
 
 
 def compose(

@@ -115,7 +115,7 @@ def test_messages_of_a_rank_that_begins_late_are_undecidable(tmp_path: Path) -> 
 def test_a_doubt_says_which_record_begins_late(tmp_path: Path) -> None:
     recordings = of_ranks(tmp_path, made(*SENDS, *reduces(5)), made(*RECEIVES, *reduces(5))[2:])
     found = [each for each in compare(recordings, expected=()).findings if not each.id.startswith("READ")]
-    assert all("The record of rank 1 begins late" in each.message for each in found)
+    assert all("The recording of rank 1 begins late" in each.message for each in found)
 
 
 def test_a_group_that_is_overwritten_as_a_whole_is_undecidable_and_one_that_is_left_out_an_error(

@@ -198,7 +198,7 @@ def disagreement(
     id_ = row.rule.id_of(kind)
     advice = KINDS[kind].between or KINDS[kind].advice
     message = compose(row, bound.spelling, place, verdict, id_, rows, advice)
-    return Finding(id_, severity, message, ranks, names)
+    return Finding(id_, severity, message, ranks, names, op=row.op)
 
 
 def _place(speaker: Binding) -> tuple[Part | None, Size | None]:

@@ -7,15 +7,15 @@ many calls have alike, and translates the ranks of groups into global ranks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
 from typing import Any
 
 import attrs
 
-from collective_rules.agree import agree
 from collective_rules.agreement.sequences import Signatures
-from collective_rules.agreement.wait_cycle import WAIT_CYCLE
 from collective_rules.call import Call
 from collective_rules.check import check
+from collective_rules.comparison.certainty import Damage, certain_findings, doubtful_findings
 from collective_rules.comparison.context import Divergence, Timeline, divergences, earliest_first
 from collective_rules.comparison.names import GroupNames
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
@@ -25,8 +25,6 @@ from collective_rules.recordings import Recording, same_ranks
 __all__ = ["Comparison", "File", "compare"]
 
 _ABSENT, _WORLDS = "COMPARE1", "COMPARE2"
-_MOST_RANKS = 8
-_BY_BACKEND = "flight recorder"
 
 
 @attrs.frozen
@@ -101,21 +99,25 @@ def compare(
     for each in ranked:
         by_rank.setdefault(each.rank or 0, each)
     groups = GroupNames(call for each in by_rank.values() for call in each.calls)
-    cut = {rank for rank, each in by_rank.items() if each.is_cut}
     world = max((each.world_size for each in ranked if each.world_size is not None), default=None)
     checked = list(_checked(by_rank, groups, backend))
-    agreed = list(_agreed(by_rank, groups, backend, {*cut, *incomplete} & by_rank.keys()))
+    cut = {rank for rank, each in by_rank.items() if each.is_cut}
+    damage = Damage(by_rank, groups, {*cut, *incomplete} & by_rank.keys())
+    certain = list(certain_findings(damage, backend))
+    doubtful = list(doubtful_findings(damage, backend, certain))
+    agreed = [*certain, *map(damage.weakened, doubtful)]
+    decided = [finding.severity != UNDECIDABLE for finding in (*certain, *doubtful)]  # by agree, damaged or not
+    parting = list(compress(agreed, decided))
     wanted = _all_ranks(groups, world) if expected is None else set(expected)
     timelines = {rank: Timeline(rank, each.calls, groups) for rank, each in sorted(by_rank.items())}
     all_findings = [
         *findings,
-        *earliest_first([*checked, *(finding for finding, _ in agreed)], timelines, groups),
+        *earliest_first([*checked, *agreed], timelines, groups),
         *same_ranks(ranked),
         *_world_findings(ranked),
         *_file_findings(ranked),
         *_absence_findings(wanted - by_rank.keys(), len(wanted)),
     ]
-    parting = [finding for finding, parts in agreed if parts]
     return Comparison(
         files=tuple(_file(each, compared=by_rank.get(each.rank or 0) is each) for each in ranked),
         ranks=tuple(sorted(by_rank)),
@@ -194,129 +196,6 @@ class _Fault:
         return attrs.evolve(
             self.first, message=message, ranks=ranks, group=self.group, index=self.index, count=self.count
         )
-
-
-def _agreed(
-    chosen: Mapping[int, Recording], groups: GroupNames, backend: str | None, incomplete: set[int]
-) -> Iterator[tuple[Finding, bool]]:
-    """Yield the findings of `agree`, each with whether it is a place where ranks part.
-
-    A finding is undecidable where it may only be due to a recording:
-
-    - One that ends early may lack the call. One that could not be read whole may lack a call of some groups; in those,
-      calls without an index are not sure.
-    - One that begins late has sure indices and a sure end. Not sure are messages in its groups, and a call that is
-      missing in a group of which it has no call at all.
-    - A Flight Recorder names some ops as the backend does: with gloo, a reduce_scatter is an all_reduce.
-    """
-    torn = {rank: frozenset(each.lost) for rank, each in chosen.items() if each.lost}
-    late = _LateRecordings(chosen, groups)
-    by_naming: dict[bool, list[int]] = {}
-    for rank, recording in chosen.items():
-        by_naming.setdefault(recording.format == _BY_BACKEND, []).append(rank)
-    sure = set()
-    for ranks in by_naming.values():
-        whole = set(ranks) - incomplete - torn.keys()
-        for absent, calls in late.parts(_sure_calls(chosen, ranks, torn, late, groups)):
-            for finding in agree(calls, backend, ranks=whole - absent):
-                sure.add(_key(finding))
-                yield _placed(finding, groups), finding.severity != UNDECIDABLE
-    doubts = []
-    if incomplete:
-        doubts.append(f"The record of {ranks_text(incomplete)} ends early: a call may be among what is lost.")
-    if torn:
-        doubts.append(f"The record of {ranks_text(torn)} could not be read whole: a call may be among what is lost.")
-    if late.ranks:
-        doubts.append(f"The record of {ranks_text(late.ranks)} begins late: a call may be among what is missing.")
-    if len(by_naming) > 1:
-        doubts.append(f"The Flight Recorder of {ranks_text(by_naming[True])} names ops as the backend does.")
-    if doubts:
-        lost = frozenset().union(*torn.values())
-        anywhere = bool(incomplete) or len(by_naming) > 1 or None in lost
-        every_call = (groups.call(call) for recording in chosen.values() for call in recording.calls)
-        for finding in agree(every_call, backend, ranks=chosen):
-            if _key(finding) in sure:
-                continue
-            placed = _placed(finding, groups)
-            doubted = finding.id == WAIT_CYCLE or late.concerns(finding.group)
-            if anywhere or doubted or groups.recorded.get(finding.group, finding.group) in lost:
-                placed = attrs.evolve(placed, severity=UNDECIDABLE, message="\n".join([placed.message, *doubts]))
-            yield placed, finding.severity != UNDECIDABLE
-
-
-def _sure_calls(
-    chosen: Mapping[int, Recording],
-    ranks: Iterable[int],
-    torn: Mapping[int, frozenset[str | None]],
-    late: _LateRecordings,
-    groups: GroupNames,
-) -> Iterator[Call]:
-    """Yield the calls whose place is sure whatever else is missing, in groups with their unique names."""
-    for rank in ranks:
-        lost = torn.get(rank, ())
-        for call in chosen[rank].calls:
-            named = groups.call(call)
-            by_order = call.index is None and (None in lost or call.group.name in lost)
-            if not by_order and late.is_sure(rank, named):
-                yield named
-
-
-class _LateRecordings:
-    """The recordings that lack their beginning, as a ring buffer does; `ranks` are theirs."""
-
-    def __init__(self, chosen: Mapping[int, Recording], groups: GroupNames) -> None:
-        self.ranks = frozenset(rank for rank, each in chosen.items() if each.begins_late)
-        self._groups = groups
-        self._numbered: dict[str, set[int]] = {}
-        for rank in self.ranks:
-            for call in chosen[rank].calls:
-                if call.index is not None:
-                    self._numbered.setdefault(groups.group(call.group).name, set()).add(rank)
-
-    def concerns(self, name: str) -> bool:
-        """Return whether such a rank is in the group."""
-        return bool(self.ranks.intersection(self._groups.members(name)) or name in self._numbered)
-
-    def is_sure(self, rank: int, call: Call) -> bool:
-        """Return whether a rank's call can be compared wherever these recordings begin."""
-        if not self.ranks:
-            return True
-        if call.row.rule.point_to_point:
-            return not self.concerns(call.group.name)
-        return call.index is not None or rank not in self.ranks
-
-    def parts(self, calls: Iterable[Call]) -> Iterator[tuple[frozenset[int], Iterable[Call]]]:
-        """Yield calls with the ranks that have no indexed call in their groups, together for the same ranks."""
-        if not self.ranks:
-            yield frozenset(), calls
-            return
-        parts: dict[frozenset[int], list[Call]] = {}
-        part_of: dict[str, list[Call]] = {}
-        for call in calls:
-            name = call.group.name
-            if name not in part_of:
-                late = self.ranks.intersection(self._groups.members(name))
-                part_of[name] = parts.setdefault(late - self._numbered.get(name, set()), [])
-            part_of[name].append(call)
-        yield from parts.items()
-
-
-def _key(finding: Finding) -> tuple[Any, ...]:
-    return finding.id, finding.group, finding.index, finding.ranks
-
-
-def _placed(finding: Finding, groups: GroupNames) -> Finding:
-    """Return a finding of `agree` with global ranks; its message explains them where the group's ranks differ."""
-    members = groups.members(finding.group)
-    if finding.id == WAIT_CYCLE or not members or members == tuple(range(len(members))):
-        return finding
-    ranks = tuple(sorted(members[rank] for rank in finding.ranks if rank < len(members)))
-    which = f"group {finding.group}" if finding.group else "their group"
-    pairs = [f"{rank} is {members[rank]}" for rank in finding.ranks[:_MOST_RANKS] if rank < len(members)]
-    more = ", …" if len(finding.ranks) > _MOST_RANKS else ""
-    explained = f": {', '.join(pairs)}{more}" if pairs else ""
-    text = f"Ranks are counted in {which}, which is {ranks_text(members)} of the world{explained}."
-    return attrs.evolve(finding, ranks=ranks, message=f"{finding.message}\n{text}")
 
 
 def _file_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:

@@ -19,7 +19,6 @@ from collective_rules.binding.batch import members
 from collective_rules.call import Call
 from collective_rules.comparison.names import GroupNames
 from collective_rules.comparison.summary import call_text, tensors_text
-from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ops import lookup
 from collective_rules.rules import Unsolvable
@@ -184,18 +183,11 @@ def _by_index(name: str, ranks: Iterable[int], timelines: Mapping[int, Timeline]
     return bool(having) and all(each.has_indices(name) for each in having)
 
 
-def _is_message(finding: Finding) -> bool:
-    try:
-        return lookup(finding.message.split(": ", 1)[0]).rule.point_to_point
-    except CallError:
-        return False
-
-
 def _collective(
     name: str, findings: list[Finding], timelines: Mapping[int, Timeline], groups: GroupNames, context: int
 ) -> Iterator[tuple[int, Divergence]]:
     """Yield the first collective of the group that has a finding, with its place in the programs."""
-    collective = [finding for finding in findings if not _is_message(finding)]
+    collective = [finding for finding in findings if not lookup(finding.op).rule.point_to_point]
     if not collective:
         return
     finding = min(collective, key=lambda each: (each.severity != ERROR, each.index or 0))

@@ -164,7 +164,7 @@ def not_come(session: Session, meeting: Meeting, states: Mapping[int, RankState]
         return (Finding(MISSING, ERROR, text, ranks, names),)
     verdict += ", and will not" if left.keys() & {*faulty} else f", within {session.deadline:g} s"
     text = "\n".join([f"{call.op}: {verdict}   [{MISSING}]", f"    {call.row.notation}", *lines, advice])
-    return (Finding(MISSING, ERROR, text, ranks, names, call.group.name, meeting.index),)
+    return (Finding(MISSING, ERROR, text, ranks, names, call.group.name, meeting.index, op=call.op),)
 
 
 def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:

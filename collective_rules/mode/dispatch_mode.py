@@ -285,4 +285,4 @@ def _unwaited(entry: Entry) -> Finding:
         f"    {call.row.notation}\n"
         "Use the result, or call wait_tensor on it, before the block ends."
     )
-    return Finding(UNWAITED, WARNING, message, (call.group.rank,))
+    return Finding(UNWAITED, WARNING, message, (call.group.rank,), op=call.op)
