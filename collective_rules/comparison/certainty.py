@@ -38,13 +38,14 @@ _NAMED_BY_BACKEND = "flight recorder"
 class Damage:
     """The damage of the recordings, by rank: `ends_early`, `gaps` (names of groups), `begins_late`.
 
+    - `incomplete`: further ranks whose recordings end early, because their programs did.
     - `namings`: the ranks whose recordings name ops in the same way.
     - `indexed`: by a group's unique name, the ranks that begin late and have a call with an index in the group.
     """
 
-    def __init__(self, recordings: Mapping[int, Recording], groups: GroupNames, ends_early: Iterable[int]) -> None:
+    def __init__(self, recordings: Mapping[int, Recording], groups: GroupNames, incomplete: Collection[int]) -> None:
         self.recordings, self.groups = recordings, groups
-        self.ends_early = frozenset(ends_early)
+        self.ends_early = {rank for rank, each in recordings.items() if each.is_cut or rank in incomplete}
         self.gaps = {rank: frozenset(each.lost) for rank, each in recordings.items() if each.lost}
         self.begins_late = frozenset(rank for rank, each in recordings.items() if each.begins_late)
         self.namings: dict[bool, list[int]] = {}

@@ -101,8 +101,7 @@ def compare(
     groups = GroupNames(call for each in by_rank.values() for call in each.calls)
     world = max((each.world_size for each in ranked if each.world_size is not None), default=None)
     checked = list(_checked(by_rank, groups, backend))
-    cut = {rank for rank, each in by_rank.items() if each.is_cut}
-    damage = Damage(by_rank, groups, {*cut, *incomplete} & by_rank.keys())
+    damage = Damage(by_rank, groups, set(incomplete))
     certain = list(certain_findings(damage, backend))
     doubtful = list(doubtful_findings(damage, backend, certain))
     agreed = [*certain, *map(damage.weakened, doubtful)]
