@@ -43,11 +43,10 @@ def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
     """
     if type(call) is not Call:
         must_be_call(call)
-    limits = limits_of(backend, call.row)
     specs = plan_of(call.row).legal(call)
     if specs is not None and admits(backend, call, specs):
         return ()
-    return _check(call, backend, limits)
+    return _check(call, backend, limits_of(backend, call.row))
 
 
 def _check(call: Call, backend: str | None, limits: tuple[Limit, ...]) -> tuple[Finding, ...]:

@@ -38,13 +38,22 @@ def spellings_of(backend: str | None, row: Row) -> list[Spelling]:
 
 
 def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
-    """Return whether `backend` certainly takes a call that is legal in the usual form; `specs` are its tensors."""
-    tests = () if backend is None else _tests(backend, call.row)
-    if not tests:
+    """Return whether `backend` certainly takes a call that is legal in the usual form; `specs` are its tensors.
+
+    Raises `CallError` for a backend that is not known.
+    """
+    if backend is None:
         return True
-    dtypes = frozenset(spec.dtype for spec in specs)
-    plain = Plain(dtypes, call.attribute("reduce_op") or "", call.row.spellings[0].form.name)
-    return all(test(limit, plain) for limit, test in tests)
+    if not isinstance(backend, str):
+        limits_of(backend, call.row)  # raises
+    tests = _tests(backend, call.row)
+    if tests:
+        dtypes = {spec.dtype for spec in specs}
+        plain = Plain(dtypes, call.attribute("reduce_op") or "", call.row.spellings[0].form.name)
+        for limit, admitted in tests:
+            if not admitted(limit, plain):
+                return False
+    return True
 
 
 @functools.cache
@@ -60,7 +69,7 @@ def _tests(backend: str, row: Row) -> tuple[tuple[Limit, Callable[[Limit, Plain]
     """Return what the fast path asks of a plain call, for each limit and each of its demands."""
     return tuple(
         (limit, demand.admits)
-        for limit in _limits(backend, row)
+        for limit in limits_of(backend, row)
         for column, demand in DEMANDS.items()
         if sets(limit, column)
     )

@@ -7,7 +7,8 @@ call. Nothing here knows a particular backend. A column that stands in no table 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import NamedTuple
 
 import attrs
 import torch
@@ -65,11 +66,10 @@ class Condition:
     words: Callable[[Limit], str] = lambda limit: ""
 
 
-@attrs.frozen
-class Plain:
+class Plain(NamedTuple):
     """A call that is legal by the usual form of its rule, in short: the fast path has found nothing else in it."""
 
-    dtypes: frozenset[torch.dtype | None]
+    dtypes: Set[torch.dtype | None]
     reduce_op: str
     form: str
 
