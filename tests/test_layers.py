@@ -46,7 +46,7 @@ def rooms() -> list[str]:
 
 def test_the_design_lists_every_room_once() -> None:
     """A new folder or top-level file gets a line in docs/design.md, where it may import what stands above it."""
-    assert sorted({room_of(module) for module in modules()} ) == sorted(rooms())
+    assert sorted({room_of(module) for module in modules()}) == sorted(rooms())
 
 
 @pytest.mark.parametrize("room", rooms())
