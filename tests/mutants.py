@@ -186,6 +186,7 @@ def _splits(entry: Op) -> Changes:
         yield (
             f"splits, {part}: empty → {other}",
             {"splits": {**known, part: SplitSizes(column.argument, other)}},
+            "" if column.argument else "there is no list that could be empty",
         )
         yield f"splits, {part}: no argument", {"splits": {**known, part: SplitSizes(None, column.empty)}}
         yield f"splits, without {part}", {"splits": {key: value for key, value in known.items() if key != part}}
@@ -476,7 +477,10 @@ def _scattered(v: volumes.Volume) -> volumes.Volume:
 
 
 _VOLUMES_OF: Mapping[str, tuple[str, Callable[[volumes.Volume], volumes.Volume]]] = {
-    "all_reduce": ("as much is written as is read", _alike),
+    "all_reduce": (
+        "no chunk is kept, and no less is written than is read",
+        lambda v: attrs.evolve(_kept(v), outputs=max(v.outputs, v.inputs), first=v.inputs),
+    ),
     "broadcast": ("as much is written as is read", _alike),
     "reduce": ("the root alone writes, as much as it reads", lambda v: _at_root(v, v.inputs)),
     "reduce_to_roots": ("no chunk is kept, and no more is written than is read", lambda v: _smaller(v)),  # noqa: PLW0108 - defined below
