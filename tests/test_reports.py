@@ -21,7 +21,7 @@ from collective_rules.cli.render import plain
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.ledger import CallFacts, Ledger
 from collective_rules.pages import must_be_writable
-from collective_rules.pages.wording import bytes_text, ranks_text, share_text
+from collective_rules.pages.wording import bytes_text, rank_list, share_text
 from collective_rules.records import from_record
 from collective_rules.reports import as_json, blocks, markdown, page, tree, write
 from collective_rules.reports.flows import flows
@@ -462,7 +462,7 @@ def test_the_own_rank_and_its_ring_neighbour_can_be_seen():
 def test_numbers_for_people_do_not_jump_at_the_edge_of_a_unit():
     assert ["1023 B", "1.0 KiB", "1023.9 KiB", "1.0 MiB"] == [bytes_text(n) for n in (1023, 1024, 1048500, 1048575)]
     assert ["100.0 %", "0.0 %", "<0.1 %"] == [share_text(n, 10_000) for n in (10_000, 0, 1)]
-    assert ["5", "0, 1, 2", "0–3", "1, 4, … 10"] == [ranks_text(r) for r in ((5,), range(3), range(4), range(1, 11, 3))]
+    assert ["5", "0, 1, 2", "0–3", "1, 4, … 10"] == [rank_list(r) for r in ((5,), range(3), range(4), range(1, 11, 3))]
 
 
 _MEASURE = """

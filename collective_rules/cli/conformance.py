@@ -7,7 +7,7 @@ Its ranks are threads of one process, processes that it starts, or, under torchr
 - `backend`: as it was named. `table`: whose table of limits says what is legal, null where the rules alone do.
 - `torch`: its version. `sizes` (of groups), `ranks` ("threads" or "processes"), `device`, `examples`, `seed`,
   `deadline`: the settings. `seconds`: how long it took.
-- `conforms`: whether some legal call passed, none failed, and `ended` is null: why the run ended early.
+- `conforms`: whether a legal call passed, none failed, and the run was complete. `ended`: why it ended early, or null.
 - `totals`: {`passed`, `failed`} of legal calls, {`raises`, `hangs`, `dies`, `accepted`} of broken ones.
 - `ops`: [{`op`, `rule`, `verdict` ("conforms", "fails", "not supported", "not tried"), `unsupported` (what the backend
   says, or null), `legal`: {`passed`, `failed`, `skipped`, `outcomes`: {outcome: count}}, `broken`: as in `totals`,
@@ -27,18 +27,18 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from collective_rules.cli.output import AsJson, CommandError, Report, ReportFiles
+from collective_rules.cli.progress import progress_bars
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
     from collective_rules.conformance.process_runner import Ranks
     from collective_rules.conformance.results import Conformance
-    from collective_rules.conformance.runner import Watch
 
 __all__ = ["measure_backend"]
 
@@ -94,17 +94,17 @@ def measure_backend(
     from collective_rules.conformance.measure import measure
     from collective_rules.pages import must_be_writable
 
-    kind = ranks or ("torchrun" if torchrun.is_launched() else "threads")
-    seconds = deadline if deadline is not None else 1.0 if kind == "threads" else 30.0
-    sizes, start = _sizes_and_ranks(kind, backend, world_size, seconds, device)
-    if kind == "torchrun" and torchrun.is_follower():
+    workers = ranks or ("torchrun" if torchrun.is_launched() else "threads")
+    seconds = deadline if deadline is not None else 1.0 if workers == "threads" else 30.0
+    sizes, start = _sizes_and_ranks(workers, backend, world_size, seconds, device)
+    if workers == "torchrun" and torchrun.is_follower():
         torchrun.follow(seconds, backend, device)
         raise typer.Exit
     for path in report or ():
         must_be_writable(path)
     patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
-    with _nothing_left_here(), _progress() as watch:
-        found = measure(
+    with _nothing_left_here(), progress_bars() as watch:
+        result = measure(
             backend,
             ops=patterns,
             world_sizes=sizes,
@@ -116,27 +116,27 @@ def measure_backend(
             device=device,
             watch=watch,
         )
-    unwritten = list(_unwritten(found, report or ()))
-    status = 2 if unwritten else int(not found.conforms)
-    return Report(found.as_data(), (*_blocks(found), *unwritten), as_json, status)
+    unwritten = list(_unwritten(result, report or ()))
+    status = 2 if unwritten else int(not result.conforms)
+    return Report(result.as_data(), (*_blocks(result), *unwritten), as_json, status)
 
 
 def _sizes_and_ranks(
-    kind: RanksAre, backend: str, world_size: int | None, seconds: float, device: str
+    ranks: RanksAre, backend: str, world_size: int | None, seconds: float, device: str
 ) -> tuple[Sequence[int], Callable[[], contextlib.AbstractContextManager[Ranks]] | None]:
-    """Return the sizes of groups, and what makes the ranks; None for threads."""
+    """Return the sizes of groups, and a function that starts the ranks; None for threads."""
     from collective_rules.conformance import torchrun
     from collective_rules.conformance.runner import checked_deadline
     from collective_rules.testing.processes import ProcessWorld
     from collective_rules.testing.rank import checked_backend
 
-    if kind == "threads":
+    if ranks == "threads":
         if device != "cpu":
             raise CommandError(f"--device {device} is for ranks that are processes: say --ranks processes")
         return range(1, (world_size or 4) + 1), None
     checked_backend(backend)
     checked_deadline(seconds)
-    if kind == "processes":
+    if ranks == "processes":
         size = world_size or 4
         return [size], lambda: ProcessWorld(size, seconds, backend=backend, device=device)
     if not torchrun.is_launched():
@@ -146,13 +146,13 @@ def _sizes_and_ranks(
     return [torchrun.world_size()], lambda: torchrun.led(seconds, backend, device)
 
 
-def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:
-    """Write each report; say which could not be: nothing of a finished run may be lost for that."""
+def _unwritten(result: Conformance, paths: Iterable[str]) -> Iterator[str]:
+    """Write each report, and yield a sentence for each that cannot be written: the run's results must not be lost."""
     from collective_rules.conformance.report import write
 
     for path in paths:
         try:
-            write(found, path)
+            write(result, path)
         except CollectiveRulesError as error:
             sys.stderr.write(f"collective-rules: {error}\n")
             yield f"Not written: {error}"
@@ -160,7 +160,7 @@ def _unwritten(found: Conformance, paths: Iterable[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _nothing_left_here() -> Iterator[None]:
-    """Have hypothesis keep its notes on the code that it runs elsewhere than in the current directory."""
+    """Keep the files that hypothesis writes out of the current directory."""
     from hypothesis.configuration import set_hypothesis_home_dir
 
     with tempfile.TemporaryDirectory() as home:
@@ -171,42 +171,14 @@ def _nothing_left_here() -> Iterator[None]:
             set_hypothesis_home_dir(None)
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Watch]:
-    """A bar for each stage on standard error, if that is a terminal."""
-    from collective_rules.conformance.runner import nobody
-
-    if not sys.stderr.isatty():
-        yield nobody
-        return
-    import rich.console
-    import rich.progress
-
-    columns: tuple[Any, ...] = (
-        rich.progress.TextColumn("{task.description:<22}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
-
-        def watch(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield watch
-
-
-def _blocks(found: Conformance) -> Iterator[str | Table]:
+def _blocks(result: Conformance) -> Iterator[str | Table]:
     from collective_rules.conformance.report import kind_tables, matrix
     from collective_rules.conformance.summary import headline, left_out, settings_line
 
-    yield f"{headline(found)}\n{settings_line(found)}"
-    yield matrix(found)
-    yield from kind_tables(found)
-    for failure in found.failures:
+    yield f"{headline(result)}\n{settings_line(result)}"
+    yield matrix(result)
+    yield from kind_tables(result)
+    for failure in result.failures:
         yield f"{failure.op} fails. To reproduce it without this library:\n\n{failure.reproducer.rstrip()}"
-    if found.left_out:
-        yield "\n".join(["Left out:", *(f"  {line}" for line in left_out(found))])
+    if result.left_out:
+        yield "\n".join(["Left out:", *(f"  {line}" for line in left_out(result))])

@@ -7,15 +7,15 @@ describes; those alone are written by `--report` into a file that ends in .json.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from collective_rules.cli.output import AsJson, Backend, CommandError, ContextCalls, Report, ReportFiles
+from collective_rules.cli.progress import progress_bars
 from collective_rules.cli.script_options import Item, LocalWorldSize, Script, ScriptArguments, Steps, WorldSize
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def precheck_script(
     for path in report or ():
         must_be_writable(path)
     began = time.monotonic()
-    with _progress() as watch:
-        rehearsal = rehearse(script, arguments or (), options, watch=watch)
+    with progress_bars() as watch:
+        rehearsal = rehearse(script, arguments or (), options, watch=functools.partial(watch, "ranks run"))
     seconds = time.monotonic() - began
     sys.stderr.write(rehearsal.output)
     for path in report or ():
@@ -120,27 +120,3 @@ def _range(part: str, text: str) -> list[int]:
     if stop < int(first) or not every or (stop - int(first)) // every > _MOST_RANKS:
         raise CommandError(f"{part!r} in {text!r} is no range of ranks; write the smaller one first, as 0-31")
     return list(range(int(first), stop + 1, every))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error, if that is a terminal; yield the function that moves it."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    import rich.console
-    import rich.progress
-
-    columns: tuple[Any, ...] = (
-        rich.progress.TextColumn("ranks run"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-    )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("ranks run")
-
-        def watch(done: int, of: int) -> None:
-            progress.update(task, completed=done, total=of)
-
-        yield watch

@@ -1,4 +1,4 @@
-"""What all reports share: one page of HTML, its tables and style, Markdown, wording, and one writer of files.
+"""The parts of all reports: one page of HTML, its tables and style, Markdown, wording, and a writer of files.
 
 A report is in the rooms above: `reports` of one rank's ledger, `comparison` of several ranks, `conformance` of a
 backend. This room knows none of them.

@@ -1,4 +1,4 @@
-"""Renders pages of HTML from templates. A page loads nothing, and is readable in light and in dark.
+"""Renders pages of HTML from templates. A page loads nothing, and has a light and a dark style.
 
 A template stands beside the module that fills it, and extends `pages/base.html`. All values are escaped: names come
 from programs and from files.

@@ -24,7 +24,7 @@ def table_text(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text without what Markdown or HTML would read as markup, on one line."""
+    """Return text on one line in which Markdown and HTML read no markup."""
     plain = escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_|\[\]~])", r"\\\1", plain)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["bytes_text", "cut", "exact", "plain", "plural", "ranks_text", "share_text", "sizes_text"]
+__all__ = ["bytes_text", "cut", "exact", "plain", "plural", "rank_list", "share_text", "sizes_text"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def bytes_text(value: float) -> str:
-    """Return a number of bytes in the largest unit that leaves at least 1 before the point.
+    """Return a number of bytes in the largest unit in which it is at least 1.
 
     >>> bytes_text(0), bytes_text(1023), bytes_text(1536), bytes_text(16 * 2**30), bytes_text(2.5)
     ('0 B', '1023 B', '1.5 KiB', '16.0 GiB', '2.5 B')
     """
     size = float(value)
     for unit in _UNITS[:-1]:
-        # What would be rounded up to 1024.0 belongs to the next unit.
+        # A number that rounds up to 1024.0 belongs to the next unit.
         if abs(size) < 1023.95:
             return f"{size:.1f}".removesuffix(".0" if unit == "B" else "") + f" {unit}"
         size /= 1024
@@ -25,7 +25,7 @@ def bytes_text(value: float) -> str:
 
 
 def share_text(part: float, whole: float) -> str:
-    """Return what share of `whole` the `part` is, in percent.
+    """Return `part` as a share of `whole`, in percent.
 
     >>> share_text(1, 8), share_text(1, 100_000), share_text(0, 0)
     ('12.5 %', '<0.1 %', '–')
@@ -45,10 +45,10 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def ranks_text(ranks: Sequence[int]) -> str:
-    """Return ranks in short: ranges, and every n-th one; a long list without a pattern is cut.
+def rank_list(ranks: Sequence[int]) -> str:
+    """Return ranks in short: a range, or each n-th rank; a long list without a pattern is cut.
 
-    >>> ranks_text(range(8)), ranks_text(range(0, 64, 8)), ranks_text((0, 3, 4))
+    >>> rank_list(range(8)), rank_list(range(0, 64, 8)), rank_list((0, 3, 4))
     ('0–7', '0, 8, … 56', '0, 3, 4')
     """
     first = list(ranks[:2])
@@ -61,9 +61,7 @@ def ranks_text(ranks: Sequence[int]) -> str:
 
 
 def sizes_text(sizes: Iterable[tuple[str, int]], more: int, most: int = 3) -> str:
-    """Return what was passed and how often, the most frequent first; `more` counts calls with sizes not kept.
-
-    Calls without tensors are left out.
+    """Return the sizes of tensors with their counts, the most frequent first; the sizes of `more` calls are not kept.
 
     >>> sizes_text([("float32[4]", 1), ("float32[8, 2]", 5)], 0)
     'float32[8, 2] ×5, float32[4] ×1'
@@ -75,7 +73,7 @@ def sizes_text(sizes: Iterable[tuple[str, int]], more: int, most: int = 3) -> st
 
 
 def cut(text: str, most: int) -> str:
-    """Return `text`, its middle left out where it is longer than `most`.
+    """Return `text` in at most `most` characters: the middle of a longer one is left out.
 
     >>> cut("layers.0.feed_forward.w1", 12)
     'layer…rd.w1'
@@ -96,7 +94,7 @@ def exact(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """Return a number as a program reads it.
+    """Return a number in the form that a program reads.
 
     >>> plain(1536.0), plain(0.1)
     ('1536', '0.1')

@@ -20,7 +20,7 @@ _SUFFIXES = (".html", ".md", ".json")
 
 
 def must_be_writable(path: str | Path) -> Path:
-    """Return `path`; raise `CollectiveRulesError` where a report cannot be written to it, before a long run.
+    """Return `path`; raise `CollectiveRulesError` if no report can be written to it, before a long run.
 
     >>> must_be_writable("report.pdf")
     Traceback (most recent call last):
@@ -40,7 +40,7 @@ def must_be_writable(path: str | Path) -> Path:
 
 @attrs.frozen
 class Writer(Generic[T]):
-    """Writes one kind of report: `page` returns its HTML, `markdown` its Markdown, and `data` what its JSON holds."""
+    """Writes reports of one type: `page` returns the HTML, `markdown` the Markdown, and `data` the content of the JSON."""
 
     page: Callable[[T], str]
     markdown: Callable[[T], str]
@@ -53,9 +53,9 @@ class Writer(Generic[T]):
         return self.page(report) if suffix == ".html" else self.markdown(report)
 
     def __call__(self, report: T, path: str | Path) -> Path:
-        """Write the report to `path`, as its suffix says (.html, .md or .json), and return the path.
+        """Write the report to `path` in the format of its suffix (.html, .md or .json), and return the path.
 
-        Raises `CollectiveRulesError` for another suffix, and where the file cannot be written.
+        Raises `CollectiveRulesError` for another suffix, and if the file cannot be written.
         """
         target = must_be_writable(path)
         text = self.text(report, target.suffix.lower())

@@ -1,4 +1,4 @@
-"""Which rank sends how much to which: this rank's own row, and what the same calls make of the other ranks.
+"""The bytes that ranks send to each other: this rank's own row, and the rows that its calls imply for other ranks.
 
 A rule says how many bytes a rank sends, not to whom: that is the algorithm's choice. Here, as in `traffic`, it is a
 bandwidth-optimal one: rings in the order of the group's ranks (all_reduce, all_gather, reduce_scatter), a chain from
@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
-from itertools import permutations
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ASSUMPTION", "Cell", "Flows", "flows", "own_rank"]
 
 ASSUMPTION = (
-    "Rules say how much a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go around "
+    "A rule says how many bytes a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go around "
     "a ring in the order of the group's ranks, broadcast and reduce along that ring from or to the root, and "
     "everything else straight to its receiver."
 )
@@ -53,8 +52,8 @@ class Flows:
     """Bytes by sender and receiver, as global ranks.
 
     - `rank`: this rank; `ranks`: those of all its groups.
-    - `sent`: what this rank sends, by receiver. `unplaced`: what it sends to nobody knows whom.
-    - `pairs`: for the other ranks, what the calls of this one imply; empty where there are more than 64 ranks.
+    - `sent`: the bytes that this rank sends, by receiver. `unplaced`: those of which the receiver is unknown.
+    - `pairs`: the bytes between other ranks that this rank's calls imply; empty if there are more than 64 ranks.
     """
 
     rank: int
@@ -94,49 +93,59 @@ class Flows:
         return tuple(Cell(place, sent, blocks[place][0], blocks[place][-1]) for place, sent in sums.items())
 
 
+def _next(size: int, root: int, rank: int) -> Sequence[int]:
+    return [(rank + 1) % size]
+
+
+def _others(size: int, root: int, rank: int) -> Sequence[int]:
+    return [*range(rank), *range(rank + 1, size)]
+
+
+_RECEIVERS: Mapping[str, Callable[[int, int, int], Sequence[int]]] = {
+    "ring": _next,
+    "chain from root": lambda size, root, rank: () if (rank + 1) % size == root else _next(size, root, rank),
+    "chain to root": lambda size, root, rank: () if rank == root else _next(size, root, rank),
+    "to root": lambda size, root, rank: () if rank == root else [root],
+    "from root": lambda size, root, rank: _others(size, root, rank) if rank == root else (),
+    "to each": _others,
+}
+"""By route, the group ranks to which a rank sends equally many bytes, from the group's size, the root and the rank."""
+
+
+@attrs.define
+class _Way:
+    """Calls of one route, group and root: the bytes that this rank sends, and those from any sender to a receiver."""
+
+    sent: float = 0
+    each: float = 0
+
+
 @attrs.define
 class _Sums:
-    """What calls add up to before it is laid out over ranks: one number per group and shape of the way."""
+    """The bytes of calls, summed by route, group and root before they are laid out over ranks."""
 
     groups: dict[str, Group] = attrs.field(factory=dict)
-    ring: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))
-    spread: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float))
-    chain: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
-    inward: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
-    outward: defaultdict[tuple[str, int], float] = attrs.field(factory=lambda: defaultdict(float))
+    ways: defaultdict[tuple[str, str, int], _Way] = attrs.field(factory=lambda: defaultdict(_Way))
     own: defaultdict[int, float] = attrs.field(factory=lambda: defaultdict(float))
     others: defaultdict[tuple[int, int], float] = attrs.field(factory=lambda: defaultdict(float))
     unplaced: float = 0
 
     def add(self, call: Call, moved: Traffic) -> None:
-        """Add one call; what it sends is in `own`, `ring`, `spread` or `unplaced`."""
-        if call.group.size == 1:
-            self.unplaced += number(moved.sent)
-            return
+        """Add one call; its sent bytes are in `own`, `ways` or `unplaced`."""
         route, group, sent = call.row.rule.route, call.group, number(moved.sent)
-        name, size, rank = group.name, group.size, group.rank
-        self.groups.setdefault(name, group)
-        root, peer = call.attribute("root") or 0, call.attribute("peer")
-        if route == "ring":
-            self.ring[name] += sent
-        elif route in {"chain from root", "chain to root"}:
-            last = (root - 1) % size if route == "chain from root" else root
-            self.chain[name, last] += number(moved.buffer)
-            self._mine(group, (rank + 1) % size, sent)
-        elif route == "to root":
-            self.inward[name, root] += number(moved.buffer) / size
-            self._mine(group, root, sent)
-        elif route == "from root":
-            self.outward[name, root] += number(moved.written)
-            for other in range(size) if sent else ():
-                if other != rank:
-                    self._mine(group, other, sent / (size - 1))
-        elif route == "to each" and _is_even(call):
-            self.spread[name] += sent
-        elif route == "to each":
+        if group.size == 1:
+            self.unplaced += sent
+            return
+        self.groups.setdefault(group.name, group)
+        peer = call.attribute("peer")
+        if route == "to each" and not _is_even(call):
             self._shares(call, sent)
+        elif route in _RECEIVERS:
+            way = self.ways[route, group.name, call.attribute("root") or 0]
+            way.sent += sent
+            way.each += _bytes_to_each(route, group.size, moved)
         elif route == "from peer" and peer is not None:
-            self.others[_place(group, peer), _place(group, rank)] += number(moved.written)
+            self.others[_place(group, peer), _place(group, group.rank)] += number(moved.written)
         elif route == "to peer" and peer is not None:
             self._mine(group, peer, sent)
         else:
@@ -147,7 +156,7 @@ class _Sums:
             self.own[_place(group, peer)] += sent
 
     def _shares(self, call: Call, sent: float) -> None:
-        """Divide what an uneven all_to_all sends as its lists or split sizes say."""
+        """Divide the bytes that an uneven all_to_all sends by its lists or split sizes."""
         bound, rank = bind(call), call.group.rank
         if not call.row.entry.splits:
             reads = bound.spelling.statement.reads
@@ -164,10 +173,7 @@ class _Sums:
 
 
 def flows(ledger: Ledger) -> Flows:
-    """Return who sends what to whom in the calls that the ledger kept.
-
-    The values of `sent` and `unplaced` sum up to what the kept calls send.
-    """
+    """Return the bytes by sender and receiver of the kept calls; `sent` and `unplaced` sum up to all bytes sent."""
     sums = _Sums()
     for entry in ledger.entries:
         call, moved = entry.call, entry.traffic
@@ -180,66 +186,53 @@ def flows(ledger: Ledger) -> Flows:
                 for member in well_formed_members(call):
                     sums.add(member, traffic(member))
         except CollectiveRulesError:
-            # Only a call that is itself a finding comes here; its bytes are counted, its ways are not known.
+            # Only a call with a finding comes here: its bytes are counted, and its receivers are unknown.
             sums.unplaced += number(moved.sent)
-    ranks = sorted({rank for group in sums.groups.values() for rank in _ranks(group)})
+    for (route, name, root), way in sums.ways.items():
+        group = sums.groups[name]
+        receivers = _RECEIVERS[route](group.size, root, group.rank)
+        for receiver in receivers if way.sent else ():
+            sums.own[_place(group, receiver)] += way.sent / len(receivers)
+    ranks = sorted({rank for group in sums.groups.values() for rank in group.ranks or range(group.size)})
     me = own_rank(sums.groups.values())
-    sent = sums.own
-    for name, amount in sums.ring.items():
-        group = sums.groups[name]
-        if amount:
-            sent[_place(group, (group.rank + 1) % group.size)] += amount
-    for name, amount in sums.spread.items():
-        group = sums.groups[name]
-        for peer in _ranks(group) if amount else ():
-            if peer != me:
-                sent[peer] += amount / (group.size - 1)
     pairs = _implied(sums, me) if len(ranks) <= _LARGEST else {}
-    return Flows(me, tuple(ranks), dict(sent), sums.unplaced, pairs)
+    return Flows(me, tuple(ranks), dict(sums.own), sums.unplaced, pairs)
 
 
 def own_rank(groups: Iterable[Group]) -> int:
-    """Return this process's global rank, as the largest group tells it."""
+    """Return this process's global rank, from its rank in the largest group."""
     largest = max(groups, key=lambda group: group.size, default=None)
     return 0 if largest is None else _place(largest, largest.rank)
 
 
 def _implied(sums: _Sums, me: int) -> dict[tuple[int, int], float]:
+    """Return the bytes between other ranks, by sender and receiver, that the calls of this rank imply."""
     pairs = defaultdict(float, sums.others)
-    for name, amount in sums.ring.items():
-        for sender, receiver in _around(sums.groups[name]):
-            pairs[sender, receiver] += amount
-    for (name, last), amount in sums.chain.items():
-        for sender, receiver in _around(sums.groups[name]):
-            if sender != _place(sums.groups[name], last):
-                pairs[sender, receiver] += amount
-    for name, amount in sums.spread.items():
-        for sender, receiver in permutations(_ranks(sums.groups[name]), 2):
-            pairs[sender, receiver] += amount / (sums.groups[name].size - 1)
-    for way, inward in ((sums.inward, True), (sums.outward, False)):
-        for (name, root), amount in way.items():
-            at = _place(sums.groups[name], root)
-            for other in _ranks(sums.groups[name]):
-                if other != at:
-                    pairs[(other, at) if inward else (at, other)] += amount
+    for (route, name, root), way in sums.ways.items():
+        group = sums.groups[name]
+        for sender in range(group.size):
+            for receiver in _RECEIVERS[route](group.size, root, sender):
+                pairs[_place(group, sender), _place(group, receiver)] += way.each
     return {pair: amount for pair, amount in pairs.items() if amount and pair[0] != me}
 
 
+def _bytes_to_each(route: str, size: int, moved: Traffic) -> float:
+    """Return the bytes that a sender sends to each of its receivers."""
+    if route == "ring":
+        return number(moved.sent)
+    if route == "to each":
+        return number(moved.sent) / (size - 1)
+    if route == "from root":
+        return number(moved.written)
+    return number(moved.buffer) / size if route == "to root" else number(moved.buffer)
+
+
 def _is_even(call: Call) -> bool:
-    """Whether a call sends every rank the same number of bytes: it has neither split sizes nor a tensor for each."""
+    """Return whether a call sends each rank the same number of bytes: it has no split sizes, and no tensor for each."""
     if any("p" in part.path.index for part in call.row.spellings[0].statement.reads):
         return False
     splits = [call.arguments.get(split.argument or "") for split in call.row.entry.splits.values()]
     return not any(given or given is UNKNOWN for given in splits)
-
-
-def _around(group: Group) -> list[tuple[int, int]]:
-    ranks = _ranks(group)
-    return [(rank, ranks[(place + 1) % len(ranks)]) for place, rank in enumerate(ranks)]
-
-
-def _ranks(group: Group) -> tuple[int, ...]:
-    return group.ranks or tuple(range(group.size))
 
 
 def _place(group: Group, rank: int) -> int:

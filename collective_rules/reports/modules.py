@@ -21,7 +21,7 @@ _MOST_LINES, _DEEPEST, _LONGEST = 400, 64, 120
 
 @attrs.define
 class _Node:
-    """A module with what lies below it: `calls` and `sent` are sums over all of it."""
+    """A module: `calls` and `sent` are sums over it and all modules below it."""
 
     calls: int = 0
     sent: float = 0
@@ -36,7 +36,7 @@ class _Node:
 
 @attrs.frozen
 class _Shown:
-    """One line: a module, or `times` modules that are alike, of `calls` and `sent` each."""
+    """One line: a module, or `times` equal modules with `calls` and `sent` each."""
 
     name: str
     calls: int
@@ -52,9 +52,9 @@ class _Shown:
 def tree(ledger: Ledger) -> str:
     """Return the modules as an indented tree with the calls and bytes sent in and below each.
 
-    Modules stand in the order in which they first called; what came from none stands last. Numbered siblings whose
-    insides are equal are one line, `layers.{0..31}`; its numbers are those of all together, and
-    what one of them sends is told after them. Below the 64th level a path is one name, and long names are cut.
+    Modules stand in the order of their first calls, and calls outside modules stand last. Equal numbered siblings are
+    one line, `layers.{0..31}`, with the sums of all and the bytes of one. Below the 64th level a path is one name, and
+    long names are cut.
     """
     top = _Node()
     for key, total in list(ledger.totals.items()):
@@ -88,25 +88,21 @@ def by_pattern(paths: Iterable[tuple[str, int, float]]) -> dict[str, tuple[int, 
 
 
 def _siblings(children: dict[str, _Node]) -> Iterator[_Shown]:
-    """Yield what is shown of the modules of one parent, in the order in which they first called."""
-    alike: dict[tuple[object, ...], list[str]] = {}
-    each: dict[tuple[object, ...], _Shown] = {}
+    """Yield the lines of one parent's modules, in the order in which they first called."""
+    alike: dict[tuple[object, ...], tuple[_Shown, list[str]]] = {}
     for name, node in children.items():
-        one = _Shown(name, node.calls, node.sent, 1, tuple(_siblings(node.children)))
+        shown = _Shown(name, node.calls, node.sent, 1, tuple(_siblings(node.children)))
         # Only numbered modules are copies of one another.
-        key = ("numbered", *one.likeness) if _is_number(name) else ("named", name)
-        alike.setdefault(key, []).append(name)
-        each.setdefault(key, one)
-    for key, names in alike.items():
-        one = each[key]
+        key = ("numbered", *shown.likeness) if _is_number(name) else ("named", name)
+        alike.setdefault(key, (shown, []))[1].append(name)
+    for shown, names in alike.values():
         if len(names) > 1:
-            yield attrs.evolve(one, name=f"{{{_runs(sorted(map(int, names)))}}}", times=len(names))
-        else:
-            yield one
+            shown = attrs.evolve(shown, name=f"{{{_runs(sorted(map(int, names)))}}}", times=len(names))
+        yield shown
 
 
 def _is_number(name: str) -> bool:
-    """Whether it is one as torch's containers number their modules: `²` and `007` are names."""
+    """Return whether torch's containers give a module this number: `²` and `007` are names."""
     return name.isdigit() and name.isascii() and len(name) < 10 and (name[0] != "0" or name == "0")
 
 
@@ -121,7 +117,7 @@ def _runs(numbers: list[int]) -> str:
 
 
 def _lines(node: _Shown, indent: str, last: bool, times: int, top: bool = False) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, calls, bytes, and the note of one line and those below; `times` is how often the parent stands."""
+    """Yield name, calls, bytes and note of a line and of the lines below it; the parent stands for `times` modules."""
     name, here = node.name, node
     while len(here.children) == 1 and here.times == 1:
         only = here.children[0]

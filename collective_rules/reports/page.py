@@ -1,4 +1,4 @@
-"""The report as one page of HTML: nothing is loaded, its script only filters, and all is readable without it."""
+"""The report as one page of HTML. It loads nothing; its script only filters, and no content depends on it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _COLOURS = 10
-"""Classes c0 … c9 of the style sheet; the last is for everything else."""
+"""Classes c0 … c9 of the style sheet; all further ops share the last."""
 _MOST_BARS, _MOST_LANES, _MOST_COLUMNS, _MOST_MARKS, _MOST_CALLS = 12, 24, 400, 3000, 400
 
 
 @attrs.frozen
 class Bar:
-    """One bar: its name, the calls and bytes that it stands for, and the class of its colour."""
+    """One bar: its name, its calls and bytes, and the class of its colour."""
 
     name: str
     calls: int
@@ -65,7 +65,7 @@ class Span:
 
 @attrs.frozen
 class Timeline:
-    """Calls in order, in so many `columns`; `legend` has the ops of each colour."""
+    """The calls in order, in `columns` of equally many calls; `legend` has the ops of each colour."""
 
     text: str
     legend: Mapping[str, str]
@@ -75,12 +75,12 @@ class Timeline:
 
     @property
     def largest(self) -> float:
-        """The most bytes that a mark stands for."""
+        """The bytes of the largest mark."""
         return max(mark.sent for lane in self.lanes for mark in lane.marks)
 
 
 def page(ledger: Ledger) -> str:
-    """Return the whole page; its size has a bound, whatever the ledger's and the world's size."""
+    """Return the whole page; its size has a bound for ledgers and worlds of any size."""
     colours = {op: f"c{min(place, _COLOURS - 1)}" for place, (op,) in enumerate(ledger.by("op"))}
     step, entries = _step(ledger)
     ways = flows(ledger)
@@ -137,7 +137,7 @@ def _shortened(entries: Sequence[Bar]) -> list[Bar]:
 
 
 def _step(ledger: Ledger) -> tuple[int | None, list[Entry]]:
-    """Return the last whole step and its calls; without a whole one, None and all calls."""
+    """Return the last whole step and its calls; None and all calls if no step is whole."""
     whole = {entry.step for entry in ledger.entries if entry.step < ledger.steps}
     if not whole:
         return None, list(ledger.entries)
@@ -203,9 +203,9 @@ def _phases(entries: list[Entry], per: int) -> tuple[Span, ...]:
 
 
 def _traffic_text(ways: Flows) -> str:
-    text = [f"What this rank, {ways.rank}, sends to each rank. {ASSUMPTION}"]
+    text = [f"The bytes that this rank, {ways.rank}, sends to each rank. {ASSUMPTION}"]
     if ways.small:
-        text.append("Its own row is counted; the others are what the same calls imply, blank where they do not tell.")
+        text.append("Its own row is counted. The same calls imply the other rows; a blank cell is unknown.")
     else:
         text.append(
             f"The strip shows the {len(ways.ranks):,} ranks of its groups, neighbours in one cell; "

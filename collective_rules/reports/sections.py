@@ -1,18 +1,16 @@
-"""The report as blocks of text and tables: what the terminal and Markdown show, and HTML beside its plots."""
+"""The report as blocks of text and tables, for the terminal, for Markdown and for the page of HTML."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from collective_rules.pages.wording import bytes_text, plural, ranks_text, share_text, sizes_text
+from collective_rules.pages.wording import bytes_text, plural, rank_list, share_text, sizes_text
 from collective_rules.reports.modules import tree
 from collective_rules.text_table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from collective_rules.ledger import Ledger, Total
+    from collective_rules.ledger import Ledger
 
 __all__ = ["blocks", "findings", "group_label", "group_table", "headline", "notes", "op_table", "phase_table"]
 
@@ -21,7 +19,7 @@ _MOST_GROUPS = 40
 
 
 def blocks(ledger: Ledger) -> tuple[str | Table, ...]:
-    """Return what a terminal shows: findings first, then totals by group and op, by phase, the groups, the modules.
+    """Return the blocks for a terminal: findings, totals by group and op, by phase, the groups, the modules.
 
     Bytes are those that this rank sends, by `traffic`'s convention of bandwidth-optimal algorithms.
 
@@ -53,8 +51,8 @@ def headline(ledger: Ledger) -> str:
 
 
 def findings(ledger: Ledger) -> tuple[str, ...]:
-    """Return the findings' messages, each once with how often it was found; at most twenty of them."""
-    counts = Counter((found.severity, found.message) for found in ledger.findings)
+    """Return the number of findings, and the message of each with its count; at most twenty messages."""
+    counts = Counter((finding.severity, finding.message) for finding in ledger.findings)
     if not counts:
         return ()
     texts = [
@@ -91,8 +89,12 @@ def op_table(ledger: Ledger) -> Table:
 def phase_table(ledger: Ledger) -> Table:
     """Return a row for each phase, the most bytes first."""
     whole = ledger.total.sent
-    sums = ((phase or "(outside)", total) for (phase,), total in ledger.by("phase").items())
-    return _sums("phase", "By phase", sums, whole)
+    rows = [
+        (phase or "(outside)", f"{total.calls:,}", bytes_text(total.sent), share_text(total.sent, whole))
+        for (phase,), total in ledger.by("phase").items()
+    ]
+    columns = ("phase", "calls", "sent", "share")
+    return Table(columns, tuple(rows), "By phase", frozenset({"calls", "sent", "share"}))
 
 
 def group_table(ledger: Ledger) -> Table:
@@ -101,7 +103,7 @@ def group_table(ledger: Ledger) -> Table:
     rows = []
     for (name,), total in list(sums.items())[:_MOST_GROUPS]:
         group = ledger.groups[name]
-        ranks = ranks_text(group.ranks or range(group.size))
+        ranks = rank_list(group.ranks or range(group.size))
         rows.append(
             (name or "–", f"{group.size:,}", f"{group.rank:,}", ranks, f"{total.calls:,}", bytes_text(total.sent))
         )
@@ -112,21 +114,21 @@ def group_table(ledger: Ledger) -> Table:
 
 
 def notes(ledger: Ledger) -> tuple[str, ...]:
-    """Return what a reader must know: calls that were not kept or not counted, devices that stood in for others."""
-    found = []
+    """Return notes on calls that were not kept or not counted, and on devices that stood in for others."""
+    texts = []
     dropped = ledger.count - len(ledger.entries)
     if dropped:
-        found.append(
+        texts.append(
             f"Of {plural(ledger.count, 'call')} the last {len(ledger.entries):,} were kept; sums count all, while the "
             f"list of calls, the timeline and the ranks' traffic lack the first {dropped:,}."
         )
     uncounted = ledger.total.uncounted
     if uncounted:
-        found.append(f"The bytes of {plural(uncounted, 'call')} are not known, and count as 0.")
+        texts.append(f"The bytes of {plural(uncounted, 'call')} are not known, and count as 0.")
     if ledger.devices:
-        told = ", ".join(f"{device} stood in for {declared}" for device, declared in ledger.devices.items())
-        found.append(f"Devices: {told}.")
-    return tuple(found)
+        replaced = ", ".join(f"{device} stood in for {declared}" for device, declared in ledger.devices.items())
+        texts.append(f"Devices: {replaced}.")
+    return tuple(texts)
 
 
 def group_label(ledger: Ledger, name: str) -> str:
@@ -135,8 +137,3 @@ def group_label(ledger: Ledger, name: str) -> str:
     if not name:
         return "–"
     return name if group is None else f"{name} ({plural(group.size, 'rank')})"
-
-
-def _sums(column: str, title: str, sums: Iterable[tuple[str, Total]], whole: float) -> Table:
-    rows = [(name, f"{each.calls:,}", bytes_text(each.sent), share_text(each.sent, whole)) for name, each in sums]
-    return Table((column, "calls", "sent", "share"), tuple(rows), title, frozenset({"calls", "sent", "share"}))
