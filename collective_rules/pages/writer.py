@@ -40,7 +40,7 @@ def must_be_writable(path: str | Path) -> Path:
 
 @attrs.frozen
 class Writer(Generic[T]):
-    """Writes reports of one type: `page` returns the HTML, `markdown` the Markdown, and `data` the content of the JSON."""
+    """Writes reports of one type: `page` returns the HTML, `markdown` the Markdown, and `data` the JSON."""
 
     page: Callable[[T], str]
     markdown: Callable[[T], str]

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["ASSUMPTION", "Cell", "Flows", "flows", "own_rank"]
 
 ASSUMPTION = (
-    "A rule says how many bytes a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go around "
-    "a ring in the order of the group's ranks, broadcast and reduce along that ring from or to the root, and "
+    "A rule says how many bytes a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go "
+    "around a ring in the order of the group's ranks, broadcast and reduce along that ring from or to the root, and "
     "everything else straight to its receiver."
 )
 

@@ -96,9 +96,8 @@ def _siblings(children: dict[str, _Node]) -> Iterator[_Shown]:
         key = ("numbered", *shown.likeness) if _is_number(name) else ("named", name)
         alike.setdefault(key, (shown, []))[1].append(name)
     for shown, names in alike.values():
-        if len(names) > 1:
-            shown = attrs.evolve(shown, name=f"{{{_runs(sorted(map(int, names)))}}}", times=len(names))
-        yield shown
+        together = f"{{{_runs(sorted(map(int, names)))}}}" if len(names) > 1 else shown.name
+        yield attrs.evolve(shown, name=together, times=len(names))
 
 
 def _is_number(name: str) -> bool:
