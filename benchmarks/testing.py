@@ -89,7 +89,7 @@ def spawned_per_second() -> float:
 @st.composite
 def of_four(draw: st.DrawFn, op: str) -> tuple[cr.Call, ...]:
     """A legal group of exactly four ranks."""
-    return draw_calls(draw, cr.lookup(op), "gloo", SIZE, Wish(ranks=SIZE))
+    return draw_calls(draw, cr.lookup(op), "gloo", SIZE, Wish(min_ranks=SIZE))
 
 
 def rate(work: Callable[[], int]) -> float:

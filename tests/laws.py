@@ -246,7 +246,8 @@ def plain(op: str, size: int, count: int = 1, length: int = 2) -> tuple[cr.Call,
     """A legal group of contiguous float32 tensors: four dims or more, of `length` each; `count` in any list."""
     row = cr.lookup(op)
     kinds = (("sum" if row.reduce_op else "", torch.float32),)
-    wish = Wish(ranks=size, alone=size == 1, dims=4, least=length, count=count, straight=True, kinds=kinds)
+    sizes = {"min_ranks": size, "single_rank": size == 1, "min_dims": 4, "min_size": length, "min_tensors": count}
+    wish = Wish(**sizes, straight=True, dtypes=kinds)
     return drawn(plain_calls(row, size, wish), 1)[0]
 
 

@@ -75,8 +75,8 @@ def _of_every_kind(row: cr.Row) -> Iterator[tuple[str, Group]]:
     for size, rows, count in _GRID:
         if size == 1 and row.rule.point_to_point:
             continue
-        exactly = {"ranks": size, "alone": size == 1, "count": count, "most": count}
-        wish = Wish(**exactly, dims=1, least=rows or 1, straight=True, form=form)
+        exactly = {"min_ranks": size, "single_rank": size == 1, "min_tensors": count, "max_tensors": count}
+        wish = Wish(**exactly, min_dims=1, min_size=rows or 1, straight=True, form=form)
         (group,) = drawn(_legal(row, wish, size), 1)
         calls = [call for call in (group if rows else _emptied(group)) if call.row is row][:1]
         for reduce_op in reduce_ops:

@@ -80,7 +80,8 @@ class ExamplePlan:
         sizes = self.sizes_for(row)
         size = max([each for each in sizes if each <= _ENOUGH_RANKS], default=min(sizes))
         kinds = legal_dtypes(row, None, size)
-        wish = Wish(ranks=size, dims=1, least=3, straight=True, kinds=kinds[:1], form=row.spellings[0].form.name)
+        form = row.spellings[0].form.name
+        wish = Wish(min_ranks=size, min_dims=1, min_size=3, straight=True, dtypes=kinds[:1], form=form)
         small = simplest(_legal(row, self.table, (size,), wish))
         if not any(isinstance(leaf, Spec) for one in small for leaf in _leaves(tuple(one.arguments.values()))):
             return
@@ -102,7 +103,7 @@ class ExamplePlan:
 
     def strategy(self, row: Row, kinds: tuple[Kind, ...] | None) -> st.SearchStrategy[Calls]:
         """Return the strategy from which `legal` draws."""
-        return _legal(row, self.table, self.sizes_for(row), Wish(kinds=kinds))
+        return _legal(row, self.table, self.sizes_for(row), Wish(dtypes=kinds))
 
     def broken(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
         """Draw some broken examples for each way to break a call of the op, with two ranks or more."""
@@ -121,7 +122,7 @@ class ExamplePlan:
 @st.composite
 def _legal(draw: st.DrawFn, row: Row, table: str | None, sizes: tuple[int, ...], wish: Wish) -> Calls:
     size = draw(st.sampled_from(sizes))
-    return draw_calls(draw, row, table, size, attrs.evolve(wish, ranks=size))
+    return draw_calls(draw, row, table, size, attrs.evolve(wish, min_ranks=size))
 
 
 @attrs.frozen(slots=False)
@@ -131,9 +132,9 @@ class _MeasuredScene(Scene):
     kinds: tuple[Kind, ...] | None = None
 
     def _wish(self, wish: Mapping[str, Any]) -> Wish:
-        ranks = {} if wish.get("alone") else {"ranks": max(wish.get("ranks", 1), self.most_ranks)}
-        kinds = {} if self.kinds is None else {"kinds": self.kinds}
-        return super()._wish({**kinds, **wish, **ranks})
+        ranks = {} if wish.get("single_rank") else {"min_ranks": max(wish.get("min_ranks", 1), self.most_ranks)}
+        dtypes = {} if self.kinds is None else {"dtypes": self.kinds}
+        return super()._wish({**dtypes, **wish, **ranks})
 
 
 @st.composite

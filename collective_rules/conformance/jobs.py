@@ -31,9 +31,6 @@ __all__ = [
 TRY_GROUP, TRY_GROUPS, KNOW_BACKEND = (f"{__name__}:{job}" for job in ("try_group", "try_groups", "know_backend"))
 """The sandbox's names for the jobs."""
 
-_NO_SUCH_VALUE = "there is no such value"
-"""The text of a `Difference` where torch has no right answer (the least of two complex numbers)."""
-
 
 def know_backend(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Start the backend once, and return the methods by which its groups are called.
@@ -94,8 +91,6 @@ def _result(records: Any, payload: Mapping[str, Any]) -> Result:
         return Result(RAISES, [str(error)])
     try:
         result = carry_out(ranks, calls)
-        if result.details and all(_NO_SUCH_VALUE in line for line in result.details):
-            result = Result(UNDEFINED, result.details)
     except CallError as error:
         return Result(REFUSED, [str(error)])
     except Exception as error:

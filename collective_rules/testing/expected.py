@@ -32,7 +32,7 @@ Place = tuple[str, int]
 
 @attrs.frozen
 class Difference:
-    """One difference: `what` is "result", "values" or "memory"."""
+    """One difference: `what` is "result", "values", "memory", or "undefined" for values that have no right answer."""
 
     what: str
     rank: int
@@ -56,7 +56,7 @@ def differences(made: Mapping[int, Made], returned: Mapping[int, tuple[Any, ...]
         raise
     except Exception as error:  # of illegal calls: an oracle may fail in any way, as torch does at the least of complex
         there = [rank for rank in returned if _elements(_results(made[rank], returned[rank]))]
-        found += (Difference("values", rank, f"there is no such value: {error}") for rank in there)
+        found += (Difference("undefined", rank, f"there is no such value: {error}") for rank in there)
     for rank, values in returned.items():
         one = made[rank]
         results = _results(one, values)

@@ -18,7 +18,7 @@ from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.call import Call
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox import DIES, FAILS, HANGS, OK, RAISES, REFUSED, SILENTLY_WRONG, Result
+from collective_rules.sandbox import DIES, FAILS, HANGS, OK, RAISES, REFUSED, SILENTLY_WRONG, UNDEFINED, Result
 from collective_rules.testing.device import DeviceTensors, checked_device
 from collective_rules.testing.dispatch import RankGroup, Returned, boxed_reduce_op, post, prepared, wait
 from collective_rules.testing.process_groups import resolve
@@ -27,7 +27,7 @@ from collective_rules.testing.tensors import make
 
 __all__ = ["Rank", "checked_backend", "in_step", "merged"]
 
-_BY_GRAVITY = (DIES, RAISES, HANGS, SILENTLY_WRONG, OK)
+_BY_GRAVITY = (DIES, RAISES, HANGS, SILENTLY_WRONG, UNDEFINED, OK)
 
 
 def merged(results: Mapping[int, Result]) -> Result:
@@ -46,19 +46,19 @@ def merged(results: Mapping[int, Result]) -> Result:
             raise error(reasons[0])
     ranks = sorted(results, key=lambda rank: (_BY_GRAVITY.index(results[rank].outcome), rank))
     gravest = results[ranks[0]].outcome
-    shown = [rank for rank in ranks if gravest == SILENTLY_WRONG or results[rank].outcome != SILENTLY_WRONG]
+    shown = [rank for rank in ranks if results[rank].outcome not in {SILENTLY_WRONG, UNDEFINED} - {gravest}]
     return Result(gravest, [line for rank in shown for line in results[rank].details])
 
 
 def in_step(results: Iterable[Result]) -> bool:
-    """Return whether the ranks can go on: each result is "ok", or nothing was posted anywhere.
+    """Return whether the ranks can go on: each call went through, or nothing was posted anywhere.
 
     >>> in_step([Result(OK), Result(RAISES, started=False)]), in_step([Result(RAISES, started=False)])
     (False, True)
     """
     every = list(results)
     nothing_posted = all(each.outcome == REFUSED or (each.outcome == RAISES and not each.started) for each in every)
-    return nothing_posted or all(each.outcome == OK for each in every)
+    return nothing_posted or all(each.outcome in (OK, UNDEFINED) for each in every)
 
 
 # -- a rank

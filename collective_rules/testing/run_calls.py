@@ -8,7 +8,7 @@ from typing import Any
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.records import from_record, to_record
-from collective_rules.sandbox import HANGS, OK, RAISES, SILENTLY_WRONG, Result
+from collective_rules.sandbox import HANGS, OK, RAISES, SILENTLY_WRONG, UNDEFINED, Result
 from collective_rules.testing.dispatch import boxed_reduce_op
 from collective_rules.testing.expected import differences
 from collective_rules.testing.tensors import Made, make
@@ -33,7 +33,7 @@ TRY_CALLS = f"{__name__}:try_calls"
 def carry_out(world: World, calls: Sequence[Call]) -> Result:
     """Give `calls` (one for each rank that takes part) real tensors, make them in `world`, and judge what comes back.
 
-    Nobody raised, and something is not as it should be: "silently wrong".
+    Nobody raised, and something is not as it should be: "silently wrong"; no value has a right answer: "undefined".
 
     Raises `CallError` for calls of another group size than the world's, or two of one rank.
 
@@ -70,7 +70,8 @@ def by_rank(calls: Sequence[Call], world: Any) -> dict[int, Call]:
 def result_of(made: Mapping[int, Made], values: Mapping[int, tuple[Any, ...]]) -> Result:
     """Return the result of calls that nobody raised in, by the values that came back on each rank."""
     wrong = differences(made, values)
-    return Result(SILENTLY_WRONG if wrong else OK, map(str, wrong))
+    undefined = all(each.what == "undefined" for each in wrong)
+    return Result(OK if not wrong else UNDEFINED if undefined else SILENTLY_WRONG, map(str, wrong))
 
 
 def payload_of(calls: Sequence[Call], *, timeout: float = 1.0, backend: str = "gloo") -> dict[str, Any]:

@@ -7,58 +7,41 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from collective_rules.ops import Row
-from collective_rules.testing.broken.scene import (
-    Breach,
-    Broken,
-    Scene,
-    edited,
-    for_two_alike,
-    has_attribute,
-    holds_two_alike,
-    is_collective,
-    slots_of,
-    with_arguments,
-)
-from collective_rules.testing.drawing import legal_dtypes
+from collective_rules.testing.broken.edits import edited, slots_of, with_arguments
+from collective_rules.testing.broken.scene import Breach, Broken, Scene
+from collective_rules.testing.broken.traits import has_attribute, holds_two_alike, is_collective
 
 __all__ = ["ATTRIBUTES"]
 
 
 def _other_dtype(scene: Scene) -> Broken:
-    calls = scene.legal(least=1, **for_two_alike(scene.row))
+    calls = scene.legal(min_size=1, min_tensors=2 if scene.row.entry.alike else 1)
     one, slot = scene.slot(each for each in calls if len(slots_of(each)) > 1)
-    kinds = legal_dtypes(scene.row, scene.backend, one.group.size)
-    dtype = scene.pick(sorted({dtype for _, dtype in kinds} - {slot.spec.dtype}, key=str))
+    dtype = scene.pick(sorted({dtype for _, dtype in scene.dtypes(one.group.size)} - {slot.spec.dtype}, key=str))
     return scene.local(calls, edited(one, slot, dtype=dtype), "dtype", f"{slot.label} has dtype {dtype}")
 
 
 def _other_dtype_on_one_rank(scene: Scene) -> Broken:
-    drawing = scene.drawing(ranks=2, least=1)
-    calls = drawing.calls()
-    drawing.dtype = scene.pick(dtype for dtype in drawing.kinds if dtype is not drawing.dtype)
-    changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-    return scene.between(calls, changed, "dtype", f"this rank's dtype is {drawing.dtype}")
+    drawing, calls = scene.drawing(min_ranks=2, min_size=1)
+    dtype = scene.pick(dtype for dtype in drawing.dtypes if dtype is not drawing.values.dtype)
+    drawing.values.dtype = dtype
+    return scene.on_one_rank(drawing, calls, "dtype", f"this rank's dtype is {dtype}")
 
 
 def _other_reduce_op_on_one_rank(scene: Scene) -> Broken:
-    drawing = scene.drawing(ranks=2, least=1)
-    drawing.alone = True
-    calls = drawing.calls()
-    kinds = legal_dtypes(scene.row, scene.backend, drawing.size)
-    fits = {op for op, dtype in kinds if dtype is drawing.dtype} - {drawing.attributes["reduce_op"]}
-    if drawing.count > 1:
-        fits -= {"avg"}
-    drawing.attributes["reduce_op"] = scene.pick(sorted(fits))
-    changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-    return scene.between(calls, changed, "reduce_op", f"this rank reduces with {drawing.attributes['reduce_op']}")
+    drawing, calls = scene.drawing(min_ranks=2, min_size=1, one_dtype=True)
+    values = drawing.values
+    fits = {op for op, dtype in scene.dtypes(drawing.size) if dtype is values.dtype} - {values.attributes["reduce_op"]}
+    reduce_op = scene.pick(sorted(fits - {"avg"} if values.count > 1 else fits))
+    values.attributes["reduce_op"] = reduce_op
+    return scene.on_one_rank(drawing, calls, "reduce_op", f"this rank reduces with {reduce_op}")
 
 
 def _no_such_reduce_op(scene: Scene) -> Broken:
     calls = scene.legal()
     name = scene.pick(("mean", "SUM", ""))
-    return scene.local(
-        calls, with_arguments(scene.one(calls), **{scene.row.reduce_op: name}), "reduce_op", f"it is {name!r}"
-    )
+    changed = with_arguments(scene.one(calls), **{scene.row.reduce_op: name})
+    return scene.local(calls, changed, "reduce_op", f"it is {name!r}")
 
 
 def _several_reduce_ops(row: Row) -> bool:
@@ -69,38 +52,43 @@ def _reduce_op_by_name(row: Row) -> bool:
     return bool(row.reduce_op) and not row.by_name[row.reduce_op].kind.endswith(".ReduceOp")
 
 
-def _other_attribute_on_one_rank(attribute: str, kind: str) -> Callable[[Scene], Broken]:
+def _other_on_one_rank(attribute: str, kind: str) -> Callable[[Scene], Broken]:
+    """Return what changes an attribute on which the ranks must agree."""
+
     def broken(scene: Scene) -> Broken:
-        drawing = scene.drawing(ranks=2, dims=2, least=1)
-        calls = drawing.calls()
-        value = drawing.attributes[attribute]
+        drawing, calls = scene.drawing(min_ranks=2, min_dims=2, min_size=1)
+        attributes = drawing.values.attributes
         most = drawing.size if attribute == "root" else len(slots_of(calls[0])[0].spec.shape)
-        drawing.attributes[attribute] = scene.pick(other for other in range(most) if other != value)
-        changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-        return scene.between(calls, changed, kind, f"this rank's {attribute} is {drawing.attributes[attribute]}")
+        value = scene.pick(other for other in range(most) if other != attributes[attribute])
+        attributes[attribute] = value
+        return scene.on_one_rank(drawing, calls, kind, f"this rank's {attribute} is {value}")
 
     return broken
 
 
 def _out_of_range(attribute: str, kind: str) -> Callable[[Scene], Broken]:
+    """Return what gives an attribute a value that it never has."""
+
     def broken(scene: Scene) -> Broken:
-        calls = scene.legal(ranks=2, dims=1)
+        calls = scene.legal(min_ranks=2, min_dims=1)
         one = scene.one(calls)
-        beyond = {
-            "root": one.group.size,
-            "peer": one.group.size,
-            "root_tensor": len(slots_of(one)),
-            "tag": -1,
-            "group_size": one.group.size + 1,
-            "shard_dim": len(slots_of(one)[0].spec.shape),
-            "gather_dim": len(slots_of(one)[0].spec.shape),
-        }[attribute]
+        slots, size = slots_of(one), one.group.size
+        beyond = {"root": size, "peer": size, "root_tensor": len(slots), "tag": -1, "group_size": size + 1}
+        value = beyond[attribute] if attribute in beyond else len(slots[0].spec.shape)
         if attribute == "peer" and one.row.rule.point_to_point and scene.draw(st.booleans()):
-            beyond = one.group.rank
+            value = one.group.rank
         name = one.row.entry.attributes[attribute]
-        return scene.local(calls, with_arguments(one, **{name: beyond}), kind, f"{name} is {beyond}")
+        return scene.local(calls, with_arguments(one, **{name: value}), kind, f"{name} is {value}")
 
     return broken
+
+
+def _other(name: str, attribute: str, kind: str) -> Breach:
+    return Breach(name, kind, has_attribute(attribute), _other_on_one_rank(attribute, kind))
+
+
+def _no_such(name: str, attribute: str, kind: str) -> Breach:
+    return Breach(name, kind, has_attribute(attribute), _out_of_range(attribute, kind))
 
 
 ATTRIBUTES: tuple[Breach, ...] = (
@@ -108,17 +96,12 @@ ATTRIBUTES: tuple[Breach, ...] = (
     Breach("another dtype on one rank", "dtype", is_collective, _other_dtype_on_one_rank),
     Breach("another reduce op on one rank", "reduce_op", _several_reduce_ops, _other_reduce_op_on_one_rank),
     Breach("no such reduce op", "reduce_op", _reduce_op_by_name, _no_such_reduce_op),
-    Breach("another root on one rank", "root", has_attribute("root"), _other_attribute_on_one_rank("root", "root")),
-    Breach("no such root", "root", has_attribute("root"), _out_of_range("root", "root")),
-    Breach("no such root tensor", "root", has_attribute("root_tensor"), _out_of_range("root_tensor", "root")),
-    Breach(
-        "another dim on one rank",
-        "argument",
-        has_attribute("gather_dim"),
-        _other_attribute_on_one_rank("gather_dim", "argument"),
-    ),
-    Breach("no such dim", "argument", has_attribute("shard_dim"), _out_of_range("shard_dim", "argument")),
-    Breach("another group size", "group_size", has_attribute("group_size"), _out_of_range("group_size", "group_size")),
-    Breach("no such peer", "peer", has_attribute("peer"), _out_of_range("peer", "peer")),
-    Breach("no such tag", "tag", has_attribute("tag"), _out_of_range("tag", "tag")),
+    _other("another root on one rank", "root", "root"),
+    _no_such("no such root", "root", "root"),
+    _no_such("no such root tensor", "root_tensor", "root"),
+    _other("another dim on one rank", "gather_dim", "argument"),
+    _no_such("no such dim", "shard_dim", "argument"),
+    _no_such("another group size", "group_size", "group_size"),
+    _no_such("no such peer", "peer", "peer"),
+    _no_such("no such tag", "tag", "tag"),
 )

@@ -11,14 +11,12 @@ import torch
 
 from collective_rules.backends import Limit, limits_of
 from collective_rules.backends.columns import DEMANDS, promoted, refuses, sets
-from collective_rules.binding.attributes import REDUCE_OPS
-from collective_rules.binding.bound import Slot
-from collective_rules.call import Call
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
 from collective_rules.spec import Spec
-from collective_rules.testing.broken.scene import Broken, Scene, edited, replaced, slots_of
-from collective_rules.testing.drawing import DTYPES, Calls, legal_dtypes
+from collective_rules.testing.broken.edits import edited, replaced, slots_of
+from collective_rules.testing.broken.scene import Broken, Scene
+from collective_rules.testing.drawing import Calls, Dtypes, dtypes_of
 
 __all__ = ["UNBREAKABLE", "WAYS", "beyond"]
 
@@ -46,43 +44,36 @@ class _Way:
 
 def _mattering(limit: Limit, **wish: Any) -> dict[str, Any]:
     """Return the wish for a group to which the limit matters."""
-    least = {"least": 1} if limit.spares_empty else {}
-    most = {"most": 1} if limit.alone else {}
-    return {"ranks": limit.from_size, **least, **most, **wish}
+    elements = {"min_size": 1} if limit.spares_empty else {}
+    tensors = {"max_tensors": 1} if limit.alone else {}
+    return {"min_ranks": limit.from_size, **elements, **tensors, **wish}
 
 
-def _reduce_ops(row: Row) -> list[str]:
-    return [op for op in row.entry.reduce_ops or REDUCE_OPS if op != "premul_sum"] if row.reduce_op else [""]
-
-
-def _kinds(scene: Scene, limit: Limit, fits: Callable[[str, torch.dtype], bool]) -> tuple[tuple[str, torch.dtype], ...]:
+def _dtypes(scene: Scene, limit: Limit, fits: Callable[[str, torch.dtype], bool]) -> Dtypes:
     """Return the (reduce op, dtype) that fit: those that no other limit refuses, if there are any."""
-    dtypes = scene.row.entry.kernel_dtypes or DTYPES
-    fitting = [(op, dtype) for op in _reduce_ops(scene.row) for dtype in dtypes if fits(op, dtype)]
+    fitting = tuple(each for each in dtypes_of(scene.row) if fits(*each))
     others = [other for other in limits_of(scene.backend, scene.row) if other is not limit]
-    alone = [(op, dtype) for op, dtype in fitting if not any(refuses(other, op, dtype) for other in others)]
-    return tuple(alone or fitting)
+    return tuple(each for each in fitting if not any(refuses(other, *each) for other in others)) or fitting
 
 
-def _refused_kinds(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    kinds = _kinds(scene, limit, functools.partial(refuses, limit))
-    return scene.legal(**_mattering(limit, kinds=kinds)), "a dtype that it does not take, or does not reduce so"
+def _refused_dtypes(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    dtypes = _dtypes(scene, limit, functools.partial(refuses, limit))
+    return scene.legal(**_mattering(limit, dtypes=dtypes)), "a dtype that it does not take, or does not reduce so"
 
 
 def _refuses_some(row: Row, limit: Limit) -> bool:
-    dtypes = row.entry.kernel_dtypes or DTYPES
-    return any(refuses(limit, op, dtype) for op in _reduce_ops(row) for dtype in dtypes)
+    return any(refuses(limit, *each) for each in dtypes_of(row))
 
 
 def _forms(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     forms = [each.form.name for each in scene.row.spellings if each.form.name not in (limit.forms or ())]
     form = scene.pick(forms)
-    kinds = legal_dtypes(scene.row, scene.backend, 2)
-    drawing = attrs.evolve(scene, backend=None).drawing(ranks=2, dims=1, least=2, form=form, kinds=kinds)
-    calls = drawing.calls()
-    indexed = [key for key, value in drawing.names.items() if isinstance(value, int) and key[-1]]
+    unlimited = attrs.evolve(scene, backend=None)
+    drawing, calls = unlimited.drawing(min_ranks=2, min_dims=1, min_size=2, form=form, dtypes=scene.dtypes())
+    sizes = drawing.values.sizes
+    indexed = [key for key, value in sizes.items() if isinstance(value, int) and key.ranks]
     if indexed:
-        drawing.names[indexed[0]] = drawing.names[indexed[-1]] + 1
+        sizes[indexed[0]] = sizes[indexed[-1]] + 1
         calls = drawing.calls()
     return calls, f"the {form} form"
 
@@ -92,9 +83,10 @@ def _other_forms(row: Row, limit: Limit) -> bool:
 
 
 def _exact(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    several = {"count": 2} if scene.row.entry.alike else {}
-    alone = any(each.form.name == "uneven" for each in scene.row.spellings)
-    calls = scene.legal(**_mattering(limit, alone=alone, dims=2, least=2, **several))
+    tensors = 2 if scene.row.entry.alike else 1
+    uneven = any(each.form.name == "uneven" for each in scene.row.spellings)
+    wish = _mattering(limit, single_rank=uneven, min_dims=2, min_size=2, min_tensors=tensors)
+    calls = scene.legal(**wish)
     one, slot = scene.slot(each for each in calls if len(slots_of(each)) > 1)
     changed = edited(one, slot, shape=(slot.spec.numel,))
     return replaced(calls, changed), f"{slot.label} has another shape of equally many elements"
@@ -106,43 +98,37 @@ def _compares(row: Row, limit: Limit) -> bool:
 
 def _several_dtypes(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     """One tensor of a list has another dtype than the rest, on every rank; for `promotes`, the first."""
-    kinds = legal_dtypes(scene.row, scene.backend, 8)
+    dtypes = scene.dtypes(8)
     old, new = scene.pick(
-        ((op, old), new) for op, old in kinds for also, new in kinds if also == op and _mixes(limit, old, new)
+        ((op, old), new) for op, old in dtypes for also, new in dtypes if also == op and _mixes(limit, old, new)
     )
-    calls = scene.legal(**_mattering(limit, count=2, least=1, kinds=(old,)))
+    calls = scene.legal(**_mattering(limit, min_tensors=2, min_size=1, dtypes=(old,)))
     place = 0 if limit.promotes else 1
-    changed = tuple(_edited_all(one, lambda slot: slot.element == place, dtype=new) for one in calls)
+    changed = tuple(edited(one, *(slot for slot in slots_of(one) if slot.element == place), dtype=new) for one in calls)
     return changed, f"one tensor of the list has dtype {new}"
 
 
 def _mixes(limit: Limit, old: torch.dtype, new: torch.dtype) -> bool:
-    """Whether a list of `old` tensors with a `new` one is beyond the limit."""
+    """Return whether a list of `old` tensors with a `new` one is beyond the limit."""
     if limit.promotes:
         return promoted((new, old)) is not new
     return new is not old and (limit.severity != WARNING or promoted((new, old)) is old)
 
 
-def _edited_all(one: Call, fits: Callable[[Slot], bool], **changes: Any) -> Call:
-    for slot in slots_of(one):
-        one = edited(one, slot, **changes) if fits(slot) else one
-    return one
-
-
 def _nonempty(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    calls = scene.legal(**_mattering(limit, dims=1, least=1))
+    calls = scene.legal(**_mattering(limit, min_dims=1, min_size=1))
     one = scene.one(calls)
     changed = edited(one, slots_of(one)[0], shape=(0,))
     return replaced(calls, changed), "an empty tensor"
 
 
 def _single(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    kinds = _kinds(scene, limit, lambda op, dtype: op in (limit.single or ()))
-    return scene.legal(**_mattering(limit, count=2, kinds=kinds)), "several tensors"
+    dtypes = _dtypes(scene, limit, lambda op, dtype: op in (limit.single or ()))
+    return scene.legal(**_mattering(limit, min_tensors=2, dtypes=dtypes)), "several tensors"
 
 
 def _odd_strides(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    calls = scene.legal(**_mattering(limit, dims=2, least=2, most=1))
+    calls = scene.legal(**_mattering(limit, min_dims=2, min_size=2, max_tensors=1))
     changed = []
     for one in calls:
         (slot,) = slots_of(one)
@@ -152,14 +138,14 @@ def _odd_strides(scene: Scene, limit: Limit) -> tuple[Calls, str]:
 
 
 def _sparse(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    kinds = _kinds(scene, limit, lambda op, dtype: op not in (limit.sparse_reduces or ()))
-    calls = scene.legal(**_mattering(limit, dims=1, least=1, kinds=kinds))
-    return tuple(_edited_all(one, lambda slot: True, layout="sparse_coo") for one in calls), "sparse tensors"
+    dtypes = _dtypes(scene, limit, lambda op, dtype: op not in (limit.sparse_reduces or ()))
+    calls = scene.legal(**_mattering(limit, min_dims=1, min_size=1, dtypes=dtypes))
+    return tuple(edited(one, *slots_of(one), layout="sparse_coo") for one in calls), "sparse tensors"
 
 
 WAYS = {
-    "dtypes": _Way(_refused_kinds, _refuses_some),
-    "reduces": _Way(_refused_kinds, _refuses_some),
+    "dtypes": _Way(_refused_dtypes, _refuses_some),
+    "reduces": _Way(_refused_dtypes, _refuses_some),
     "forms": _Way(_forms, _other_forms),
     "exact": _Way(_exact, _compares),
     "one_dtype": _Way(_several_dtypes),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import torch
-from hypothesis import strategies as st
 
 from collective_rules.binding.binder import bind
 from collective_rules.binding.bound import Slot
@@ -14,20 +13,10 @@ from collective_rules.call import Call
 from collective_rules.ops import Row
 from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Memory
-from collective_rules.testing.broken.scene import (
-    Breach,
-    Broken,
-    Scene,
-    edited,
-    for_two_alike,
-    given_parts,
-    has_layout,
-    is_collective,
-    list_parts,
-    mattering,
-    slots_of,
-)
-from collective_rules.testing.drawing import legal_dtypes
+from collective_rules.testing.broken.edits import edited, slots_of
+from collective_rules.testing.broken.scene import Breach, Broken, Scene
+from collective_rules.testing.broken.traits import given_parts, has_layout, is_collective, list_parts
+from collective_rules.testing.drawing import Dtypes
 from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
 
 __all__ = ["MEMORY"]
@@ -37,28 +26,26 @@ _RAW = (DENSE, FORMAT, CONTIGUOUS)
 
 def _sliced(scene: Scene) -> Broken:
     row = scene.row
-    calls = scene.legal(**mattering(row), dims=1, least=2, form=row.spellings[0].form.name)
+    calls = scene.legal(min_ranks=row.entry.layouts_from, min_dims=1, min_size=2, form=row.spellings[0].form.name)
     one, slot = scene.slot(calls, lambda slot: row.layout_of(slot.part.path.name) in _RAW and slot.spec.numel > 1)
     changed = edited(one, slot, stride=strides(slot.spec.shape, SLICED))
     return scene.local(calls, changed, "dense", f"{slot.label} is a slice")
 
 
 def _one_transposed(scene: Scene) -> Broken:
-    row = scene.row
-    calls = scene.legal(**mattering(row), dims=2, least=2, **for_two_alike(row))
-    ordered = [(one, slot) for one in calls for slot in _ordered(one)]
-    one, slot = scene.pick(ordered)
+    entry = scene.row.entry
+    calls = scene.legal(min_ranks=entry.layouts_from, min_dims=2, min_size=2, min_tensors=2 if entry.alike else 1)
+    one, slot = scene.pick((one, slot) for one in calls for slot in _ordered(one))
     changed = edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
     return scene.local(calls, changed, "order", f"{slot.label} is transposed")
 
 
 def _ordered(one: Call) -> list[Slot]:
-    """The tensors whose order another of the call must have."""
+    """Return the tensors whose memory order another tensor of the call must share."""
     orders = [(key, slot) for key, slot, _ in memory_order(bind(one))]
     keys = [key for key, _ in orders]
-    return [
-        slot for key, slot in orders if keys.count(key) > 1 and one.row.layout_of(slot.part.path.name) in (DENSE, ORDER)
-    ]
+    shared = [slot for key, slot in orders if keys.count(key) > 1]
+    return [slot for slot in shared if one.row.layout_of(slot.part.path.name) in (DENSE, ORDER)]
 
 
 def _ordered_together(row: Row) -> bool:
@@ -68,20 +55,15 @@ def _ordered_together(row: Row) -> bool:
 
 
 def _transposed_on_one_rank(scene: Scene) -> Broken:
-    row = scene.row
-    strict = has_layout(row, FORMAT)
-    drawing = scene.drawing(ranks=2, dims=3 if strict else 2, least=2)
-    calls = drawing.calls()
-    layout = CHANNELS_LAST if strict else TRANSPOSED
-    drawing.orders = dict.fromkeys(drawing.orders, layout)
-    changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-    return scene.between(calls, changed, "order", f"this rank's tensors are {layout}")
+    dims, layout = (3, CHANNELS_LAST) if has_layout(scene.row, FORMAT) else (2, TRANSPOSED)
+    drawing, calls = scene.drawing(min_ranks=2, min_dims=dims, min_size=2)
+    drawing.values.layouts = dict.fromkeys(drawing.values.layouts, layout)
+    return scene.on_one_rank(drawing, calls, "order", f"this rank's tensors are {layout}")
 
 
 def _expanded(scene: Scene) -> Broken:
-    row = scene.row
-    calls = scene.legal(dims=1, least=2)
-    one, slot = scene.slot(calls, lambda slot: _copied_out(row, slot.part.path.name))
+    calls = scene.legal(min_dims=1, min_size=2)
+    one, slot = scene.slot(calls, lambda slot: _copied_out(scene.row, slot.part.path.name))
     dim = next(dim for dim, n in enumerate(slot.spec.shape) if n > 1)
     steps = list(slot.spec.stride)
     steps[dim] = 0
@@ -93,18 +75,17 @@ def _copied_out(row: Row, name: str) -> bool:
 
 
 def _one_memory(scene: Scene) -> Broken:
-    """Break: a written tensor lies in one that is read, where the op does not admit it."""
+    """Put a written tensor into the memory of a tensor that is read, where the op does not admit it."""
     row = scene.row
-    calls = scene.legal(ranks=2, dims=1, least=2, count=2 if list_parts(row, "i") else 1)
-    found = [(one, a, b) for one in calls for a, b in _apart(one)]
-    one, a, b = scene.pick(found)
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=2, min_tensors=2 if list_parts(row, "i") else 1)
+    one, a, b = scene.pick((one, a, b) for one in calls for a, b in _apart(one))
     start = 1 if row.in_place and not row.reduce_op else 0  # the same contents written twice do no harm
     changed = edited(edited(one, a, memory=Memory(0, 0)), b, memory=Memory(0, start))
     return scene.local(calls, changed, "overlap", f"{b.label} lies in the memory of {a.label}")
 
 
 def _apart(one: Call) -> list[tuple[Slot, Slot]]:
-    """Pairs of tensors of the call that may not share memory."""
+    """Return the pairs of tensors of the call that may not share memory."""
     row, slots, rank = one.row, slots_of(one), one.group.rank
     reads = [slot for slot in slots if slot.part.path.name in row.reads and slot.part.path.name not in row.writes]
     writes = [slot for slot in slots if slot.part.path.name in row.writes]
@@ -124,11 +105,13 @@ def _may_overlap(row: Row) -> bool:
     return is_collective(row) and (twice or (row.entry.overlap != FREE and not row.in_place))
 
 
+def _float32(scene: Scene) -> Dtypes:
+    return tuple(each for each in scene.dtypes() if each[1] is torch.float32)
+
+
 def _negative_view(scene: Scene) -> Broken:
-    row = scene.row
-    kinds = tuple(kind for kind in legal_dtypes(row, scene.backend, 2) if kind[1] is torch.float32)
-    calls = scene.legal(ranks=2, dims=1, least=1, kinds=kinds)
-    one, slot = scene.slot(calls, lambda slot: _loses_view(row, slot.part.path.name))
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=1, dtypes=_float32(scene))
+    one, slot = scene.slot(calls, lambda slot: _loses_view(scene.row, slot.part.path.name))
     return scene.local(calls, edited(one, slot, view="neg"), "view", f"{slot.label} is a negative view")
 
 
@@ -141,24 +124,23 @@ def _takes_no_sparse(row: Row) -> bool:
 
 
 def _sparse(scene: Scene) -> Broken:
-    row = scene.row
-    kinds = tuple(kind for kind in legal_dtypes(row, scene.backend, 2) if kind[1] is torch.float32)
-    calls = scene.legal(dims=1, least=1, kinds=kinds)
-    one, slot = scene.slot(calls)
+    one, slot = scene.slot(calls := scene.legal(min_dims=1, min_size=1, dtypes=_float32(scene)))
     return scene.local(calls, edited(one, slot, layout="sparse_coo"), "strided", f"{slot.label} is sparse")
 
 
-def _copied_layouts(row: Row) -> bool:
+def _has_order(row: Row) -> bool:
     return has_layout(row, DENSE, ORDER, FORMAT) and is_collective(row)
+
+
+def _has_copied_out(row: Row) -> bool:
+    return any(_copied_out(row, part.path.name) for part in given_parts(row))
 
 
 MEMORY: tuple[Breach, ...] = (
     Breach("a slice", "dense", lambda row: has_layout(row, *_RAW), _sliced),
     Breach("one transposed", "order", lambda row: is_collective(row) and _ordered_together(row), _one_transposed),
-    Breach("transposed on one rank", "order", _copied_layouts, _transposed_on_one_rank),
-    Breach(
-        "expanded", "overlap", lambda row: any(_copied_out(row, part.path.name) for part in given_parts(row)), _expanded
-    ),
+    Breach("transposed on one rank", "order", _has_order, _transposed_on_one_rank),
+    Breach("expanded", "overlap", _has_copied_out, _expanded),
     Breach("shared memory", "overlap", _may_overlap, _one_memory),
     Breach("a negative view", "view", lambda row: any(_loses_view(row, name) for name in row.writes), _negative_view),
     Breach("sparse", "strided", _takes_no_sparse, _sparse),

@@ -1,4 +1,4 @@
-"""Broken company: who takes part, and what partners exchange."""
+"""Broken groups: a rank is missing or calls another op, or two partners do not fit each other."""
 
 from __future__ import annotations
 
@@ -10,27 +10,18 @@ import attrs
 from collective_rules.call import Call, call
 from collective_rules.ops import Row
 from collective_rules.spec import Memory, Spec
-from collective_rules.testing.broken.scene import (
-    Breach,
-    Broken,
-    Scene,
-    edited,
-    grown,
-    is_collective,
-    replaced,
-    slots_of,
-    with_arguments,
-)
-from collective_rules.testing.drawing import Calls, legal_dtypes
+from collective_rules.testing.broken.edits import edited, grown, replaced, slots_of, with_arguments
+from collective_rules.testing.broken.scene import Breach, Broken, Scene
+from collective_rules.testing.broken.traits import is_collective
+from collective_rules.testing.drawing import Calls
 
 __all__ = ["RANKS"]
 
 
 def _another_collective(scene: Scene) -> Broken:
-    row = scene.row
-    calls = scene.legal(ranks=2, dims=1, least=1)
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=1)
     group = scene.pick(calls).group
-    other = "c10d::allreduce_" if row.rule.name != "all_reduce" else "c10d::broadcast_"
+    other = "c10d::allreduce_" if scene.row.rule.name != "all_reduce" else "c10d::broadcast_"
     own: dict[str, Any] = {"tensors": [(2,)]} | ({"root_rank": 0} if other == "c10d::broadcast_" else {})
     changed = call(other, group=group, **own)
     broken = Broken(replaced(calls, changed), "", group.rank, False, f"this rank calls {other}")
@@ -39,18 +30,17 @@ def _another_collective(scene: Scene) -> Broken:
 
 
 def _one_missing(scene: Scene) -> Broken:
-    calls = scene.legal(ranks=2, dims=1, least=1)
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=1)
     gone = scene.pick(calls)
     rest = tuple(one for one in calls if one is not gone)
     return Broken(rest, scene.row.rule.id_of("ranks"), gone.group.rank, False, "this rank does not take part")
 
 
 def _message(scene: Scene) -> tuple[Calls, Call, Call]:
-    """Draw a group, one call of this op in it, and its partner's."""
-    calls = scene.legal(dims=1, least=1)
-    one = scene.pick(each for each in calls if each.row is scene.row)
-    partner = next(each for each in calls if _meet(one, each))
-    return calls, one, partner
+    """Draw a group; return it with one call of this op, and the call of its partner."""
+    calls = scene.legal(min_dims=1, min_size=1)
+    one = scene.one(calls)
+    return calls, one, next(each for each in calls if _meet(one, each))
 
 
 def _meet(one: Call, other: Call) -> bool:
@@ -59,35 +49,38 @@ def _meet(one: Call, other: Call) -> bool:
     return bool(one.group.rank == other.attribute("peer") or other.group.rank == one.attribute("peer"))
 
 
-def _of_speaker(scene: Scene, calls: Calls, changed: Call, partner: Call, kind: str, change: str) -> Broken:
-    """The message names the rule of the higher rank."""
-    broken = scene.between(calls, changed, kind, change)
-    speaker = max((changed, partner), key=lambda one: one.group.rank)
-    return attrs.evolve(broken, id=speaker.row.rule.id_of(kind))
+def _other_end(scene: Scene, kind: str, change: str, changed_call: Callable[[Call], Call]) -> Broken:
+    """Change one end of a message. The finding names the rule of the higher rank."""
+    calls, one, partner = _message(scene)
+    changed = changed_call(one)
+    speaker = max((changed, partner), key=lambda each: each.group.rank)
+    return Broken(replaced(calls, changed), speaker.row.rule.id_of(kind), one.group.rank, False, change)
 
 
 def _other_end_larger(scene: Scene) -> Broken:
-    calls, one, partner = _message(scene)
-    slot = slots_of(one)[0]
-    changed = edited(one, slot, shape=grown(slot.spec.shape, 0))
-    return _of_speaker(scene, calls, changed, partner, "pairs", f"{slot.label} is larger than the partner's")
+    def larger(one: Call) -> Call:
+        slot = slots_of(one)[0]
+        return edited(one, slot, shape=grown(slot.spec.shape, 0))
+
+    return _other_end(scene, "pairs", "its tensor is larger than the partner's", larger)
 
 
 def _other_end_dtype(scene: Scene) -> Broken:
-    calls, one, partner = _message(scene)
-    slot = slots_of(one)[0]
-    dtypes = {dtype for _, dtype in legal_dtypes(scene.row, scene.backend, 2)} - {slot.spec.dtype}
-    changed = edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
-    return _of_speaker(scene, calls, changed, partner, "dtype", f"{slot.label} is not of the partner's dtype")
+    def converted(one: Call) -> Call:
+        slot = slots_of(one)[0]
+        dtypes = {dtype for _, dtype in scene.dtypes()} - {slot.spec.dtype}
+        return edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
+
+    return _other_end(scene, "dtype", "its tensor is not of the partner's dtype", converted)
 
 
 def _other_tag(scene: Scene) -> Broken:
-    calls, one, partner = _message(scene)
-    changed = with_arguments(one, **{scene.row.tag: 3})
-    return _of_speaker(scene, calls, changed, partner, "tag", "the tag is not the partner's")
+    return _other_end(
+        scene, "tag", "the tag is not the partner's", lambda one: with_arguments(one, **{scene.row.tag: 3})
+    )
 
 
-def _alone(scene: Scene) -> Broken:
+def _no_partner(scene: Scene) -> Broken:
     calls, one, partner = _message(scene)
     rest = tuple(each for each in calls if each is not partner)
     return Broken(rest, one.row.rule.id_of("partner"), partner.group.rank, False, "the partner makes no call")
@@ -109,9 +102,9 @@ def _uneven_batch(scene: Scene) -> Broken:
 
 
 def _shared_in_a_batch(scene: Scene) -> Broken:
-    """Break: a received tensor lies in the memory of another tensor of the batch."""
-    kind = scene.pick(legal_dtypes(scene.row, scene.backend, 2))
-    calls = attrs.evolve(scene, most_ranks=2).legal(count=2, dims=1, least=1, kinds=(kind,))
+    """Put all tensors of a batch, of which one is received, into one memory."""
+    dtype = scene.pick(scene.dtypes())
+    calls = attrs.evolve(scene, most_ranks=2).legal(min_tensors=2, min_dims=1, min_size=1, dtypes=(dtype,))
     one = scene.pick(one for one in calls if "irecv" in one.arguments["op_list"])
     tensors = [Spec(spec.shape, spec.dtype, memory=Memory(0, 0)) for spec in one.arguments["tensors"]]
     changed = with_arguments(one, tensors=tensors)
@@ -137,7 +130,7 @@ RANKS: tuple[Breach, ...] = (
     Breach("the partner's size", "pairs", _single_p2p, _other_end_larger),
     Breach("the partner's dtype", "dtype", _single_p2p, _other_end_dtype),
     Breach("the partner's tag", "tag", _single_p2p, _other_tag),
-    Breach("no partner", "partner", _single_p2p, _alone),
+    Breach("no partner", "partner", _single_p2p, _no_partner),
     Breach("a batch of uneven lists", "lists", _batch, _uneven_batch),
     Breach("shared memory in a batch", "overlap", _batch, _shared_in_a_batch),
     Breach("an unknown kind in a batch", "argument", _batch, _unknown_kind),

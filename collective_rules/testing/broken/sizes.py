@@ -9,99 +9,99 @@ from hypothesis import strategies as st
 from collective_rules.binding.bound import Slot
 from collective_rules.notation import Name, Rest, Shares, Splits
 from collective_rules.ops import Row
-from collective_rules.testing.broken.scene import (
-    Breach,
-    Broken,
-    Scene,
-    copies,
-    edited,
-    for_two_alike,
+from collective_rules.testing.broken.edits import edited, grown, slots_of, with_arguments
+from collective_rules.testing.broken.scene import Breach, Broken, Scene
+from collective_rules.testing.broken.traits import (
     given_parts,
-    grown,
     has_size,
     holds_two_alike,
     is_collective,
     list_parts,
     may_be_uneven,
-    slots_of,
-    with_arguments,
 )
-from collective_rules.testing.drawing import legal_dtypes
+from collective_rules.testing.drawing import copied
 
 __all__ = ["SIZES"]
 
+_NAMED = (Name, Shares, Splits)
+
+
+def _first_form(row: Row) -> str:
+    return row.spellings[0].form.name
+
 
 def _indivisible(scene: Scene) -> Broken:
-    even = {"splits": False} if scene.row.entry.splits else {}
-    calls = scene.legal(ranks=2, dims=1, least=1, form=scene.row.spellings[0].form.name, **even)
-    shared = (Shares, Splits)
-    if scene.row.rule.derived:
+    row = scene.row
+    splits = False if row.entry.splits else None
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=1, form=_first_form(row), splits=splits)
+    if row.rule.derived:
         one, slot = scene.slot(calls)
         dim = one.attribute("shard_dim")
     else:
-        one, slot = scene.slot(calls, lambda slot: any(isinstance(size, shared) for size in slot.part.sizes))
-        dim = next(place for place, size in enumerate(slot.part.sizes) if isinstance(size, shared))
-        if any(isinstance(size, Rest) for size in slot.part.sizes[:dim]):  # then only the dims behind it are counted
-            dim += len(slot.spec.shape) - len(slot.part.sizes)
+        one, slot = scene.slot(calls, lambda slot: _dim_of(slot, Shares, Splits) is not None)
+        dim = _dim_of(slot, Shares, Splits)
     by = scene.draw(st.integers(1, one.group.size - 1))
     changed = edited(one, slot, shape=grown(slot.spec.shape, dim, by))
     return scene.local(calls, changed, "divides", f"{slot.label} has {by} too many along dim {dim}")
 
 
+def _dim_of(slot: Slot, *kinds: type) -> Any:
+    """Return the first dim whose size is of one of the kinds, None if there is none."""
+    sizes = slot.part.sizes
+    place = next((place for place, size in enumerate(sizes) if isinstance(size, kinds)), None)
+    behind_rest = any(isinstance(size, Rest) for size in sizes[:place])  # then only the dims behind it are counted
+    return place if place is None or not behind_rest else place + len(slot.spec.shape) - len(sizes)
+
+
 def _divided(row: Row) -> bool:
-    return has_size(row, Shares) or _even_splits(row) or "shard_dim" in row.entry.attributes
-
-
-def _even_splits(row: Row) -> bool:
-    return any(row.entry.splits) and not row.fresh
+    even_splits = any(row.entry.splits) and not row.fresh
+    return has_size(row, Shares) or even_splits or "shard_dim" in row.entry.attributes
 
 
 def _missing_dims(scene: Scene) -> Broken:
     calls = scene.legal()
-    one, slot = scene.slot(calls, lambda slot: any(isinstance(s, (Name, Shares, Splits)) for s in slot.part.sizes))
+    one, slot = scene.slot(calls, lambda slot: _dim_of(slot, *_NAMED) is not None)
     return scene.local(calls, edited(one, slot, shape=()), "dims", f"{slot.label} has no dims")
 
 
 def _dims_named(row: Row) -> bool:
-    """Whether every spelling names a dim of some argument."""
+    """Return whether every spelling names a dim of some argument."""
     return all(
         not spelling.form.flat
-        and any(isinstance(size, (Name, Shares, Splits)) for part in spelling.statement.reads for size in part.sizes)
+        and any(isinstance(size, _NAMED) for part in spelling.statement.reads for size in part.sizes)
         for spelling in row.spellings
     )
 
 
 def _other_size(scene: Scene) -> Broken:
-    row = scene.row
-    calls = scene.legal(
-        dims=1, least=1, alone=may_be_uneven(row), form=row.spellings[0].form.name, **for_two_alike(row)
-    )
-    one, slot = scene.slot((each for each in calls if len(slots_of(each)) > 1), lambda slot: _rest_of(slot) is not None)
-    dim = _rest_of(slot)
-    assert dim is not None
+    row, tensors = scene.row, 2 if scene.row.entry.alike else 1
+    wish = {"single_rank": may_be_uneven(row), "form": _first_form(row), "min_tensors": tensors}
+    calls = scene.legal(min_dims=1, min_size=1, **wish)
+    several = (each for each in calls if len(slots_of(each)) > 1)
+    one, slot = scene.slot(several, lambda slot: _dim_of(slot, Rest) is not None)
+    dim = _dim_of(slot, Rest)
     changed = edited(one, slot, shape=grown(slot.spec.shape, dim))
     return scene.local(calls, changed, "sizes", f"{slot.label} is larger along dim {dim}")
 
 
-def _rest_of(slot: Slot) -> int | None:
-    """A dim that the part's rest covers."""
-    return next((place for place, size in enumerate(slot.part.sizes) if isinstance(size, Rest)), None)
-
-
 def _other_size_on_one_rank(scene: Scene) -> Broken:
-    row = scene.row
-    drawing = scene.drawing(ranks=2, dims=1, least=1, form=row.spellings[0].form.name)
-    calls = drawing.calls()
-    key = scene.pick(key for key in drawing.names if key[0] != "dtype" and not any(key[2:]))
-    value, by = drawing.names[key], drawing.size if row.rule.derived else 1
-    drawing.names[key] = grown(value, len(value) - 1, by) if isinstance(value, tuple) else value + 1
-    changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-    return scene.between(calls, changed, "sizes", f"{key[0]} is larger on this rank")
+    drawing, calls = scene.drawing(min_ranks=2, min_dims=1, min_size=1, form=_first_form(scene.row))
+    sizes, by = drawing.values.sizes, drawing.size if scene.row.rule.derived else 1
+    key = scene.pick(key for key in sizes if not key.ranks)
+    value = sizes[key]
+    sizes[key] = grown(value, len(value) - 1, by) if isinstance(value, tuple) else value + 1
+    return scene.on_one_rank(drawing, calls, "sizes", f"{key.name} is larger on this rank")
+
+
+def _has_common_size(row: Row) -> bool:
+    """Return whether all ranks take part, and agree on some size."""
+    named = [size for part in given_parts(row) for size in part.sizes if isinstance(size, (Name, Rest, Shares))]
+    return is_collective(row) and any(isinstance(size, Shares) or not size.index for size in named)
 
 
 def _other_size_of_a_list(scene: Scene) -> Broken:
-    """Every tensor of a list is larger: the one that this rank keeps does not fit what it came from."""
-    calls = scene.legal(ranks=2, dims=1, least=1, form=scene.row.spellings[0].form.name)
+    """Make every tensor of a list larger: the one that this rank keeps does not fit the tensor that it came from."""
+    calls = scene.legal(min_ranks=2, min_dims=1, min_size=1, form=_first_form(scene.row))
     part = next(part for part in list_parts(scene.row, "p") if part.path.name in scene.row.writes)
     one = scene.one(calls)
     for slot in [slot for slot in slots_of(one) if slot.part.path == part.path]:
@@ -114,40 +114,26 @@ def _writes_uneven_list(row: Row) -> bool:
 
 
 def _other_pair(scene: Scene) -> Broken:
-    """A size of two ranks is another for one of them."""
-    drawing = scene.drawing(ranks=2, dims=1, least=1, form="uneven")
-    calls = drawing.calls()
+    """Change a size of two ranks for one of them."""
+    drawing, calls = scene.drawing(min_ranks=2, min_dims=1, min_size=1, form="uneven")
     i, j = scene.draw(st.permutations(range(drawing.size)))[:2]
-    key = next(key for key in drawing.names if key[0] == "s" and key[-1] in ((i, j), (j,)))
-    drawing.names[key] += 1
-    changed = drawing.one(scene.pick((i, j)))
-    return scene.between(calls, changed, "pairs", f"what rank {i} sends to rank {j} is larger")
+    key = next(key for key in drawing.values.sizes if key.name == "s" and key.ranks in ((i, j), (j,)))
+    drawing.values.sizes[key] += 1
+    return scene.on_one_rank(drawing, calls, "pairs", f"what rank {i} sends to rank {j} is larger", (i, j))
 
 
 def _other_pair_of_splits(scene: Scene) -> Broken:
-    drawing = scene.drawing(ranks=2, dims=1, least=1)
-    calls = drawing.calls()
+    drawing, calls = scene.drawing(min_ranks=2, min_dims=1, min_size=1)
     i, j = scene.draw(st.permutations(range(drawing.size)))[:2]
-    rows = [list(row) for row in drawing.matrix]
-    rows[i][j] += 1
-    drawing.matrix = tuple(map(tuple, rows))
-    changed = drawing.one(scene.pick((i, j)))
-    return scene.between(calls, changed, "pairs", f"rank {i} sends one row more to rank {j}")
-
-
-def _has_common_size(row: Row) -> bool:
-    """Whether all ranks take part, and some size is one for all."""
-    if not is_collective(row):
-        return False
-    named = [size for part in given_parts(row) for size in part.sizes if isinstance(size, (Name, Rest, Shares))]
-    return any(isinstance(size, Shares) or not size.index for size in named)
+    matrix = drawing.values.matrix
+    drawing.values.matrix = (*matrix[:i], grown(matrix[i], j), *matrix[i + 1 :])
+    return scene.on_one_rank(drawing, calls, "pairs", f"rank {i} sends one row more to rank {j}", (i, j))
 
 
 def _wrong_split(scene: Scene) -> Broken:
-    calls = scene.legal(ranks=2)
+    calls = scene.legal(min_ranks=2)
     one = scene.pick(calls)
-    column = scene.pick(column for column in scene.row.entry.splits.values() if column.argument)
-    part = next(part for part, known in scene.row.entry.splits.items() if known is column)
+    part, column = scene.pick(each for each in scene.row.entry.splits.items() if each[1].argument)
     given = scene.row.entry.parts[part] not in scene.row.fresh
     how = scene.pick(["one too many", "a negative one", *(["a wrong sum"] if given else [])])
     numbers = list(one.arguments[column.argument])
@@ -162,29 +148,24 @@ def _wrong_split(scene: Scene) -> Broken:
 
 
 def _wrong_length(scene: Scene) -> Broken:
-    row = scene.row
-    part = scene.pick(
-        part for part in given_parts(row) if set(part.path.index) & {"1", "p"} and _level(row, part) is not None
-    )
-    calls = scene.legal(dims=1, least=1)
+    part = scene.pick(part for part in given_parts(scene.row) if _level(part) is not None)
+    calls = scene.legal(min_dims=1, min_size=1)
     one = scene.pick(each for each in calls if each.arguments[part.path.name])
     more = scene.draw(st.booleans())
-    level = _level(row, part)
-    assert level is not None
-    value = _resized(one.arguments[part.path.name], level, more)
+    value = _resized(one.arguments[part.path.name], _level(part) or 0, more)
     change = f"{part.path.name} has a tensor too {'many' if more else 'few'}"
     return scene.local(calls, with_arguments(one, **{part.path.name: value}), "lists", change)
 
 
-def _level(row: Row, part: Any) -> int | None:
-    """At which depth a list of the part may have a wrong length; the outer one of an `@root` part says who is root."""
+def _level(part: Any) -> int | None:
+    """Return the depth at which a list of the part can have a wrong length; an `@root` part's outer list says more."""
     return next((k for k, i in enumerate(part.path.index) if i in "1p" and not (part.root_only and k == 0)), None)
 
 
 def _resized(value: Any, level: int, more: bool) -> list[Any]:
     if level:
         return [_resized(value[0], level - 1, more), *value[1:]]
-    return [*value, copies(value[-1])] if more else list(value[:-1])
+    return [*value, copied(value[-1])] if more else list(value[:-1])
 
 
 def _empty_list(scene: Scene) -> Broken:
@@ -195,23 +176,33 @@ def _empty_list(scene: Scene) -> Broken:
 
 
 def _longer_list_on_one_rank(scene: Scene) -> Broken:
-    kinds = tuple(kind for kind in legal_dtypes(scene.row, scene.backend, 2) if kind[0] != "avg")
-    drawing = scene.drawing(ranks=2, kinds=kinds, dims=1, least=1)
-    calls = drawing.calls()
-    drawing.count += 1
-    changed = drawing.one(scene.draw(st.integers(0, drawing.size - 1)))
-    return scene.between(calls, changed, "lists", "this rank's lists hold one tensor more")
+    dtypes = tuple(each for each in scene.dtypes() if each[0] != "avg")
+    drawing, calls = scene.drawing(min_ranks=2, dtypes=dtypes, min_dims=1, min_size=1)
+    drawing.values.count += 1
+    return scene.on_one_rank(drawing, calls, "lists", "this rank's lists hold one tensor more")
 
 
 def _list_of_the_root(scene: Scene) -> Broken:
-    calls = scene.legal(ranks=2)
-    name = scene.pick(name for name in scene.row.root_only)
+    calls = scene.legal(min_ranks=2)
+    name = scene.pick(scene.row.root_only)
     root = next(one for one in calls if one.is_root)
     if scene.draw(st.booleans()):
         return scene.local(calls, with_arguments(root, **{name: []}), "presence", f"{name} is empty on the root")
     other = scene.pick(one for one in calls if not one.is_root)
-    value = [copies(item) for item in root.arguments[name]]
-    return scene.local(calls, with_arguments(other, **{name: value}), "presence", f"{name} is given off the root")
+    changed = with_arguments(other, **{name: copied(root.arguments[name])})
+    return scene.local(calls, changed, "presence", f"{name} is given off the root")
+
+
+def _lists_of_fixed_length(row: Row) -> bool:
+    return any(_level(part) is not None for part in given_parts(row)) and not row.entry.batch
+
+
+def _free_lists(row: Row) -> bool:
+    return bool(list_parts(row, "i")) and not row.entry.batch
+
+
+def _agreed_lists(row: Row) -> bool:
+    return bool(list_parts(row, "i")) and is_collective(row) and not row.entry.alike
 
 
 SIZES: tuple[Breach, ...] = (
@@ -223,18 +214,8 @@ SIZES: tuple[Breach, ...] = (
     Breach("another pair", "pairs", lambda row: is_collective(row) and may_be_uneven(row), _other_pair, form="uneven"),
     Breach("another pair of split sizes", "pairs", lambda row: bool(row.splits), _other_pair_of_splits),
     Breach("wrong split sizes", "splits", lambda row: bool(row.splits), _wrong_split),
-    Breach(
-        "wrong length",
-        "lists",
-        lambda row: any(_level(row, part) is not None for part in given_parts(row)) and not row.entry.batch,
-        _wrong_length,
-    ),
-    Breach("empty list", "lists", lambda row: bool(list_parts(row, "i")) and not row.entry.batch, _empty_list),
-    Breach(
-        "longer lists on one rank",
-        "lists",
-        lambda row: bool(list_parts(row, "i")) and is_collective(row) and not row.entry.alike,
-        _longer_list_on_one_rank,
-    ),
+    Breach("wrong length", "lists", _lists_of_fixed_length, _wrong_length),
+    Breach("empty list", "lists", _free_lists, _empty_list),
+    Breach("longer lists on one rank", "lists", _agreed_lists, _longer_list_on_one_rank),
     Breach("the root's list", "presence", lambda row: bool(list_parts(row, "p")), _list_of_the_root),
 )
