@@ -1,4 +1,4 @@
-"""The command line, `collective-rules`: where its commands meet, and how each of them ends.
+"""The command line, `collective-rules`: its commands, and how each of them ends.
 
 Exit status: 0 nothing wrong, 1 findings of severity error, 2 the command could not be carried out (one line on
 standard error, nothing on standard output). An interrupt ends with 130 and a closed pipe with 141, as in a shell.
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def carry_out(run: Callable[[], int], refuse: Callable[[str], int], help_by: str) -> int:
-    """Return the exit status of `run`; what is no fault of the program comes to one line, which `refuse` writes."""
+    """Return the exit status of `run`; `refuse` writes one line on an error that is no fault of this program."""
     try:
         if sys.stdout is None:  # the process was started without one
             raise CommandError("standard output is closed, so there is nowhere to write the answer")
@@ -113,25 +113,25 @@ def _collective_rules(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions, and exit.")
     ] = False,
 ) -> None:
-    """What every PyTorch collective's sizes must be."""
+    """The sizes that every PyTorch collective must have."""
 
 
 def _never_fail_to_encode() -> None:
-    """Let output that the terminal's encoding lacks come out escaped."""
+    """Escape characters that the terminal's encoding does not have."""
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
 
 
 def _refuse(message: str) -> int:
-    """Write one line, in which what a terminal would obey (a script's own message may hold it) is escaped."""
+    """Write one line; control characters, which a script's message may have, are escaped."""
     if sys.stderr is not None:
         sys.stderr.write(f"collective-rules: {visible(' '.join(message.split()))}\n")
     return CANNOT
 
 
 def _discard_output() -> None:
-    """Send what is still buffered nowhere; the interpreter would fail on it once more when it exits."""
+    """Discard buffered output: the interpreter would fail on it again when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

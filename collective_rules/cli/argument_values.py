@@ -1,4 +1,4 @@
-"""Reads `name=value`, as people type it, into what an op's argument takes. Nothing is evaluated.
+"""Reads `name=value`, as people type it, into a value of an op's argument. Nothing is evaluated.
 
 The grammar, by the argument's type in the schema:
 
@@ -39,7 +39,7 @@ _TOO_LARGE = 2**63
 
 
 def parse_arguments(row: Row, pairs: Iterable[str]) -> dict[str, Any]:
-    """Return the arguments that `pairs` spell, by name; raise `CommandError` where one cannot be read.
+    """Return the arguments that `pairs` spell, by name; raise `CommandError` for a pair that cannot be read.
 
     >>> import collective_rules as cr
     >>> parse_arguments(cr.lookup("c10d::allreduce_"), ["tensors=2x3:int32,2x3:int32", "reduce_op=max"])
@@ -52,41 +52,39 @@ def parse_arguments(row: Row, pairs: Iterable[str]) -> dict[str, Any]:
             raise CommandError(f"{pair!r} is no name=value, such as {_example(row)}")
         if name in arguments:
             raise CommandError(f"{name} is given twice")
-        arguments[name] = parse_value(_known(row, name), text)
+        arguments[name] = parse_value(_argument(row, name), text)
     return arguments
 
 
 def _example(row: Row) -> str:
-    tensor = next((argument.name for argument in row.arguments if argument.kind == "Tensor"), "tag")
-    return "tag=1" if tensor == "tag" else f"{tensor}=16x4:bfloat16"
+    tensor = next((argument.name for argument in row.arguments if argument.kind == "Tensor"), None)
+    return f"{tensor}=16x4:bfloat16" if tensor else "tag=1"
 
 
-def _known(row: Row, name: str) -> Argument:
-    known = [argument.name for argument in row.arguments if not argument.is_group]
-    if name in known:
+def _argument(row: Row, name: str) -> Argument:
+    names = [argument.name for argument in row.arguments if not argument.is_group]
+    if name in names:
         return row.by_name[name]
     if name in row.by_name:
         raise CommandError(f"{row.op}: {name} is the group, which --group-size and --rank describe; leave it out")
-    others = f"the op takes {', '.join(known)}" if known else "the op takes none"
-    raise CommandError(f"{row.op} has no argument {name!r}{suggestion(name, known) or f'; {others}'}")
+    others = f"; the op takes {', '.join(names) or 'none'}"
+    raise CommandError(f"{row.op} has no argument {name!r}{suggestion(name, names) or others}")
 
 
 def parse_value(argument: Argument, text: str) -> Any:
-    """Return the value of `argument` that `text` spells; raise `CommandError`, with the place, where it spells none."""
+    """Return the value of `argument` that `text` spells; raise `CommandError` with the place if it spells none."""
     if argument.optional and text.strip().lower() == "none":
         return None
     if argument.depth == 0 and argument.kind not in _ITEMS:
         return text
-    return _Reader(argument, text).whole()
+    return _ValueReader(argument, text).whole()
 
 
-class _Reader:
+class _ValueReader:
     """Reads one value from left to right."""
 
     def __init__(self, argument: Argument, text: str) -> None:
-        self.argument = argument
-        self.text = text
-        self.place = 0
+        self.argument, self.text, self.place = argument, text, 0
 
     def whole(self) -> Any:
         value = self.list_of(self.argument.depth) if self.argument.depth else self.item()
@@ -95,36 +93,45 @@ class _Reader:
             self.fail("expected the end")
         return value
 
+    def sees(self, pattern: str) -> re.Match[str] | None:
+        """Return the match at the place, and stay there."""
+        return re.compile(pattern, re.ASCII).match(self.text, self.place)
+
     def match(self, pattern: str) -> re.Match[str] | None:
-        found = re.compile(pattern, re.ASCII).match(self.text, self.place)
-        if found:
-            self.place = found.end()
-        return found
+        """Return the match at the place, and go to its end."""
+        match = self.sees(pattern)
+        self.place = match.end() if match else self.place
+        return match
+
+    def expect(self, pattern: str, wanted: str) -> str:
+        """Return the text of the match at the place, and go to its end; refuse the value if there is none."""
+        match = self.match(pattern)
+        return match[0] if match else self.fail(f"expected {wanted}")
 
     def fail(self, problem: str) -> NoReturn:
-        found = self.text[self.place : self.place + 20]
-        what = repr(found) if found else "the end"
-        raise CommandError(f"{self.argument.name}={_short(self.text)}: {problem}, found {what} at {self.place + 1}")
+        rest = self.text[self.place : self.place + 20]
+        self.refuse(f"{problem}, found {repr(rest) if rest else 'the end'} at {self.place + 1}")
 
-    def list_of(self, depth: int, separators: str = "") -> tuple[Any, ...]:
+    def refuse(self, problem: object) -> NoReturn:
+        raise CommandError(f"{self.argument.name}={_short(self.text)}: {problem}") from None
+
+    def list_of(self, depth: int, separators: str = "[,;]") -> tuple[Any, ...]:
         """Read a list whose items are `depth` - 1 lists deep."""
         if self.match(r" *\["):
-            inner = (lambda: self.bracketed(depth - 1)) if depth > 1 else self.item
-            items = self.items(inner, "[,;]")
-            if not self.match(r" *\]"):
-                self.fail("expected ',' or ']'")
+            items = self.items((lambda: self.bracketed(depth - 1)) if depth > 1 else self.item, "[,;]")
+            self.expect(r" *\]", "',' or ']'")
             return items
         if depth > 1:
             return self.items(lambda: self.list_of(depth - 1, ","), ";")
-        return self.items(self.item, separators or "[,;]")
+        return self.items(self.item, separators)
 
     def bracketed(self, depth: int) -> tuple[Any, ...]:
-        if not re.compile(r" *\[").match(self.text, self.place):
+        if not self.sees(r" *\["):
             self.fail("expected '[': inside brackets, every inner list has its own")
         return self.list_of(depth)
 
     def items(self, read: Callable[[], Any], separator: str) -> tuple[Any, ...]:
-        if re.compile(r" *(\]|$)").match(self.text, self.place):
+        if self.sees(r" *(\]|$)"):
             return ()
         items = [read()]
         while self.match(rf" *{separator}"):
@@ -135,64 +142,49 @@ class _Reader:
         self.match(r" *")
         if self.argument.gaps and self.match(r"(?i:none)\b"):
             return None
-        return _ITEMS.get(self.argument.kind, _Reader.word)(self)
+        return _ITEMS.get(self.argument.kind, _ValueReader.word)(self)
 
     def tensor(self) -> Spec:
-        sizes = self.match(r"0d|\d+(x\d+)*")
-        if sizes is None:
-            self.fail("expected a tensor such as 16x4:bfloat16 (or 0d)")
-        shape = () if sizes[0] == "0d" else tuple(self.number(size) for size in sizes[0].split("x"))
+        sizes = self.expect(r"0d|\d+(x\d+)*", "a tensor such as 16x4:bfloat16 (or 0d)")
+        shape = () if sizes == "0d" else tuple(map(self.number, sizes.split("x")))
         dtype = self.dtype() if self.match(":") else torch.float32
         stride = self.strides(len(shape)) if self.match("@") else None
         try:
             return Spec(shape, dtype, stride)
         except CallError as error:
-            raise CommandError(f"{self.argument.name}={_short(self.text)}: {error}") from None
+            return self.refuse(error)
 
     def strides(self, count: int) -> tuple[int, ...]:
-        strides = []
-        for place in range(count):
-            found = self.match(r",\d+" if place else r"\d+")
-            if found is None:
-                self.fail(f"expected {count} strides, one for each size")
-            strides.append(self.number(found[0].lstrip(",")))
-        return tuple(strides)
+        wanted = f"{count} strides, one for each size"
+        return tuple(
+            self.number(self.expect(r",\d+" if place else r"\d+", wanted).lstrip(",")) for place in range(count)
+        )
 
     def dtype(self) -> torch.dtype:
-        found = self.match(r"(torch\.)?(\w+)")
-        if found is None:
-            self.fail("expected a dtype such as bfloat16")
-        if found[2] not in DTYPES:
-            near = suggestion(found[2], DTYPES)
-            raise CommandError(f"{self.argument.name}={_short(self.text)}: torch has no dtype {found[2]!r}{near}")
-        return DTYPES[found[2]]
+        name = self.expect(r"(torch\.)?(\w+)", "a dtype such as bfloat16").removeprefix("torch.")
+        if name not in DTYPES:
+            self.refuse(f"torch has no dtype {name!r}{suggestion(name, DTYPES)}")
+        return DTYPES[name]
 
     def integer(self) -> Any:
-        found = self.match(r"-?\d+")
-        if found:
-            return self.number(found[0])
-        if re.compile(r"[a-z]").match(self.text, self.place):
-            return self.dtype()
-        return self.fail("expected an int")
+        return self.dtype() if self.sees(r"[a-z]") else self.number(self.expect(r"-?\d+", "an int"))
 
     def boolean(self) -> bool:
-        found = self.match(r"(?i:true|false)\b")
-        return found[0].lower() == "true" if found else self.fail("expected true or false")
+        return self.expect(r"(?i:true|false)\b", "true or false").lower() == "true"
 
     def word(self) -> str:
-        found = self.match(r"[^,;\[\]]+")
-        return found[0].strip() if found else self.fail("expected a value")
+        return self.expect(r"[^,;\[\]]+", "a value").strip()
 
     def number(self, digits: str) -> int:
         if len(digits) > 20 or not -_TOO_LARGE <= int(digits) < _TOO_LARGE:
-            raise CommandError(f"{self.argument.name}={_short(self.text)}: {_short(digits)} does not fit into 64 bits")
+            self.refuse(f"{_short(digits)} does not fit into 64 bits")
         return int(digits)
 
 
-_ITEMS: Mapping[str, Callable[[_Reader], Any]] = {
-    "Tensor": _Reader.tensor,
-    "int": _Reader.integer,
-    "bool": _Reader.boolean,
+_ITEMS: Mapping[str, Callable[[_ValueReader], Any]] = {
+    "Tensor": _ValueReader.tensor,
+    "int": _ValueReader.integer,
+    "bool": _ValueReader.boolean,
 }
 
 

@@ -40,8 +40,8 @@ def dry_run_script(
 ) -> Report:
     """Run a training script as one of many ranks, sending nothing, and show its collectives.
 
-    With --world-size before the script, all that follows the script is the script's own. Otherwise, these options may
-    also follow the script: all other arguments are the script's, and so is all after a --.
+    With --world-size before the script, all arguments behind the script are the script's own. Otherwise, these options
+    may also follow the script: all other arguments are the script's, and so are all after a --.
     """
     from collective_rules.dryrun import run_script
     from collective_rules.dryrun.options import DryRunOptions

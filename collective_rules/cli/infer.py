@@ -1,13 +1,13 @@
-"""`collective-rules infer`: what one rank's call writes and returns, what is wrong with it, and what it moves.
+"""`collective-rules infer`: the tensors that one rank's call writes and returns, its findings, and its traffic.
 
 `--json`, one object:
 
 - `op`: text. `group`: {`size`, `rank`}. `backend`: its name or null.
-- `results`: {name: tensor or (nested) list of tensors}, null where the sizes have no solution. A tensor is {`shape`
-  (null where the data do not tell), `dtype`, `stride`, `alias` (the argument whose memory it is, null if fresh),
+- `results`: {name: tensor or (nested) list of tensors}, null if the sizes have no solution. A tensor is {`shape`
+  (null if it is unknown), `dtype`, `stride`, `alias` (the argument whose memory it is, null if fresh),
   `bytes`}.
 - `findings`: [{`id`, `severity`, `message`, `ranks`, `names`}], errors first.
-- `traffic`: {`read`, `written`, `sent`, `buffer`, `bus_factor`} in bytes, null where `results` is.
+- `traffic`: {`read`, `written`, `sent`, `buffer`, `bus_factor`} in bytes, null if `results` is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import attrs
-import torch
 import typer
 
 from collective_rules.call import Call, call
@@ -55,7 +54,7 @@ def infer_call(
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> Report:
-    """Infer what one rank's call writes and returns, and check it."""
+    """Infer the tensors that one rank's call writes and returns, and check the call."""
     row = lookup(op)
     try:
         group = Group(group_size, rank)
@@ -68,10 +67,10 @@ def infer_call(
         "group": {"size": group_size, "rank": rank},
         "backend": backend,
         "results": None if results is None else _plain(results),
-        "findings": [_plain(attrs.asdict(found, recurse=False)) for found in findings],
+        "findings": [_plain(attrs.asdict(each, recurse=False)) for each in findings],
         "traffic": None if moved is None else attrs.asdict(moved),
     }
-    status = int(any(found.severity == ERROR for found in findings))
+    status = int(any(each.severity == ERROR for each in findings))
     return Report(data, tuple(_blocks(made, results, moved, findings)), as_json, status)
 
 
@@ -80,7 +79,7 @@ def _judge(made: Call, backend: str | None) -> tuple[dict[str, Any] | None, Traf
     try:
         return infer(made), traffic(made), findings
     except CallError as error:
-        if not any(found.severity == ERROR for found in findings):
+        if not any(each.severity == ERROR for each in findings):
             findings = error.findings + findings
         if not findings:
             raise
@@ -90,25 +89,19 @@ def _judge(made: Call, backend: str | None) -> tuple[dict[str, Any] | None, Traf
 def _plain(value: Any) -> Any:
     """Return `value` as JSON has it."""
     if isinstance(value, Spec):
-        known = value.shape is not None
+        has_shape = value.shape is not None
         return {
-            "shape": list(value.shape) if known else None,
-            "dtype": None if value.dtype is None else _dtype(value),
-            "stride": list(value.stride) if known else None,
+            "shape": list(value.shape) if has_shape else None,
+            "dtype": None if value.dtype is None else _plain(value.dtype),
+            "stride": list(value.stride) if has_shape else None,
             "alias": value.alias,
-            "bytes": value.nbytes if known and value.dtype is not None else None,
+            "bytes": value.nbytes if has_shape and value.dtype is not None else None,
         }
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
-
-
-def _dtype(spec: Spec) -> str:
-    return str(spec.dtype).removeprefix("torch.")
+    return value if value is None or isinstance(value, (str, int, float)) else str(value).removeprefix("torch.")
 
 
 def _blocks(
@@ -120,8 +113,8 @@ def _blocks(
         yield Table(_COLUMNS, rows, right=frozenset({"bytes"}))
     elif results is not None:
         yield "It writes no tensor and returns none."
-    for found in findings:
-        yield f"{found.severity}: {found.message}"
+    for each in findings:
+        yield f"{each.severity}: {each.message}"
     if not findings:
         yield "Nothing wrong."
     if moved is not None:
@@ -129,9 +122,9 @@ def _blocks(
 
 
 def _traffic(moved: Traffic) -> Iterator[tuple[str, str]]:
-    for name, what in (("read", "read"), ("written", "written"), ("sent", "sent"), ("buffer", "buffer S")):
+    for name in ("read", "written", "sent", "buffer"):
         count = getattr(moved, name)
-        yield what, f"{count:.0f} bytes" if count == int(count) else f"{count:.1f} bytes"
+        yield "buffer S" if name == "buffer" else name, f"{count:.{int(count != int(count))}f} bytes"
     yield "bus factor", f"{moved.bus_factor:.6g}"
 
 
@@ -140,15 +133,16 @@ def _rows(made: Call, name: str, label: str, value: Any) -> Iterator[tuple[str, 
         for place, item in enumerate(value):
             yield from _rows(made, name, f"{label}[{place}]", item)
         return
-    is_ = ["written"] * (name in made.row.writes) + ["returned"] * any(name == one.name for one in made.row.returns)
+    is_returned = any(name == output.name for output in made.row.returns)
+    roles = ", ".join(["written"] * (name in made.row.writes) + ["returned"] * is_returned)
     if isinstance(value, tuple):
-        yield label, ", ".join(is_), "no tensors", "", "", "", ""
+        yield label, roles, "no tensors", "", "", "", ""
     elif value is not None:
-        yield label, ", ".join(is_), *_cells(name, value)
+        yield label, roles, *_cells(name, value)
 
 
 def _cells(name: str, spec: Spec) -> tuple[str, ...]:
-    dtype = "?" if spec.dtype is None else _dtype(spec)
+    dtype = "?" if spec.dtype is None else _plain(spec.dtype)
     memory = "the argument" if spec.alias == name else spec.alias or "fresh"
     if spec.shape is None:
         return "?", dtype, "?", memory, "?"

@@ -29,8 +29,8 @@ def list_ops(
 ) -> Report:
     """List the ops, each with its rule and its notation."""
     namespaces = list(dict.fromkeys(op.partition("::")[0] for op in OPS))
-    _must_be_known("namespace", namespace, namespaces)
-    _must_be_known("rule", rule, RULES)
+    _must_be_among(namespaces, "namespace", namespace)
+    _must_be_among(RULES, "rule", rule)
     chosen = [
         _described(op)
         for op, entry in OPS.items()
@@ -42,9 +42,9 @@ def list_ops(
     return Report({"torch": str(torch.__version__), "ops": chosen}, (table if chosen else nothing,), as_json)
 
 
-def _must_be_known(what: str, name: str | None, known: Iterable[str]) -> None:
-    if name is not None and name not in known:
-        raise CommandError(f"no {what} {name!r}{suggestion(name, known)} (there are {', '.join(known)})")
+def _must_be_among(names: Iterable[str], option: str, name: str | None) -> None:
+    if name is not None and name not in names:
+        raise CommandError(f"no {option} {name!r}{suggestion(name, names)} (there are {', '.join(names)})")
 
 
 def _described(op: str) -> dict[str, Any]:

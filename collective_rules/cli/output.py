@@ -1,4 +1,4 @@
-"""A command's answer before it is written, and the options that several commands share."""
+"""The report that a command returns, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CommandError(Exception):
 
 @attrs.frozen
 class Report:
-    """A command's answer: `data` for `--json`, `blocks` for people, and the exit status."""
+    """The result of a command: `data` for `--json`, `blocks` for people, and the exit status."""
 
     data: Mapping[str, Any]
     blocks: tuple[str | Table, ...]
@@ -35,11 +35,11 @@ class Report:
     status: int = 0
 
 
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the known name that is nearest to `wrong`, or nothing.
+def suggestion(wrong: str, names: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" with the one of `names` that is nearest to `wrong`, or nothing.
 
     >>> suggestion("bfloat61", ["float32", "bfloat16"])
     "; did you mean 'bfloat16'?"
     """
-    near = difflib.get_close_matches(wrong, list(known), n=1)
+    near = difflib.get_close_matches(wrong, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,8 +1,8 @@
 """`collective-rules precheck`: says whether the ranks of a script agree, before the script is launched.
 
-`--json`, one object: `script`, `arguments`, `endings` ([{`rank`, `ended`, `status`, `where`, `message`, `calls`}], as
-`comparison.rehearsal.RankResult` describes them), `seconds` (how long it took), and the keys that `comparison.as_json`
-describes; those alone are written by `--report` into a file that ends in .json.
+`--json`, one object: `script`, `arguments`, `endings` ([{`rank`, `ended`, `status`, `where`, `message`, `calls`}], the
+fields of `comparison.rehearsal.RankResult`), `seconds` (its duration), and the keys that `comparison.as_json`
+describes; `--report` writes these keys alone into a file that ends in .json.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def precheck_script(
 ) -> Report:
     """Dry-run a training script as each of its ranks, sending nothing, and say where they would not agree.
 
-    With --world-size before the script, all that follows the script is the script's own. Otherwise, these options may
-    also follow the script: all other arguments are the script's, and so is all after a --.
+    With --world-size before the script, all arguments behind the script are the script's own. Otherwise, these options
+    may also follow the script: all other arguments are the script's, and so are all after a --.
     """
     from collective_rules.comparison import as_json as as_data
     from collective_rules.comparison import write

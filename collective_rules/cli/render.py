@@ -1,7 +1,7 @@
 """Writes a report: rich tables on a terminal, plain aligned text into a pipe or a file, or one JSON object.
 
-Nothing is ever cut: a terminal folds long cells, and a pipe gets lines as long as they are. Names come from programs:
-what a terminal would obey is escaped.
+Nothing is cut: a terminal folds long cells, and a pipe gets whole lines. Names come from programs: their control
+characters are escaped.
 """
 
 from __future__ import annotations

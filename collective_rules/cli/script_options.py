@@ -1,4 +1,4 @@
-"""The options that `dry-run` and `precheck` share, and where they may stand: before and behind the script's name."""
+"""The options that `dry-run` and `precheck` share; they may stand before and behind the script's name."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ LocalWorldSize = Annotated[int | None, typer.Option(min=1, help="The ranks on a 
 Steps = Annotated[int | None, typer.Option(min=1, help="Stop after this number of optimizer steps.")]
 Item = Annotated[
     float | None,
-    typer.Option(help="The value of a number that a dry run does not know; else the script ends where it reads one."),
+    typer.Option(
+        help="The value of each number that a dry run does not have; without it, the script ends where it reads one."
+    ),
 ]
 
 
 class ScriptCommand(TyperCommand):
     """A command whose options may also stand behind the script's name, among the script's own.
 
-    With --world-size before the script, all that follows the script is the script's own, and so is all after a "--".
+    With --world-size before the script, all arguments behind it are the script's own, and so are all after a "--".
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -56,7 +58,7 @@ class ScriptCommand(TyperCommand):
         return super().parse_args(ctx, [*front, *script, *rest, *tokens])
 
     def _option(self, token: str, following: Iterator[str]) -> list[str]:
-        """Return an option of this command with its value, which may be the token that follows; nothing for others."""
+        """Return an option of this command with its value, which may be the following token; [] for another token."""
         name, has_value, _ = token.partition("=")
         option: Any = next((each for each in self.params if name in each.opts), None)
         if option is None:

@@ -1,4 +1,4 @@
-"""`collective-rules show`: everything that the tables say of one op.
+"""`collective-rules show`: all facts of the tables about one op.
 
 `--json`, one object:
 
@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -54,13 +54,9 @@ def _described(row: Row) -> dict[str, Any]:
         "rule": rule.name,
         "title": rule.title,
         "forms": [
-            {
-                "name": spelling.form.name,
-                "notation": str(spelling.statement),
-                "rule": spelling.form.text,
-                "flat": spelling.form.flat,
-            }
-            for spelling in row.spellings
+            {"name": form.name, "notation": str(each.statement), "rule": form.text, "flat": form.flat}
+            for each in row.spellings
+            for form in [each.form]
         ],
         "reads": list(row.reads),
         "writes": list(row.writes),
@@ -82,14 +78,10 @@ def _described(row: Row) -> dict[str, Any]:
 
 
 def _argument(row: Row, argument: Argument) -> dict[str, Any]:
-    kind = argument.kind.rpartition(".")[2] + ("?" if argument.gaps else "") + "[]" * argument.depth
+    item = argument.kind.rpartition(".")[2] + "?" * argument.gaps
+    type_ = item + "[]" * argument.depth + "?" * argument.optional
     layout = row.layout_of(argument.name) if argument.kind == "Tensor" else None
-    return {
-        "name": argument.name,
-        "type": kind + ("?" if argument.optional else ""),
-        "role": _role(row, argument),
-        "layout": layout,
-    }
+    return {"name": argument.name, "type": type_, "role": _role(row, argument), "layout": layout}
 
 
 def _role(row: Row, argument: Argument) -> str:
@@ -112,25 +104,24 @@ def _limits(backend: str, row: Row) -> list[dict[str, Any]]:
     ]
 
 
-def _blocks(row: Row, data: Mapping[str, Any]) -> list[str | Table]:
-    blocks: list[str | Table] = [
-        f"{row.op}: {row.notation}\n{row.rule.title}",
-        Table((), tuple(_facts(row, data))),
-        _table("forms", data["forms"], {"name": "form", "notation": "notation", "rule": "the rule's text"}),
-        _table(
-            "arguments", data["arguments"], {"name": "argument", "type": "type", "role": "role", "layout": "layout"}
-        ),
-        _table("constraints", data["constraints"], {"id": "id", "says": "what holds"}),
-    ]
-    if data["limits"]:
-        blocks.append(
-            _table(
-                "limits", data["limits"], {"backend": "backend", "id": "id", "severity": "severity", "says": "it takes"}
-            )
-        )
+_TABLES: Mapping[str, Mapping[str, str]] = {
+    "forms": {"name": "form", "notation": "notation", "rule": "the rule's text"},
+    "arguments": {"name": "argument", "type": "type", "role": "role", "layout": "layout"},
+    "constraints": {"id": "id", "says": "what holds"},
+    "limits": {"backend": "backend", "id": "id", "severity": "severity", "says": "it takes"},
+}
+"""By key of the data, the columns of its table, with their titles."""
+
+
+def _blocks(row: Row, data: Mapping[str, Any]) -> Iterator[str | Table]:
+    yield f"{row.op}: {row.notation}\n{row.rule.title}"
+    yield Table((), tuple(_facts(row, data)))
+    for name, columns in _TABLES.items():
+        rows = tuple(tuple(str(item[key] or "") for key in columns) for item in data[name])
+        if rows or name != "limits":
+            yield Table(tuple(columns.values()), rows, name)
     if data["notes"]:
-        blocks.append("\n".join(["notes", *(f"  {note}" for note in data["notes"])]))
-    return blocks
+        yield "\n".join(["notes", *(f"  {note}" for note in data["notes"])])
 
 
 def _facts(row: Row, data: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -144,10 +135,11 @@ def _facts(row: Row, data: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts += [(role.replace("_", " "), data[role]) for role in _ROLES if data[role]]
     facts += [("splits", ", ".join(row.splits))] if row.splits else []
     agreed = [
-        one["name"] if one["argument"] in (None, one["name"]) else f"{one['name']} ({one['argument']})"
-        for one in data["agreed"]
+        each["name"] if each["argument"] in (None, each["name"]) else f"{each['name']} ({each['argument']})"
+        for each in data["agreed"]
     ]
     traffic = data["traffic"]
+    since = f"since {row.entry.since}; " if row.entry.since else ""
     return [
         *facts,
         ("agreed", ", ".join(["nothing: no other rank takes part"] if row.rule.one_sided else ["sizes", *agreed])),
@@ -156,15 +148,5 @@ def _facts(row: Row, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("bus factor", traffic["bus_factor"]),
         ("source", row.rule.source),
         ("defined in", row.source),
-        ("torch", _versions(row)),
+        ("torch", f"{since}{torch.__version__} {'has it' if row.available else 'does not have it'}"),
     ]
-
-
-def _versions(row: Row) -> str:
-    since = f"since {row.entry.since}; " if row.entry.since else ""
-    return f"{since}{torch.__version__} {'has it' if row.available else 'does not have it'}"
-
-
-def _table(title: str, items: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
-    rows = tuple(tuple(str(item[key] or "") for key in columns) for item in items)
-    return Table(tuple(columns.values()), rows, title)

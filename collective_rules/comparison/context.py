@@ -1,6 +1,6 @@
 """Shows where the ranks of a group first part, and the calls of each rank around that place, side by side as text.
 
-Ranks that did the same are shown as one. The findings come from elsewhere.
+Ranks with the same calls are shown as one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import attrs
 
@@ -82,7 +83,6 @@ class Timeline:
 
     def __init__(self, rank: int, calls: Sequence[Call], groups: GroupNames) -> None:
         self.rank, self.calls, self._groups = rank, calls, groups
-        self._by_index: dict[str, dict[int | None, list[int]]] = {}
 
     @functools.cached_property
     def _places(self) -> Mapping[tuple[str, bool], list[int]]:
@@ -101,27 +101,6 @@ class Timeline:
     def messages(self, name: str) -> list[int]:
         """Return the places of the group's sends and receives."""
         return self._places.get((name, True), [])
-
-    def has_indices(self, name: str) -> bool:
-        """Return whether each of the group's collectives has an index."""
-        return all(self.calls[place].index is not None for place in self.collectives(name))
-
-    def at(self, name: str, index: int, *, by_index: bool) -> list[int]:
-        """Return the places of the group's collective `index`: several calls may be one launch."""
-        if not by_index:
-            return self.collectives(name)[max(0, index) : max(0, index + 1)]
-        if name not in self._by_index:
-            places = self._by_index[name] = {}
-            for place in self.collectives(name):
-                places.setdefault(self.calls[place].index, []).append(place)
-        return self._by_index[name].get(index, [])
-
-    def after(self, name: str, index: int, *, by_index: bool) -> int:
-        """Return the place in this rank's program after the group's collectives before `index`."""
-        places = self.collectives(name)
-        if by_index:
-            places = [place for place in places if (self.calls[place].index or 0) < index]
-        return places[-1] + 1 if places else 0
 
     def line(self, place: int, *, here: bool = False) -> Line:
         """Return the call at a place as text."""
@@ -142,6 +121,90 @@ class Timeline:
         return tuple(lines)
 
 
+class _GroupPrograms:
+    """The programs of one group's ranks; `ranks` are global, those with a recording.
+
+    - `by_index`: whether collectives of one index belong together, as `agree` decides it; else those of one place do.
+    """
+
+    def __init__(self, name: str, timelines: Mapping[int, Timeline], groups: GroupNames) -> None:
+        self.name, self.timelines, self.groups = name, timelines, groups
+        self.members = groups.members(name)
+        self.ranks = [rank for rank in self.members if rank in timelines]
+        indices = [self._index(rank, place) for rank in self.ranks for place in timelines[rank].collectives(name)]
+        self.by_index = bool(indices) and None not in indices
+        self._places: dict[int, dict[int | None, list[int]]] = {}
+
+    def _index(self, rank: int, place: int) -> int | None:
+        return self.timelines[rank].calls[place].index
+
+    def at(self, rank: int, index: int) -> list[int]:
+        """Return the places of the collective `index` in a rank's program: several calls may be one launch."""
+        if rank not in self._places:
+            places = self._places[rank] = {}
+            for number, place in enumerate(self.timelines[rank].collectives(self.name)):
+                places.setdefault(self._index(rank, place) if self.by_index else number, []).append(place)
+        return self._places[rank].get(index, [])
+
+    def after(self, rank: int, index: int) -> int:
+        """Return the place in a rank's program after the group's collectives before `index`."""
+        places = self.timelines[rank].collectives(self.name)
+        if self.by_index:
+            places = [place for place in places if (self._index(rank, place) or 0) < index]
+        return places[-1] + 1 if places else 0
+
+    def divergence(self, findings: list[Finding], context: int) -> tuple[int, Divergence] | None:
+        """Return where the group first parts, after the place in the programs; None where no recording shows it."""
+        collective = [finding for finding in findings if not lookup(finding.op).rule.point_to_point]
+        if collective:
+            first = min(collective, key=lambda each: (each.severity != ERROR, each.index or 0))
+            return self._collective(first, context)
+        return self._message(findings[0], context)
+
+    def _collective(self, finding: Finding, context: int) -> tuple[int, Divergence]:
+        index = finding.index or 0
+        rows = range(min(index, max(0, index - context)), index + context + 1)
+
+        def cells(rank: int) -> tuple[Line | None, ...]:
+            return tuple(_joined([self.timelines[rank].line(place) for place in self.at(rank, row)]) for row in rows)
+
+        def lines(rank: int) -> tuple[Line, ...]:
+            return self.timelines[rank].around(self.at(rank, index), context, self.after(rank, index))
+
+        cells_of = _folded(self.ranks, cells)
+        middle = {ranks: column[rows.index(index)] for ranks, column in cells_of.items()}
+        usual = _usual({ranks: None if line is None else line.call for ranks, line in middle.items()})
+        odd = set(finding.ranks).intersection(self.ranks) or {
+            rank for ranks in cells_of if ranks not in usual for rank in ranks
+        }
+        shown = [row == index or any(column[place] for column in cells_of.values()) for place, row in enumerate(rows)]
+        place = min((line.place or 0 for line in middle.values() if line is not None), default=0)
+        columns = [
+            Column(ranks, not odd.isdisjoint(ranks), tuple(compress(column, shown)))
+            for ranks, column in cells_of.items()
+        ]
+        contexts = _contexts(self.ranks, lines, odd)
+        verdict, _, _ = finding.message.partition("\n")
+        return place, Divergence(
+            self.name, self.members, index, verdict, tuple(compress(rows, shown)), tuple(columns), contexts
+        )
+
+    def _message(self, finding: Finding, context: int) -> tuple[int, Divergence] | None:
+        unmatched = _unmatched(self.name, self.timelines, self.groups)
+        places = {rank: place for rank, place in unmatched.items() if rank in finding.ranks} or unmatched
+        ranks = sorted({*places, *self.timelines.keys() & {*finding.ranks}})
+        if not ranks:
+            return None
+        contexts = _contexts(
+            ranks,
+            lambda rank: self.timelines[rank].around([places[rank]] if rank in places else [], context),
+            set(finding.ranks) if set(finding.ranks) < set(ranks) else set(),
+        )
+        verdict, _, _ = finding.message.partition("\n")
+        place = min(places.values(), default=0)
+        return place, Divergence(self.name, self.members, None, verdict, contexts=contexts)
+
+
 def divergences(
     findings: Iterable[Finding], timelines: Mapping[int, Timeline], groups: GroupNames, context: int
 ) -> tuple[Divergence, ...]:
@@ -150,106 +213,26 @@ def divergences(
     for finding in findings:
         if finding.id != WAIT_CYCLE:
             by_group.setdefault(finding.group, []).append(finding)
-    located = [
-        min(places, key=lambda item: item[0])
-        for name, several in by_group.items()
-        if (places := [*_collective(name, several, timelines, groups, context)])
-        or (places := [*_message(name, several, timelines, groups, context)])
-    ]
-    return tuple(finding for _, finding in sorted(located, key=lambda item: item[0]))
+    located = [_GroupPrograms(name, timelines, groups).divergence(each, context) for name, each in by_group.items()]
+    return tuple(divergence for _, divergence in sorted(filter(None, located), key=lambda item: item[0]))
 
 
 def earliest_first(findings: Iterable[Finding], timelines: Mapping[int, Timeline], groups: GroupNames) -> list[Finding]:
     """Return findings in the order of the programs; those without a place come last."""
+    programs = functools.cache(lambda name: _GroupPrograms(name, timelines, groups))
 
     def place(finding: Finding) -> float:
         if finding.index is None:
             return math.inf
-        ranks = _ranks_of(finding.group, timelines, groups)
-        by_index = _by_index(finding.group, ranks, timelines)
-        places = [timelines[rank].at(finding.group, finding.index, by_index=by_index) for rank in ranks]
+        group = programs(finding.group)
+        places = [group.at(rank, finding.index) for rank in group.ranks]
         return min((each[0] for each in places if each), default=math.inf)
 
     return sorted(findings, key=place)
 
 
-def _ranks_of(name: str, timelines: Mapping[int, Timeline], groups: GroupNames) -> list[int]:
-    return [rank for rank in groups.members(name) if rank in timelines]
-
-
-def _by_index(name: str, ranks: Iterable[int], timelines: Mapping[int, Timeline]) -> bool:
-    """Return whether collectives of one index belong together, as `agree` decides it; else those of one place do."""
-    having = [timelines[rank] for rank in ranks if timelines[rank].collectives(name)]
-    return bool(having) and all(each.has_indices(name) for each in having)
-
-
-def _collective(
-    name: str, findings: list[Finding], timelines: Mapping[int, Timeline], groups: GroupNames, context: int
-) -> Iterator[tuple[int, Divergence]]:
-    """Yield the first collective of the group that has a finding, with its place in the programs."""
-    collective = [finding for finding in findings if not lookup(finding.op).rule.point_to_point]
-    if not collective:
-        return
-    finding = min(collective, key=lambda each: (each.severity != ERROR, each.index or 0))
-    index = finding.index or 0
-    ranks = _ranks_of(name, timelines, groups)
-    by_index = _by_index(name, ranks, timelines)
-    rows = range(min(index, max(0, index - context)), index + context + 1)
-
-    def cells(rank: int) -> tuple[Line | None, ...]:
-        own = timelines[rank]
-        return tuple(_joined([own.line(p) for p in own.at(name, row, by_index=by_index)]) for row in rows)
-
-    def lines(rank: int) -> tuple[Line, ...]:
-        own = timelines[rank]
-        places = own.at(name, index, by_index=by_index)
-        return own.around(places, context, own.after(name, index, by_index=by_index))
-
-    columns = _folded(ranks, cells)
-    middle = {own: column[rows.index(index)] for own, column in columns.items()}
-    usual = _usual({own: None if line is None else line.call for own, line in middle.items()})
-    odd = set(finding.ranks).intersection(ranks) or {rank for own in columns if own not in usual for rank in own}
-    shown = tuple(row for row, *cell in zip(rows, *columns.values(), strict=True) if row == index or any(cell))
-    yield (
-        min((line.place or 0 for line in middle.values() if line is not None), default=0),
-        Divergence(
-            name,
-            groups.members(name),
-            index,
-            finding.message.split("\n", 1)[0],
-            shown,
-            tuple(
-                Column(own, not odd.isdisjoint(own), tuple(c for r, c in zip(rows, column, strict=True) if r in shown))
-                for own, column in columns.items()
-            ),
-            _contexts(ranks, lines, odd),
-        ),
-    )
-
-
-def _message(
-    name: str, findings: list[Finding], timelines: Mapping[int, Timeline], groups: GroupNames, context: int
-) -> Iterator[tuple[int, Divergence]]:
-    """Yield the first message of the group that has a finding, with its place in the programs."""
-    finding = findings[0]
-    unmatched = _unmatched(name, timelines, groups)
-    places = {rank: place for rank, place in unmatched.items() if rank in finding.ranks} or unmatched
-    ranks = sorted({*places, *(rank for rank in finding.ranks if rank in timelines)})
-    if ranks:
-        contexts = _contexts(
-            ranks,
-            lambda rank: timelines[rank].around([places[rank]] if rank in places else [], context),
-            set(finding.ranks) if set(finding.ranks) < set(ranks) else set(),
-        )
-        verdict = finding.message.split("\n", 1)[0]
-        yield (
-            min(places.values(), default=0),
-            Divergence(name, groups.members(name), None, verdict, contexts=contexts),
-        )
-
-
 def _unmatched(name: str, timelines: Mapping[int, Timeline], groups: GroupNames) -> dict[int, int]:
-    """Return the place of each rank's first message without a partner; where all have one, of the first unlike pair."""
+    """Return the place of each rank's first message without a partner; of the first unlike pair if all have one."""
     origin: dict[tuple[int, int], tuple[int, int]] = {}
     calls: list[Call] = []
     for rank, own in timelines.items():
@@ -264,17 +247,11 @@ def _unmatched(name: str, timelines: Mapping[int, Timeline], groups: GroupNames)
             except Unsolvable:
                 return {rank: place}
     job = arrange(calls)
-    for group in job.groups:
-        matched = MatchedMessages(group, job.signatures, frozenset())
-        alone = [message for message in origin if message not in matched.partner_of]
-        if not alone:
-            alone = _unlike_pair(matched)
-        places: dict[int, int] = {}
-        for message in alone:
-            rank, place = origin[message]
-            places.setdefault(rank, place)
-        return places
-    return {}
+    if not job.groups:
+        return {}
+    matched = MatchedMessages(job.groups[0], job.signatures, frozenset())
+    alone = [message for message in origin if message not in matched.partner_of] or _unlike_pair(matched)
+    return dict(reversed([origin[message] for message in alone]))
 
 
 def _unlike_pair(matched: MatchedMessages) -> list[tuple[int, int]]:

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from collective_rules.comparison.compare import Comparison, File
+import attrs
+
+from collective_rules.comparison.compare import Comparison
 from collective_rules.comparison.context import Context, Divergence, Line
 from collective_rules.comparison.names import group_text
-from collective_rules.finding import SEVERITIES, Finding
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.pages.markdown import document, escaped, fenced, table_text
 from collective_rules.pages.wording import plural
@@ -31,11 +33,11 @@ _MARK = "▶"
 
 
 def headline(comparison: Comparison) -> str:
-    """Return one sentence: the calls and ranks that were compared, and the number of findings."""
+    """Return in one sentence the calls and ranks that were compared, and the number of findings."""
     counts = Counter(each.severity for each in comparison.findings)
-    named = [plural(counts[severity], severity) for severity in ("error", "warning") if counts[severity]]
-    if counts["undecidable"]:
-        named.append(f"{counts['undecidable']:,} undecidable")
+    named = [plural(counts[severity], severity) for severity in (ERROR, WARNING) if counts[severity]]
+    if counts[UNDECIDABLE]:
+        named.append(f"{counts[UNDECIDABLE]:,} undecidable")
     verdict = ", ".join(named) if named else "nothing is wrong"
     if named and not comparison.is_wrong:
         verdict = f"no error, {verdict}"
@@ -77,70 +79,54 @@ def finding_text(finding: Finding) -> str:
 
 
 def divergence_title(divergence: Divergence) -> str:
-    """Return the place where the group first parts, as a title."""
-    what = "a message" if divergence.index is None else f"collective {divergence.index}"
+    """Return a title with the place where the group first parts."""
+    place = "a message" if divergence.index is None else f"collective {divergence.index}"
     name = group_text(divergence.group)
-    return f"{name[0].upper()}{name[1:]} ({ranks_text(divergence.ranks)}) first parts at {what}"
+    return f"{name[0].upper()}{name[1:]} ({ranks_text(divergence.ranks)}) first parts at {place}"
 
 
 def context_title(context: Context) -> str:
-    """Return the ranks whose calls they are, as a title."""
+    """Return a title with the context's ranks."""
     does = "does" if len(context.ranks) == 1 else "do"
     return f"What {ranks_text(context.ranks)} {does} then, in all groups"
 
 
 def _side_by_side(divergence: Divergence) -> Table:
     columns = ("", "collective", *(ranks_text(column.ranks) for column in divergence.columns))
-    rows = tuple(
-        (
-            _MARK if row == divergence.index else "",
-            str(row),
-            *(_cell(column.calls[place]) for column in divergence.columns),
-        )
+    rows = [
+        (_MARK * (row == divergence.index), str(row), *(_cell(column.calls[place]) for column in divergence.columns))
         for place, row in enumerate(divergence.rows)
-    )
-    return Table(columns, rows, divergence_title(divergence), frozenset({"collective"}))
+    ]
+    return Table(columns, tuple(rows), divergence_title(divergence), frozenset({"collective"}))
 
 
 def _cell(line: Line | None) -> str:
-    if line is None:
-        return "–"
-    return f"{line.call}   {line.source}" if line.source else line.call
+    return "–" if line is None else f"{line.call}   {line.source}".rstrip()
 
 
 def _context(context: Context, title: str) -> Table:
-    rows = tuple(
-        (
-            _MARK if line.here else "",
-            "" if line.place is None else str(line.place),
-            line.call,
-            line.group,
-            line.source,
-        )
+    rows = [
+        (_MARK * line.here, "" if line.place is None else str(line.place), line.call, line.group, line.source)
         for line in context.lines
-    )
-    return Table(("", "call", "what", "group", "line"), rows, title, frozenset({"call"}))
+    ]
+    return Table(("", "call", "what", "group", "line"), tuple(rows), title, frozenset({"call"}))
 
 
 def file_table(comparison: Comparison, most: int) -> Table:
-    """Return a row for each file, at most `most`."""
-    rows = tuple(map(_file_row, comparison.files[:most]))
+    """Return a row for each file, at most `most`; notes are a column of their own if there are any."""
+    rows = [
+        ("?" if file.rank is None else str(file.rank), f"{file.calls:,}", file.format, file.path, file.note)
+        for file in comparison.files[:most]
+    ]
     left = len(comparison.files) - len(rows)
+    width = 5 if any(row[-1] for row in rows) else 4
+    columns = ("rank", "calls", "format", "file", "")[:width]
     title = f"Files ({left:,} more are not shown)" if left else "Files"
-    if not any(row[-1] for row in rows):
-        return Table(("rank", "calls", "format", "file"), tuple(row[:-1] for row in rows), title, _NUMBERS)
-    return Table(("rank", "calls", "format", "file", ""), rows, title, _NUMBERS)
-
-
-_NUMBERS = frozenset({"rank", "calls"})
-
-
-def _file_row(file: File) -> tuple[str, ...]:
-    return ("?" if file.rank is None else str(file.rank), f"{file.calls:,}", file.format, file.path, file.note)
+    return Table(columns, tuple(row[:width] for row in rows), title, frozenset({"rank", "calls"}))
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as Markdown; text from the files is shown as it is, never read as markup."""
+    """Return the comparison as Markdown, in which text from the files is no markup."""
     parts = ["# Comparison of ranks", escaped(headline(comparison))]
     parts += [fenced(finding_text(each)) for each in comparison.findings]
     for each in comparison.divergences:
@@ -167,27 +153,15 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     0
     """
     counts = Counter(each.severity for each in comparison.findings)
-    names = dict(zip(SEVERITIES, ("errors", "warnings", "undecidable"), strict=True))
     return {
         "world_size": comparison.world_size,
         "ranks": list(comparison.ranks),
         "calls": comparison.calls,
-        **{name: counts[severity] for severity, name in names.items()},
-        "findings": [_finding(each) for each in comparison.findings],
-        "divergences": [_data(each) for each in comparison.divergences],
-        "files": [_data(each) for each in comparison.files],
+        "errors": counts[ERROR],
+        "warnings": counts[WARNING],
+        "undecidable": counts[UNDECIDABLE],
+        "findings": [attrs.asdict(each, filter=attrs.filters.exclude("names", "op")) for each in comparison.findings],
+        "divergences": [attrs.asdict(each) for each in comparison.divergences],
+        "files": [attrs.asdict(each) for each in comparison.files],
         "notes": list(comparison.notes),
     }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    fields = ("id", "severity", "message", "ranks", "group", "index", "count")
-    return {name: _data(getattr(finding, name)) for name in fields}
-
-
-def _data(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_data(item) for item in value]
-    if hasattr(value, "__attrs_attrs__"):
-        return {field.name: _data(getattr(value, field.name)) for field in value.__attrs_attrs__}
-    return value
