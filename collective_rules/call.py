@@ -161,7 +161,7 @@ def _call_schema(row: Row) -> _CallSchema:
         elif argument.kind != "Tensor" or (statement.parts and (name in row.reads or name not in row.writes)):
             required.add(name)  # a barrier's tensor says nothing, and an argument that is only written can be inferred
     # Python functions, as of sizes, read any argument.
-    read = row.rule.derived or row.entry.demands or row.entry.batch or row.entry.elements
+    read = row.rule.derived or row.entry.requirements or row.entry.batch or row.entry.elements
     known = {argument.name for argument in row.arguments if read or argument.kind == "Tensor"}
     return _CallSchema(converters, frozenset(required), frozenset(known), defaults, row.group_size)
 

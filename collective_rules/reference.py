@@ -124,7 +124,7 @@ def notes(row: Row) -> Iterator[str]:
 
 def _more_notes(row: Row) -> Iterator[str]:
     entry = row.entry
-    if entry.alike:
+    if entry.one_tensor:
         yield "All tensors of the list have one shape."
     if entry.sparse:
         yield f"It takes tensors of layout {', '.join(entry.sparse)} too."
@@ -142,7 +142,7 @@ def _more_notes(row: Row) -> Iterator[str]:
         yield f"`{entry.batch.kinds}` says what each element is: {kinds}."
     if entry.group_size_ignored:
         yield f"torch ignores `{row.group_size}`."
-    for function in dict.fromkeys((*entry.demands, *entry.promotes.values(), *entry.strides.values())):
+    for function in dict.fromkeys((*entry.requirements, *entry.promotes.values(), *entry.strides.values())):
         yield summary(function)
 
 

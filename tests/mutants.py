@@ -273,7 +273,7 @@ def _flags(entry: Op) -> Changes:
     if not parts:
         return
     if any("i" in part.path.index for part in parts):  # the column is about lists of any length
-        yield "alike, turned", {"alike": not entry.alike}, batched
+        yield "one_tensor, turned", {"one_tensor": not entry.one_tensor}, batched
     compared = "" if compares_whole(row) else "no two of its tensors have one `*s` that is all that is said of a part"
     yield "exact, turned", {"exact": not entry.exact}, batched or compared
     if row.root_only:
@@ -290,15 +290,16 @@ def _flags(entry: Op) -> Changes:
         for other in entry.also_reads:
             if other != scale:
                 yield f"row_scales, {argument} by {other}", {"row_scales": {argument: other}}
-    for demand in entry.demands:
-        rest = tuple(other for other in entry.demands if other is not demand)
-        yield f"demands, without {demand.__name__}", {"demands": rest}
-    if _split_arguments(row) and sizes.both_splits_or_neither not in entry.demands:
+    for requirement in entry.requirements:
+        rest = tuple(other for other in entry.requirements if other is not requirement)
+        yield f"requirements, without {requirement.__name__}", {"requirements": rest}
+    if _split_arguments(row) and sizes.both_splits_or_neither not in entry.requirements:
         none = any(
             row.by_name[name].optional or column.empty == op_columns.NONE for name, column in _split_arguments(row)
         )
         same = "" if none else "its lists of split sizes are never None"
-        yield "demands, also both_splits_or_neither", {"demands": (*entry.demands, sizes.both_splits_or_neither)}, same
+        more = (*entry.requirements, sizes.both_splits_or_neither)
+        yield "requirements, also both_splits_or_neither", {"requirements": more}, same
 
 
 def _split_arguments(row: cr.Row) -> list[tuple[str, SplitSizes]]:
@@ -311,7 +312,7 @@ def compares_whole(row: cr.Row) -> bool:
     for spelling in row.spellings:
         given = {str(part.path): part for part in spelling.statement.parts if part.path.name in row.by_name}
         whole = [part for part in given.values() if [type(size) for size in part.sizes] == [Rest]]
-        several = any("p" in part.path.index for part in whole) or (row.entry.alike and whole)
+        several = any("p" in part.path.index for part in whole) or (row.entry.one_tensor and whole)
         stated = [size.name for part in whole for size in part.sizes if isinstance(size, Rest)]
         if several or len(set(stated)) < len(stated) or {*stated} & {*row.rule.derived}:
             return True
@@ -621,8 +622,8 @@ def _same_size(rule: Rule, known: Statement, one: Size, two: Size) -> str:
         return "a size function computes it on each rank, and agree compares what it is computed from"
     if one.name == two.name and rule.point_to_point and one.index and two.index:
         return "of a message, whatever varies with a rank is compared between its two ends"
-    demands = {demand for op in OPS.values() if op.rule == rule.name for demand in op.demands}
-    computed = bool(rule.derived) or any("names" in demand.__code__.co_names for demand in demands)
+    required = {function for op in OPS.values() if op.rule == rule.name for function in op.requirements}
+    computed = bool(rule.derived) or any("names" in function.__code__.co_names for function in required)
     if stated.count(one.name) > 1 or two.name in {*stated} - {one.name} or rule.point_to_point:
         return ""
     if computed and two.name != one.name:

@@ -252,7 +252,7 @@ def threads_are_right(group: Group) -> bool:
     specs = [spec for call in group for value in call.arguments.values() for spec in flat(value)]
     alone = all(spec.memory is None for spec in specs if isinstance(spec, cr.Spec))
     zeros = group[0].row.reduce_op and any(spec.dtype.is_complex for spec in specs if isinstance(spec, cr.Spec))
-    lists = not row.entry.alike or len(group[0].arguments["tensors"]) == 1
+    lists = not row.entry.one_tensor or len(group[0].arguments["tensors"]) == 1
     reduces = row.rule.name not in ("reduce_scatter", "reduce_scatter_tensor")
     return alone and lists and not zeros and (reduces or group[0].attribute("reduce_op") in ("sum", "avg"))
 

@@ -114,7 +114,7 @@ def test_most_ops_have_a_plan() -> None:
         rooted = any(part.root_only for part in row.spellings[0].statement.parts)
         special = (
             entry.batch
-            or entry.demands
+            or entry.requirements
             or entry.kernel_dtypes
             or entry.omits
             or entry.dtypes

@@ -33,7 +33,7 @@ EQUIVALENT: Mapping[str, str] = {
     "c10d::gather_into_tensor_: scratch, also output_tensor": "what becomes of it off the root, torch 2.13 cannot show",
     "symm_mem::_low_contention_reduce_scatter: forms, also stacked": "whatever fits it fits the concatenated one",
     "symm_mem::fused_matmul_reduce_scatter: forms, also reshaped": "it has no output_shape, without which none fits",
-    "symm_mem::multi_root_tile_reduce: alike, turned": "its one output has the shape of every tile",
+    "symm_mem::multi_root_tile_reduce: one_tensor, turned": "its one output has the shape of every tile",
     "all_gather_matmul: even, input: *s, weights[i]: k[r] n[r] -> output: *g, outputs[i]: *o": _TIED,
     "matmul_reduce_scatter: even, input: *s, weight: k[r] n -> output: *o": _TIED,
     "matmul_reduce_scatter: reshaped, input: *s, weight: k[r] n -> output: *q": _TIED,

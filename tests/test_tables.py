@@ -167,7 +167,7 @@ def kinds_of_sizes(row: cr.Row) -> Iterator[str]:
         yield "splits"
     if any(split.empty == op_columns.EVEN for split in entry.splits.values()):
         yield "divides"
-    for function in chain(entry.demands, used_derived(row)):
+    for function in chain(entry.requirements, used_derived(row)):
         yield from raised_by(function.__name__)
 
 

@@ -158,7 +158,7 @@ def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
 
 def _count(bound: Bound) -> int:
     """Return how many tensors travel: one of a list that is reduced, or copied, on the rank itself."""
-    return 1 if bound.call.row.entry.alike else bound.count or 1
+    return 1 if bound.call.row.entry.one_tensor else bound.count or 1
 
 
 def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:

@@ -69,8 +69,8 @@ class _Binder:
         for part in statement.writes:
             if part.path.name not in read:
                 self.part(part)
-        for demand in self.entry.demands:
-            self.solve(demand, None, None)
+        for requirement in self.entry.requirements:
+            self.solve(requirement, None, None)
         return self.bound
 
     # -- lists

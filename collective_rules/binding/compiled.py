@@ -30,8 +30,8 @@ from collective_rules.spec import Spec
 __all__ = ["Plan", "plan_of"]
 
 _UNDERSTOOD = {
-    Op: "op rule parts forms attributes splits returns also_reads row_scales alike layouts layouts_from overlap sparse "
-    "reduce_ops elements exact everywhere group_size_ignored meets done since schema",
+    Op: "op rule parts forms attributes splits returns also_reads row_scales one_tensor layouts layouts_from overlap "
+    "sparse reduce_ops elements exact everywhere group_size_ignored meets done since schema",
     Rule: "name title forms constraints volumes oracle source agreed contents direction route one_sided waits",
     Form: "name text",
 }

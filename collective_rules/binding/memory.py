@@ -92,7 +92,7 @@ def memory_order(bound: Bound) -> Iterator[tuple[tuple[Any, ...], Slot, tuple[in
 
 def _reduces_list(bound: Bound) -> bool:
     """Whether the tensors of a list are reduced with each other, besides those of the other ranks."""
-    return bound.call.row.entry.alike and bool(bound.call.row.reduce_op)
+    return bound.call.row.entry.one_tensor and bool(bound.call.row.reduce_op)
 
 
 def _layouts_matter(bound: Bound) -> bool:

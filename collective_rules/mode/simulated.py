@@ -159,7 +159,7 @@ class Simulator:
                 sent = self._sent.get((call.group.name, tensor.dtype, tensor.numel()))
                 tensor.zero_() if sent is None else tensor.copy_(sent.reshape(tensor.shape))
             return
-        if call.row.entry.alike:
+        if call.row.entry.one_tensor:
             _fill_alike(call, _tensors(held[call.row.writes[0]]))
             return
         spelling = bind(call).spelling if len(call.row.spellings) > 1 else call.row.spellings[0]

@@ -168,7 +168,7 @@ FUNCTIONAL = (
         forms=("split",),
         attributes=_SIZED,
         splits=_SPLITS,
-        demands=(sizes.both_splits_or_neither,),
+        requirements=(sizes.both_splits_or_neither,),
     ),
     Op(
         _L + "isend",

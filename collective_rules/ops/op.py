@@ -1,6 +1,6 @@
-"""What a row of the op table can say: only what is the op's own.
+"""The columns of the op table: they say only what is the op's own.
 
-Positions, types, defaults, the group argument, returns and declared aliases are read from the live schema.
+Positions, types, defaults, the group argument, returns and declared aliases come from the live schema.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EVEN, NONE = "even", "none"
 
 @attrs.frozen
 class SplitSizes:
-    """Which argument holds split sizes (None: the op has none), and what an empty one means."""
+    """The argument that holds split sizes (None: the op has none), and what an empty list means."""
 
     argument: str | None
     empty: str = EVEN
@@ -56,7 +56,7 @@ class SplitSizes:
 
 @attrs.frozen
 class Batch:
-    """An op that is a list of other ops: `kinds` names, for each element, one of `ops`; the rest are lists too."""
+    """The arguments of an op that is a list of other ops: all are lists, and `kinds` names one of `ops` per element."""
 
     kinds: str
     ops: Mapping[str, str]
@@ -67,37 +67,61 @@ class Batch:
 
 @attrs.frozen
 class Op:
-    """One op: which rule it follows, and how its arguments play the rule's parts.
+    """One op: which rule it follows, and how its arguments play the rule's parts. Each column names an op that uses it.
 
-    - `parts`: part of the rule → path into the op's arguments, `output_tensors[1][p]`. A name that is no argument is
-      a fresh return.
-    - `forms`: the forms of the rule that it admits; empty means the usual one alone.
-    - `attributes`: what the rule agrees on → the argument that holds it.
-    - `splits`: part → the argument that holds its split sizes.
-    - `returns`: the argument (or the path of a fresh `empty(0)`, written "empty") that is returned, where the schema
-      does not tell.
-    - `scratch`: arguments whose contents are undefined afterwards, on ranks where they are no output.
-    - `also_reads`: tensors that are read, and that the rule does not speak of.
-    - `row_scales`: argument → the one with its scale, which travels with it if it is one number for each of its rows.
-    - `alike`: all tensors of the list have one shape.
-    - `layouts`: argument → layout that every backend needs; `any` where it is left out. They matter in groups of
-      `layouts_from` ranks or more: some ops touch no memory in a group of one.
-    - `sparse`: the layouts that it takes besides strided ones, by torch's names.
-    - `overlap`: which of the memory that is read may be written.
-    - `exact`: its kernels compare shapes, where the rule is content with equally many elements.
-    - `kernel_dtypes`: the dtypes that its kernels take; empty means all.
-    - `everywhere`: an `@root` tensor must fit off the root too.
-    - `reduce_ops`: the reduce ops that its kernels take; empty means all.
-    - `demands`: functions of a `Sizing` that raise `Unsolvable`, for what no text can say.
-    - `dtypes`: part → argument that chooses its dtype. `strides`: part → function of shape and arguments.
-    - `elements`: the argument that says how many elements move, where that is not all of the tensor.
-    - `promotes`: part → function from the dtype that is read to that of a fresh tensor.
-    - `omits`: fresh part → the argument that, if False, leaves it out.
-    - `own`: a fresh list whose r-th element is this argument's own memory.
-    - `group_size_ignored`: torch never reads the argument group_size.
-    - `meets`: what it meets on the other ranks, where that is not each op of its rule.
-    - `done`: it returns no work and is over when it returns.
-    - `since`, `schema`: for an op newer than the oldest torch, its first version and its schema.
+    The rule, told in the op's arguments:
+
+    - `parts`: part of the rule → path into the arguments, `output_tensors[1][p]` (`c10d::allgather_`). A name that is
+      no argument is a fresh return (`_c10d_functional::all_reduce`).
+    - `forms`: the forms of the rule that the op admits, the usual one first; empty means the rule's first one alone
+      (`c10d::_allgather_base_`).
+    - `attributes`: value that the ranks agree on → the argument that holds it (`c10d::broadcast_`).
+    - `splits`: part → the argument that holds its split sizes (`c10d::alltoall_base_`).
+    - `one_tensor`: the list stands for one tensor: its tensors have one shape and one dtype, and a single one travels,
+      the result of reducing them all or the one that the root chooses (`c10d::allreduce_`).
+    - `elements`: the argument that says how many elements move, where not all of the tensor does
+      (`symm_mem::nccl_get_out`).
+    - `everywhere`: an `@root` tensor must fit off the root too (`symm_mem::tile_reduce`).
+    - `batch`: the op is a list of other ops (`_c10d_functional::batch_p2p_ops`).
+    - `group_size_ignored`: torch never reads the argument group_size (`c10d_functional::broadcast`).
+    - `meets`: what the op meets on the other ranks, where that is no op of its rule (`c10d::monitored_barrier_`).
+    - `done`: the op returns no work and is over when it returns (`_dtensor::shard_dim_alltoall`).
+
+    What comes back:
+
+    - `returns`: the argument that is returned, or "empty" for a fresh `empty(0)`, where the schema does not tell
+      (`_c10d_functional::isend`).
+    - `dtypes`: part → the argument that chooses its dtype (`symm_mem::fused_scaled_matmul_reduce_scatter`).
+    - `promotes`: part → function from the dtype that is read to that of a fresh tensor
+      (`symm_mem::_low_contention_reduce_scatter`).
+    - `strides`: part → function of shape and arguments (`symm_mem::fused_all_gather_matmul`).
+    - `omits`: fresh part → the argument that leaves it out if it is False (`symm_mem::fused_all_gather_matmul`).
+    - `own`: fresh list → the argument whose own memory is its r-th element (`symm_mem::get_remote_tensors`).
+
+    Memory:
+
+    - `layouts`: argument → layout that every backend needs; `any` where it is left out (`c10d::send`).
+    - `layouts_from`: the smallest group in which layouts matter: some ops touch no memory in a group of one
+      (`c10d::allreduce_`).
+    - `overlap`: which of the memory that is read may be written (`c10d::scatter_`).
+    - `scratch`: arguments with undefined contents afterwards, on ranks where they are no output (`c10d::reduce_`).
+    - `also_reads`: tensors that are read and have no part in the rule (`symm_mem::nvshmem_put_with_signal`).
+    - `row_scales`: argument → the argument with its scale, which travels with it if it has one number for each row
+      (`symm_mem::fused_all_gather_scaled_matmul`).
+
+    What the kernels take:
+
+    - `reduce_ops`, `kernel_dtypes`: the only reduce ops and dtypes; empty means all (`symm_mem::one_shot_all_reduce`).
+    - `sparse`: the layouts besides strided ones, by torch's names (`c10d::allreduce_`).
+    - `exact`: the kernels compare shapes, where the rule is content with equal numbers of elements
+      (`symm_mem::nccl_all_to_all_nd`).
+    - `requirements`: functions of a `Sizing` that raise `Unsolvable`, for conditions that no text can say
+      (`symm_mem::two_shot_all_reduce_out`).
+
+    Versions:
+
+    - `since`, `schema`: the first torch that has the op, and its schema, for an op that the oldest one lacks
+      (`c10d::gather_into_tensor_`).
     """
 
     op: str
@@ -106,29 +130,33 @@ class Op:
     forms: tuple[str, ...] = ()
     attributes: Mapping[str, str] = attrs.field(factory=dict)
     splits: Mapping[str, SplitSizes] = attrs.field(factory=dict)
-    returns: str = ""
-    scratch: tuple[str, ...] = ()
-    also_reads: tuple[str, ...] = ()
-    row_scales: Mapping[str, str] = attrs.field(factory=dict)
-    alike: bool = False
-    layouts: Mapping[str, str] = attrs.field(factory=dict)
-    layouts_from: int = 1
-    overlap: str = FREE
-    sparse: tuple[str, ...] = ()
-    reduce_ops: tuple[str, ...] = ()
-    demands: tuple[Callable[..., Any], ...] = ()
-    dtypes: Mapping[str, str] = attrs.field(factory=dict)
-    strides: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
-    promotes: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
-    omits: Mapping[str, str] = attrs.field(factory=dict)
-    own: Mapping[str, str] = attrs.field(factory=dict)
+    one_tensor: bool = False
     elements: str = ""
-    exact: bool = False
-    kernel_dtypes: tuple[torch.dtype, ...] = ()
     everywhere: bool = False
     batch: Batch | None = None
     group_size_ignored: bool = False
     meets: str = ""
     done: bool = False
+
+    returns: str = ""
+    dtypes: Mapping[str, str] = attrs.field(factory=dict)
+    promotes: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    strides: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    omits: Mapping[str, str] = attrs.field(factory=dict)
+    own: Mapping[str, str] = attrs.field(factory=dict)
+
+    layouts: Mapping[str, str] = attrs.field(factory=dict)
+    layouts_from: int = 1
+    overlap: str = FREE
+    scratch: tuple[str, ...] = ()
+    also_reads: tuple[str, ...] = ()
+    row_scales: Mapping[str, str] = attrs.field(factory=dict)
+
+    reduce_ops: tuple[str, ...] = ()
+    kernel_dtypes: tuple[torch.dtype, ...] = ()
+    sparse: tuple[str, ...] = ()
+    exact: bool = False
+    requirements: tuple[Callable[..., Any], ...] = ()
+
     since: str = ""
     schema: str = ""

@@ -349,8 +349,8 @@ def _spelling(entry: Op, form: Form) -> Spelling:
             behind.append(part.path.name)
         sides.append(tuple(own))
     stated = Statement(sides[0], sides[1])
-    outside = [names(part) for part in stated.parts if entry.alike or "i" not in part.path.index]
-    one_dtype = entry.alike or any("i" not in part.path.index for part in stated.parts)
+    outside = [names(part) for part in stated.parts if entry.one_tensor or "i" not in part.path.index]
+    one_dtype = entry.one_tensor or any("i" not in part.path.index for part in stated.parts)
     return Spelling(form, stated, tuple(behind), frozenset[str]().union(*outside), one_dtype)
 
 

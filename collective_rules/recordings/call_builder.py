@@ -413,7 +413,7 @@ def _unknown(event: Event, row: Row, name: str, group: Group) -> Any:
     alike, one travels, whatever its length.
     """
     part = next(part for part in row.spellings[0].statement.parts if part.path.name == name)
-    if "i" in part.path.index and not row.entry.alike and not event.bare:
+    if "i" in part.path.index and not row.entry.one_tensor and not event.bare:
         raise CallError(f"{name} cannot be read, nor how many tensors it has")
     value: Any = Spec(None, None)
     for index in reversed(part.path.index):

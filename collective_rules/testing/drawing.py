@@ -98,7 +98,7 @@ def drawable(row: Row) -> str:
     unknown = [argument for name, argument in row.entry.attributes.items() if name not in known]
     if row.rule.derived and not set(_DIMS) <= row.entry.attributes.keys():
         unknown += [f"what the sizes {', '.join(row.rule.derived)} depend on"]
-    if row.entry.demands and row.namespace == "symm_mem":
+    if row.entry.requirements and row.namespace == "symm_mem":
         unknown += ["what meets the demands of its kernel"]
     return f"nothing says how to draw {' and '.join(unknown)}" if unknown else ""
 
@@ -285,7 +285,7 @@ class Drawing:
         """Return the call of one rank, made from the values as they are now."""
         entry, attributes = self.row.entry, self.values.attributes
         arguments = {argument: attributes[name] for name, argument in entry.attributes.items()}
-        if "root_tensor" in attributes and entry.alike:  # each rank chooses for itself
+        if "root_tensor" in attributes and entry.one_tensor:  # each rank chooses for itself
             arguments[entry.attributes["root_tensor"]] = self.draw(st.integers(0, self.values.count - 1))
         if not self.draw(st.booleans()):
             arguments.pop(self.row.group_size, None)
@@ -349,7 +349,7 @@ class Drawing:
     def _split_sizes(self, rank: int) -> dict[str, Any]:
         """Return the rank's row and column of the matrix; some are left out where an empty list means the same."""
         result: dict[str, Any] = {}
-        together = bool(self.row.entry.demands)
+        together = bool(self.row.entry.requirements)
         for part, column in self.row.entry.splits.items():
             if column.argument is None:
                 continue
@@ -384,7 +384,7 @@ class Drawing:
         def value_of(size: Name | Shares | Splits | Rest) -> Any:
             if isinstance(size, Splits):
                 return sum(self.values.matrix[i][j] for i, j in pairs(size, at["r"], self.size))
-            listed = not self.row.entry.alike and size.name not in self.spelling.shared
+            listed = not self.row.entry.one_tensor and size.name not in self.spelling.shared
             key = SizeKey(size.name, at["i"] if listed else None)
             index = () if isinstance(size, Shares) else tuple(at.get(each, each) for each in size.index)
             own = attrs.evolve(key, ranks=index)
@@ -411,7 +411,7 @@ class Drawing:
     def _draw_layouts(self) -> dict[str, str]:
         """Draw one layout for all arguments whose memory is sent as it is, on all ranks."""
         row = self.row
-        together = self.values.count if row.entry.alike and row.reduce_op else 1
+        together = self.values.count if row.entry.one_tensor and row.reduce_op else 1
         names = [part.path.name for part in self.parts if part.path.name not in row.fresh]
         matters = self.size * together >= row.entry.layouts_from
         raw = [name for name in names if matters and row.layout_of(name) != ANY]

@@ -206,10 +206,10 @@ def _element(made: Mapping[int, Made], bounds: Mapping[int, Bound], element: int
         names = [bounds[rank].names for rank in ranks]
         attributes["splits"] = [[names[i]["S", None, i, j] for j in ranks] for i in ranks]
     oracle: Any = row.rule.oracle
-    if row.entry.alike and row.reduce_op:  # the tensors of the list are reduced with each other, too
+    if row.entry.one_tensor and row.reduce_op:  # the tensors of the list are reduced with each other, too
         total = oracle([tensor for value in contents for tensor in flat(value)], **attributes)[0]
         return [total] * len(ranks)
-    if row.entry.alike and "root" in attributes:  # it is the root's own affair which tensor of its list it sends
+    if row.entry.one_tensor and "root" in attributes:  # it is the root's own affair which tensor of its list it sends
         element = made[attributes["root"]].call.attribute("root_tensor")
     return list(oracle([_pick(read.path.index, value, element) for value in contents], **attributes))
 

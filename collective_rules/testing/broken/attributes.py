@@ -15,7 +15,7 @@ __all__ = ["ATTRIBUTES"]
 
 
 def _other_dtype(scene: Scene) -> Broken:
-    calls = scene.legal(min_size=1, min_tensors=2 if scene.row.entry.alike else 1)
+    calls = scene.legal(min_size=1, min_tensors=2 if scene.row.entry.one_tensor else 1)
     one, slot = scene.slot(each for each in calls if len(slots_of(each)) > 1)
     dtype = scene.pick(sorted({dtype for _, dtype in scene.dtypes(one.group.size)} - {slot.spec.dtype}, key=str))
     return scene.local(calls, edited(one, slot, dtype=dtype), "dtype", f"{slot.label} has dtype {dtype}")

@@ -83,7 +83,7 @@ def _other_forms(row: Row, limit: Limit) -> bool:
 
 
 def _exact(scene: Scene, limit: Limit) -> tuple[Calls, str]:
-    tensors = 2 if scene.row.entry.alike else 1
+    tensors = 2 if scene.row.entry.one_tensor else 1
     uneven = any(each.form.name == "uneven" for each in scene.row.spellings)
     wish = _mattering(limit, single_rank=uneven, min_dims=2, min_size=2, min_tensors=tensors)
     calls = scene.legal(**wish)

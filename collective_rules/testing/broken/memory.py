@@ -34,7 +34,7 @@ def _sliced(scene: Scene) -> Broken:
 
 def _one_transposed(scene: Scene) -> Broken:
     entry = scene.row.entry
-    calls = scene.legal(min_ranks=entry.layouts_from, min_dims=2, min_size=2, min_tensors=2 if entry.alike else 1)
+    calls = scene.legal(min_ranks=entry.layouts_from, min_dims=2, min_size=2, min_tensors=2 if entry.one_tensor else 1)
     one, slot = scene.pick((one, slot) for one in calls for slot in _ordered(one))
     changed = edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
     return scene.local(calls, changed, "order", f"{slot.label} is transposed")
@@ -51,7 +51,7 @@ def _ordered(one: Call) -> list[Slot]:
 def _ordered_together(row: Row) -> bool:
     bound = [part for part in given_parts(row) if row.layout_of(part.path.name) in (DENSE, ORDER, FORMAT)]
     together = len(bound) > 1 or any("p" in part.path.index for part in bound)
-    return together or (row.entry.alike and bool(row.reduce_op) and bool(bound))
+    return together or (row.entry.one_tensor and bool(row.reduce_op) and bool(bound))
 
 
 def _transposed_on_one_rank(scene: Scene) -> Broken:

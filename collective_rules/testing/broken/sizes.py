@@ -74,7 +74,7 @@ def _dims_named(row: Row) -> bool:
 
 
 def _other_size(scene: Scene) -> Broken:
-    row, tensors = scene.row, 2 if scene.row.entry.alike else 1
+    row, tensors = scene.row, 2 if scene.row.entry.one_tensor else 1
     wish = {"single_rank": may_be_uneven(row), "form": _first_form(row), "min_tensors": tensors}
     calls = scene.legal(min_dims=1, min_size=1, **wish)
     several = (each for each in calls if len(slots_of(each)) > 1)
@@ -202,7 +202,7 @@ def _free_lists(row: Row) -> bool:
 
 
 def _agreed_lists(row: Row) -> bool:
-    return bool(list_parts(row, "i")) and is_collective(row) and not row.entry.alike
+    return bool(list_parts(row, "i")) and is_collective(row) and not row.entry.one_tensor
 
 
 SIZES: tuple[Breach, ...] = (

@@ -55,7 +55,7 @@ def has_layout(row: Row, *layouts: str) -> bool:
 
 def holds_two_alike(row: Row) -> bool:
     """Return whether a call holds two tensors that must agree."""
-    return is_collective(row) and (row.entry.alike or len(given_parts(row)) > 1 or bool(list_parts(row, "p")))
+    return is_collective(row) and (row.entry.one_tensor or len(given_parts(row)) > 1 or bool(list_parts(row, "p")))
 
 
 def may_be_uneven(row: Row) -> bool:
