@@ -9,6 +9,8 @@ group argument, or a SymmetricMemory handle. Schema annotations that mislead: `(
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from collective_rules.ops.op import CONTIGUOUS, Op, SplitSizes
@@ -20,167 +22,109 @@ _S = "symm_mem::"
 _ONE = {"input": "input", "output": "output"}
 _OUT = {"input": "input", "output": "out"}
 _IN_PLACE = {"input": "input", "output": "input"}
+_TENSOR = {"input": "tensor", "output": "output"}
+_COPIED = {"input": "local_input", "buffer": "symm_buffer"}
+_WEIGHTED = {"input": "A", "weights": "Bs[i]", "output": "output", "outputs": "outputs[i]"}
+_VDEV = {"input": "input", "output": "out", "out_splits": "out_splits_offsets"}
+
 _REDUCES = {"reduce_op": "reduce_op"}
-_SUM = ("sum",)
+_REDUCES_TO_ROOT = {"reduce_op": "reduce_op", "root": "root"}
+_SUM, _SUM_AVG = ("sum",), ("sum", "avg")
 _HALF_OR_SINGLE = (torch.float32, torch.bfloat16)
 _NV_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_SUM_AVG = ("sum", "avg")
-_TENSOR_FORMS = ("concatenated", "stacked")
+
 _IN = {"input": CONTIGUOUS}
 _IN_AND_OUT = {"input": CONTIGUOUS, "out": CONTIGUOUS}
 _IN_AND_OUTPUT = {"input": CONTIGUOUS, "output": CONTIGUOUS}
-_TENSOR = {"tensor": CONTIGUOUS}
-_VDEV = {"input": "input", "output": "out", "out_splits": "out_splits_offsets"}
+_COPIED_LAYOUTS = {"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS}
 _VDEV_LAYOUTS = {"input": CONTIGUOUS, "out": CONTIGUOUS, "out_splits_offsets": CONTIGUOUS}
+_OUTERMOST = {"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_outermost}
+
+# What several ops have in common.
+_summed = partial(
+    Op, rule="all_reduce", attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN, kernel_dtypes=_HALF_OR_SINGLE
+)
+_put = partial(Op, rule="put", parts={"input": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
+_get = partial(Op, rule="get", parts={"output": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
+_get_out = partial(
+    _get,
+    parts={"output": "dst"},
+    layouts={"dst": CONTIGUOUS},
+    elements="size",
+    requirements=(sizes.room_for_size,),
+    since="2.14",
+)
+_gathered = partial(Op, rule="all_gather_into_tensor", forms=("concatenated", "scalar"), since="2.14")
 
 SYMM_MEM = (
-    Op(
-        _S + "one_shot_all_reduce",
-        "all_reduce",
-        _ONE,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN,
-        kernel_dtypes=_HALF_OR_SINGLE,
-    ),
-    Op(
-        _S + "one_shot_all_reduce_out",
-        "all_reduce",
-        _OUT,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN_AND_OUT,
-        exact=True,
-        kernel_dtypes=_HALF_OR_SINGLE,
-    ),
-    Op(
+    _summed(_S + "one_shot_all_reduce", parts=_ONE),
+    _summed(_S + "one_shot_all_reduce_out", parts=_OUT, layouts=_IN_AND_OUT, exact=True),
+    _summed(
         _S + "one_shot_all_reduce_copy",
-        "all_reduce",
-        {"input": "local_input", "buffer": "symm_buffer", "output": "output"},
+        parts={**_COPIED, "output": "output"},
         forms=("copied",),
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts={"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS},
-        kernel_dtypes=_HALF_OR_SINGLE,
+        layouts=_COPIED_LAYOUTS,
         exact=True,
     ),
-    Op(
+    _summed(
         _S + "one_shot_all_reduce_copy_out",
-        "all_reduce",
-        {"input": "local_input", "buffer": "symm_buffer", "output": "out"},
+        parts={**_COPIED, "output": "out"},
         forms=("copied",),
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts={"local_input": CONTIGUOUS, "symm_buffer": CONTIGUOUS, "out": CONTIGUOUS},
+        layouts={**_COPIED_LAYOUTS, "out": CONTIGUOUS},
         requirements=(sizes.buffer_like_output,),
-        kernel_dtypes=_HALF_OR_SINGLE,
     ),
-    Op(
-        _S + "two_shot_all_reduce_",
-        "all_reduce",
-        _IN_PLACE,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN,
-        kernel_dtypes=_HALF_OR_SINGLE,
-    ),
-    Op(
+    _summed(_S + "two_shot_all_reduce_", parts=_IN_PLACE),
+    _summed(
         _S + "two_shot_all_reduce_out",
-        "all_reduce",
-        {"input": "input", "output": "output"},
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
+        parts=_ONE,
         scratch=("input",),
         layouts=_IN_AND_OUTPUT,
-        kernel_dtypes=_HALF_OR_SINGLE,
         exact=True,
         requirements=(sizes.two_four_or_eight_ranks,),
     ),
-    Op(
-        _S + "multimem_all_reduce_",
-        "all_reduce",
-        _IN_PLACE,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN,
-        kernel_dtypes=_HALF_OR_SINGLE,
-    ),
-    Op(
-        _S + "multimem_one_shot_all_reduce",
-        "all_reduce",
-        _ONE,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN,
-        kernel_dtypes=_HALF_OR_SINGLE,
-    ),
-    Op(
-        _S + "multimem_one_shot_all_reduce_out",
-        "all_reduce",
-        _OUT,
-        attributes=_REDUCES,
-        reduce_ops=_SUM,
-        layouts=_IN_AND_OUT,
-        kernel_dtypes=_HALF_OR_SINGLE,
-        exact=True,
-    ),
-    Op(
+    _summed(_S + "multimem_all_reduce_", parts=_IN_PLACE),
+    _summed(_S + "multimem_one_shot_all_reduce", parts=_ONE),
+    _summed(_S + "multimem_one_shot_all_reduce_out", parts=_OUT, layouts=_IN_AND_OUT, exact=True),
+    _summed(
         _S + "multimem_one_shot_reduce_out",
-        "reduce",
-        _OUT,
-        attributes={"reduce_op": "reduce_op", "root": "root"},
-        reduce_ops=_SUM,
+        rule="reduce",
+        parts=_OUT,
+        attributes=_REDUCES_TO_ROOT,
         layouts=_IN_AND_OUT,
-        kernel_dtypes=_HALF_OR_SINGLE,
         exact=True,
     ),
     Op(
         _S + "tile_reduce",
         "reduce",
         {"input": "in_tile", "output": "out_tile"},
-        attributes={"reduce_op": "reduce_op", "root": "root"},
+        attributes=_REDUCES_TO_ROOT,
+        everywhere=True,
         reduce_ops=_SUM,
-        requirements=(sizes.matrix,),
         kernel_dtypes=_NV_FLOATS,
         exact=True,
-        everywhere=True,
+        requirements=(sizes.matrix,),
     ),
     Op(
         _S + "multi_root_tile_reduce",
         "reduce_to_roots",
         {"inputs": "in_tiles[i]", "output": "out_tile"},
         attributes={"reduce_op": "reduce_op", "roots": "roots"},
-        reduce_ops=_SUM,
-        requirements=(sizes.one_root_each,),
         everywhere=True,
+        reduce_ops=_SUM,
         kernel_dtypes=_NV_FLOATS,
+        requirements=(sizes.one_root_each,),
     ),
-    Op(
-        _S + "multimem_all_gather_out",
-        "all_gather_into_tensor",
-        _OUT,
-        layouts=_IN_AND_OUT,
-    ),
-    Op(
-        _S + "_low_contention_all_gather",
-        "all_gather_into_tensor",
-        {"input": "tensor", "output": "output"},
-    ),
-    Op(
+    Op(_S + "multimem_all_gather_out", "all_gather_into_tensor", _OUT, layouts=_IN_AND_OUT),
+    Op(_S + "_low_contention_all_gather", "all_gather_into_tensor", _TENSOR),
+    _gathered(
         _S + "_low_contention_all_gather_ce_multicast",
-        "all_gather_into_tensor",
-        {"input": "tensor", "output": "output"},
-        forms=("concatenated", "scalar"),
-        since="2.14",
+        parts=_TENSOR,
         schema="symm_mem::_low_contention_all_gather_ce_multicast(Tensor tensor, str group_name) -> Tensor",
     ),
-    Op(
+    _gathered(
         _S + "_low_contention_all_gather_ce_multicast_out",
-        "all_gather_into_tensor",
-        {"input": "tensor", "output": "out"},
-        forms=("concatenated", "scalar"),
+        parts={"input": "tensor", "output": "out"},
         layouts={"out": CONTIGUOUS},
-        since="2.14",
         schema="symm_mem::_low_contention_all_gather_ce_multicast_out(Tensor tensor, str group_name, "
         "Tensor(a!) out) -> Tensor(a!)",
     ),
@@ -190,25 +134,25 @@ SYMM_MEM = (
         _ONE,
         forms=("last_dim",),
         layouts=_IN_AND_OUTPUT,
-        requirements=(sizes.two_four_or_eight_ranks, sizes.one_dim_unless_split_last),
         kernel_dtypes=_HALF_OR_SINGLE,
+        requirements=(sizes.two_four_or_eight_ranks, sizes.one_dim_unless_split_last),
     ),
     Op(
         _S + "_low_contention_reduce_scatter",
         "reduce_scatter_tensor",
-        {"input": "tensor", "output": "output"},
+        _TENSOR,
         attributes=_REDUCES,
+        promotes={"output": sizes.summed_dtype},
         reduce_ops=_SUM_AVG,
         requirements=(sizes.average_of_floats,),
-        promotes={"output": sizes.summed_dtype},
     ),
     Op(
         _S + "nccl_reduce_scatter_offset",
         "reduce_scatter_blocks",
         {"input": "input", "outputs": "out[i]"},
         attributes={"reduce_op": "red_op", "dim": "dim", "offsets": "offsets", "dst_ranks": "dst_ranks"},
-        reduce_ops=_SUM,
         layouts={"out": CONTIGUOUS},
+        reduce_ops=_SUM,
         kernel_dtypes=_NV_FLOATS,
     ),
     Op(
@@ -225,8 +169,8 @@ SYMM_MEM = (
         _OUT,
         forms=("stacked", "concatenated"),
         attributes={"scatter_dim": "scatter_dim", "gather_dim": "gather_dim"},
-        exact=True,
         layouts=_IN_AND_OUT,
+        exact=True,
         since="2.14",
         schema="symm_mem::nccl_all_to_all_nd(Tensor input, Tensor(a!) out, int scatter_dim, int gather_dim, "
         "str group_name) -> ()",
@@ -252,37 +196,26 @@ SYMM_MEM = (
         forms=("offsets",),
         layouts={**_VDEV_LAYOUTS, "in_splits_offsets": CONTIGUOUS},
     ),
-    Op(
-        _S + "nvshmem_broadcast",
-        "broadcast",
-        _IN_PLACE,
-        attributes={"root": "root"},
-        layouts=_IN,
-    ),
-    Op(
-        _S + "get_remote_tensors",
-        "view_peers",
-        {"input": "x", "outputs": "outputs[p]"},
-        own={"outputs": "x"},
-    ),
+    Op(_S + "nvshmem_broadcast", "broadcast", _IN_PLACE, attributes={"root": "root"}, layouts=_IN),
+    Op(_S + "get_remote_tensors", "view_peers", {"input": "x", "outputs": "outputs[p]"}, own={"outputs": "x"}),
     Op(
         _S + "fused_all_gather_matmul",
         "all_gather_matmul",
-        {"input": "A", "weights": "Bs[i]", "output": "output", "outputs": "outputs[i]"},
+        _WEIGHTED,
         attributes={"gather_dim": "gather_dim"},
-        strides={"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_outermost},
+        strides=_OUTERMOST,
         omits={"output": "return_A"},
     ),
     Op(
         _S + "fused_all_gather_scaled_matmul",
         "all_gather_matmul",
-        {"input": "A", "weights": "Bs[i]", "output": "output", "outputs": "outputs[i]"},
+        _WEIGHTED,
         attributes={"gather_dim": "gather_dim"},
+        dtypes={"outputs": "out_dtypes"},
+        strides=_OUTERMOST,
         also_reads=("A_scale", "B_scales", "biases", "result_scales"),
         row_scales={"A": "A_scale"},
         requirements=(sizes.gather_dim_not_last, sizes.one_option_for_each_weight, sizes.gathered_scale),
-        dtypes={"outputs": "out_dtypes"},
-        strides={"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_outermost},
     ),
     Op(
         _S + "fused_matmul_reduce_scatter",
@@ -297,29 +230,16 @@ SYMM_MEM = (
         {"input": "A", "weight": "B", "output": "output"},
         forms=("reshaped",),
         attributes={"reduce_op": "reduce_op", "scatter_dim": "orig_scatter_dim"},
+        dtypes={"output": "out_dtype"},
         also_reads=("A_scale", "B_scale", "bias", "result_scale"),
         reduce_ops=_SUM_AVG,
         requirements=(sizes.scatter_dims_not_last, sizes.row_or_tensor_scale),
-        dtypes={"output": "out_dtype"},
     ),
-    Op(_S + "nvshmem_put", "put", {"input": "tensor"}, attributes={"peer": "peer"}, layouts=_TENSOR),
-    Op(_S + "nccl_put", "put", {"input": "tensor"}, attributes={"peer": "peer"}, layouts=_TENSOR),
-    Op(
-        _S + "nvshmem_put_with_signal",
-        "put",
-        {"input": "tensor"},
-        attributes={"peer": "peer"},
-        also_reads=("sigpad",),
-        layouts=_TENSOR,
-    ),
-    Op(_S + "nccl_put_with_signal", "put", {"input": "tensor"}, attributes={"peer": "peer"}, layouts=_TENSOR),
-    Op(
-        _S + "nccl_put_signal",
-        "put",
-        {"input": "src"},
-        attributes={"peer": "peer"},
-        layouts={"src": CONTIGUOUS},
-    ),
+    _put(_S + "nvshmem_put"),
+    _put(_S + "nccl_put"),
+    _put(_S + "nvshmem_put_with_signal", also_reads=("sigpad",)),
+    _put(_S + "nccl_put_with_signal"),
+    _put(_S + "nccl_put_signal", parts={"input": "src"}, layouts={"src": CONTIGUOUS}),
     Op(
         _S + "memcpy_to_multicast_",
         "put",
@@ -331,29 +251,15 @@ SYMM_MEM = (
         schema="symm_mem::memcpy_to_multicast_(Tensor(a!) symm_mem_out, Tensor src, int byte_offset, "
         "str group_name) -> Tensor(a!)",
     ),
-    Op(_S + "nvshmem_get", "get", {"output": "tensor"}, attributes={"peer": "peer"}, layouts=_TENSOR),
-    Op(_S + "nccl_get", "get", {"output": "tensor"}, attributes={"peer": "peer"}, layouts=_TENSOR),
-    Op(
+    _get(_S + "nvshmem_get"),
+    _get(_S + "nccl_get"),
+    _get_out(
         _S + "nvshmem_get_out",
-        "get",
-        {"output": "dst"},
-        attributes={"peer": "peer"},
-        layouts={"dst": CONTIGUOUS},
-        elements="size",
-        requirements=(sizes.room_for_size,),
-        since="2.14",
         schema="symm_mem::nvshmem_get_out(Tensor(a!) dst, __torch__.torch.classes.c10d.SymmetricMemory hdl, "
         "int offset, int size, int peer) -> ()",
     ),
-    Op(
+    _get_out(
         _S + "nccl_get_out",
-        "get",
-        {"output": "dst"},
-        attributes={"peer": "peer"},
-        layouts={"dst": CONTIGUOUS},
-        elements="size",
-        requirements=(sizes.room_for_size,),
-        since="2.14",
         schema="symm_mem::nccl_get_out(Tensor(a!) dst, __torch__.torch.classes.c10d.SymmetricMemory hdl, "
         "int offset, int size, int peer) -> ()",
     ),
