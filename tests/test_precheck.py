@@ -207,7 +207,7 @@ def test_only_the_ranks_asked_for_are_run_and_of_the_others_nothing_is_said(run)
 def test_of_ranks_that_the_user_vouches_for_the_first_is_run(run):
     found = run("", alike=[[0], [1], [2, 3]])
     assert ([], (0, 1, 2)) == (_told(found), found.comparison.ranks)
-    assert "Not run, as you say that they do what rank 2 does: rank 3." in found.comparison.notes
+    assert "Not run, as you say that they do the same as rank 2: rank 3." in found.comparison.notes
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Compares the recordings of several ranks: the findings of each call, of the ranks together, and of the files.
 
-`check` judges a call, and `agree` the ranks. This module puts their findings in order, makes one finding of those that
-many calls have alike, and translates the ranks of groups into global ranks.
+`check` judges a call, and `certainty` the ranks. This module merges equal findings of many calls, and orders them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ABSENT, _WORLDS = "COMPARE1", "COMPARE2"
 
 @attrs.frozen
 class File:
-    """One recording: its rank, the number of its calls, and whether it was compared; `note` says why not."""
+    """One recording: its rank, its number of calls, and whether it was compared; `note` says why it was not."""
 
     path: str
     format: str
@@ -81,8 +80,8 @@ def compare(
 
     Each distinct call is checked, the ranks are compared, and the place where a group first parts is shown with
     `context` calls before and after it. `findings` and `notes` become part of the result. `incomplete` are ranks whose
-    last calls are missing: whether they make a call that the others make is undecidable. `expected` are the ranks whose
-    recordings should be there, if not all of the world. Of several recordings of one rank the first is compared.
+    last calls are missing: it is undecidable whether they make further calls. `expected` are the ranks that should have
+    recordings; by default all ranks of the world. Of several recordings of one rank the first is compared.
 
     Raises `CallError` for an unknown backend.
 
@@ -118,7 +117,7 @@ def compare(
         *_absence_findings(wanted - by_rank.keys(), len(wanted)),
     ]
     return Comparison(
-        files=tuple(_file(each, compared=by_rank.get(each.rank or 0) is each) for each in ranked),
+        files=tuple(_file(each, is_compared=by_rank.get(each.rank or 0) is each) for each in ranked),
         ranks=tuple(sorted(by_rank)),
         world_size=world,
         findings=worst_first(all_findings),
@@ -135,16 +134,9 @@ def _rank_of(recording: Recording) -> int:
     return 0 if group is None else group.ranks[group.rank] if group.ranks else group.rank
 
 
-def _file(recording: Recording, *, compared: bool) -> File:
-    return File(
-        recording.path,
-        recording.format,
-        recording.rank,
-        recording.world_size,
-        len(recording.calls),
-        compared,
-        "" if compared else "not compared: another file is of this rank",
-    )
+def _file(recording: Recording, *, is_compared: bool) -> File:
+    own = (recording.path, recording.format, recording.rank, recording.world_size, len(recording.calls))
+    return File(*own, is_compared, "" if is_compared else "not compared: another file is of this rank")
 
 
 def _checked(chosen: Mapping[int, Recording], groups: GroupNames, backend: str | None) -> Iterator[Finding]:
@@ -191,10 +183,13 @@ class _Fault:
         times = f", {self.count:,} calls" if self.count > 1 else ""
         where = f"   {', '.join(list(self.sources)[:3])}" if self.sources else ""
         message = f"{self.first.message}\n  {ranks_text(self.ranks)}{times}{where}"
-        ranks = tuple(sorted(self.ranks))
-        return attrs.evolve(
-            self.first, message=message, ranks=ranks, group=self.group, index=self.index, count=self.count
-        )
+        facts: dict[str, Any] = {
+            "ranks": tuple(sorted(self.ranks)),
+            "group": self.group,
+            "index": self.index,
+            "count": self.count,
+        }
+        return attrs.evolve(self.first, message=message, **facts)
 
 
 def _file_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:
@@ -235,6 +230,6 @@ def _absence_findings(absent: set[int], expected: int) -> Iterator[Finding]:
     if absent:
         message = (
             f"there is no record of {ranks_text(absent)}, {len(absent):,} of {expected:,}   [{_ABSENT}]\n"
-            "Nothing here says whether they make the same calls. Give their files, too."
+            "It is unknown whether they make the same calls. Give their files, too."
         )
         yield Finding(_ABSENT, UNDECIDABLE, message, tuple(sorted(absent)))

@@ -1,4 +1,4 @@
-"""Finds and reads the files that a person names, and the rank of each. `recordings` knows their formats."""
+"""Finds and reads the files that a person names, and finds the rank of each. `recordings` knows the formats."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def read_all(
 ) -> tuple[tuple[Recording, ...], tuple[Finding, ...], tuple[str, ...]]:
     """Read the recordings at `paths`, where a folder stands for its files; return them, with findings and notes.
 
-    A file that cannot be read is a finding, and the others are read. The rank of a file that does not hold it is the
-    number at the end of the file's name, or else the file's place in the list; a note says so.
+    A file that cannot be read is a finding, and the others are read. A file without its rank gets
+    the number at the end of its name, or else its place in the list; a note says so.
 
     Raises `CollectiveRulesError` where no recording can be read.
     """

@@ -16,7 +16,7 @@ _MOST_CACHED = 100_000
 
 
 class GroupNames:
-    """The groups of all recordings by a unique name: the recorded name and, where several groups have it, their ranks.
+    """The groups of all recordings by a unique name: the recorded name, with the ranks if several groups have the name.
 
     - `by_name`: unique name → group. `recorded`: unique name → the name in the recordings.
     """
@@ -55,7 +55,7 @@ class GroupNames:
         return call if group is call.group else attrs.evolve(call, group=group)
 
     def members(self, name: str) -> tuple[int, ...]:
-        """Return the global ranks of a group, or its group ranks where the recordings do not have the global ones."""
+        """Return the global ranks of a group, or its group ranks if the recordings do not have the global ranks."""
         group = self.by_name.get(name)
         return () if group is None else group.ranks or tuple(range(group.size))
 

@@ -1,4 +1,4 @@
-"""The options of a precheck: which ranks are run, and how. They are validated here, and nowhere else."""
+"""The options of a precheck: the ranks to run, and how to run them. Only this module validates them."""
 
 from __future__ import annotations
 

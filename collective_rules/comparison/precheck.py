@@ -1,4 +1,4 @@
-"""`precheck`: whether the ranks of a script agree, before the script is launched."""
+"""`precheck` says before a script is launched whether its ranks agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def precheck(
     """Dry-run a script as each of its ranks, in processes that send nothing, and compare the ranks' collectives.
 
     `script` is a path, or the name of a module as after `python -m`. `ranks` are those to compare, all if left out;
-    `alike` are classes of ranks that do the same, of each only the first is run. `deadline` is the seconds that a rank
+    `alike` are classes of ranks that do the same; only the first of each is run. `deadline` is the seconds that a rank
     may take, `jobs` how many ranks run side by side. The other options are those of `dry_run` and of `compare`.
 
     The result has the `findings`, the `recordings` of the ranks, their `results` (how the script ended as each rank),

@@ -1,6 +1,6 @@
 """Runs a script as each of its ranks, side by side in processes that send nothing, and compares the ranks.
 
-It knows processes, and how a script ends in them. `worker` runs one rank in its process, `compare` compares the ranks.
+`worker` runs one rank in its process, and `compare` compares the ranks. This module knows how a script ends.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Rehearsal:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong, the worst first; ranks are global."""
+        """The findings, the worst first; ranks are global."""
         return self.comparison.findings
 
     @property
@@ -126,7 +126,7 @@ def rehearse(
 
 
 def _may_be_module(name: str) -> bool:
-    """Whether there is a module of this name, or a package that may hold it: none is imported here."""
+    """Return whether there is a module of this name, or a package that may have it; nothing is imported."""
     try:
         return importlib.util.find_spec(name.partition(".")[0]) is not None
     except (ImportError, ValueError):
@@ -178,17 +178,17 @@ _SAYS: Mapping[str, tuple[str, str, str]] = {
     "illegal": ("RUN6", ERROR, "{who} {ends} at a call that is illegal{where}: {message}"),
 }
 _ADVICE = {
-    "RUN1": "The other ranks are compared; what they wait for from then on, they wait for in vain.",
-    "RUN2": "The other ranks are compared; what they wait for from then on, they wait for in vain.",
+    "RUN1": "The other ranks are compared; from then on they wait for this rank in vain.",
+    "RUN2": "The other ranks are compared; from then on they wait for this rank in vain.",
     "RUN3": "It may wait for something that only another process does, or need more time (--deadline).",
-    "RUN4": "Nothing is said of its calls. Dry-run this rank alone to see why: collective-rules dry-run --rank.",
-    "RUN5": "What follows on that rank is not known; --item gives such numbers a value.",
+    "RUN4": "Its calls are not compared. Dry-run this rank alone to see why: collective-rules dry-run --rank.",
+    "RUN5": "The later calls of that rank are unknown; --item gives such numbers a value.",
     "RUN6": "Nothing after it was run.",
 }
 
 
 def _findings(results: Iterable[RankResult]) -> Iterator[Finding]:
-    """Yield how ranks ended that did not finish; one finding for ranks that ended alike."""
+    """Yield a finding for ranks that did not finish; one for all ranks that ended alike."""
     alike: dict[tuple[str, str, str, int], list[int]] = {}
     for each in results:
         if each.ended in _SAYS and not (each.ended == "illegal" and each.judged):
@@ -212,7 +212,7 @@ def _findings(results: Iterable[RankResult]) -> Iterator[Finding]:
 
 
 def _must_have_run(results: Sequence[RankResult], script: str, output: str) -> None:
-    """Raise for a script that fails on every rank: then there is nothing to compare, and the script must be mended."""
+    """Raise if the script fails on every rank: there is nothing to compare then, and the script must be mended."""
     if all(each.ended in _FAILS for each in results):
         first = results[0]
         if first.ended == "refused":
@@ -226,7 +226,7 @@ def _must_have_run(results: Sequence[RankResult], script: str, output: str) -> N
 
 def _recordings(folder: Path, ranks: Iterable[int]) -> Iterator[Recording]:
     for rank in ranks:
-        with contextlib.suppress(SourceError):  # of a rank that died there is none, and its ending says so
+        with contextlib.suppress(SourceError):  # a rank that died has none, and its ending says so
             yield attrs.evolve(read(folder / f"rank{rank}.jsonl", rank=rank), path=f"(dry run of rank {rank})")
 
 
@@ -241,18 +241,18 @@ def _notes(results: Sequence[RankResult], options: PrecheckOptions) -> Iterator[
         vouched = [rank for rank in each if rank in options.compared and rank not in run]
         if vouched:
             first = next(rank for rank in each if rank in run)
-            yield f"Not run, as you say that they do what rank {first} does: {ranks_text(vouched)}."
+            yield f"Not run, as you say that they do the same as rank {first}: {ranks_text(vouched)}."
     left = options.world_size - len(options.compared)
     if left:
         yield (
             f"Not run: {plural(left, 'rank')} of {options.world_size:,} that you did not ask for. "
-            "Nothing is said of them."
+            "They are not compared."
         )
     if any(each.ended == "stopped" for each in results):
         yield "Stopped after the optimizer steps that you asked for."
     yield (
-        "A dry run has no values: every rank is taken to receive what it would send itself. A program whose calls "
-        "depend on received values may do otherwise."
+        "A dry run has no values: each rank receives the tensors that it would send itself. A program whose calls "
+        "depend on received values may make other calls."
     )
 
 

@@ -1,4 +1,4 @@
-"""Describes one call in a few words: calls of several ranks stand side by side."""
+"""Describes one call in a few words, short enough for calls of several ranks side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ATTRIBUTES = ("reduce_op", "root", "roots", "peer", "tag")
 
 
 def call_text(call: Call) -> str:
-    """Return the op, the tensors that it reads (or writes, if it reads none), and its attributes that ranks must share.
+    """Return the op, the tensors that it reads (writes, if it reads none), and the attributes that ranks must share.
 
     >>> import collective_rules as cr
     >>> call_text(cr.call("c10d::allreduce_", group=cr.Group(4), tensors=[(2, 3)]))
@@ -29,7 +29,7 @@ def call_text(call: Call) -> str:
 
 
 def tensors_text(call: Call) -> str:
-    """Return the tensors that the call reads, or those that it writes if it reads none.
+    """Return the tensors that the call reads, or the tensors that it writes if it reads none.
 
     >>> import collective_rules as cr
     >>> tensors_text(cr.call("c10d::allreduce_coalesced_", group=cr.Group(4), tensors=[(2,), (3,), (2,)]))

@@ -1,6 +1,6 @@
 """One rank's dry run, in a process of its own: it writes the rank's ledger, and returns how the script ended.
 
-Importing this module imports all that a rank needs: a process that is forked afterwards has it already.
+This module imports all modules that a rank needs, so that a process forked afterwards has them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["run_rank"]
 
 
 class _Alarm:
-    """Ends the script after a number of seconds, and keeps the line at which the script was then."""
+    """Ends the script after a number of seconds, and keeps the script's line at that moment."""
 
     def __init__(self, seconds: float) -> None:
         self.rang, self.where = False, ""
@@ -34,14 +34,14 @@ class _Alarm:
         raise StepsDone
 
     def stop(self) -> None:
-        """Give the rest of the program any time."""
+        """Set no limit to the rest of the program."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
     """Dry-run the payload's `script` with its `options`, for `deadline` seconds at most, and write the `ledger` file.
 
-    Returns the fields of a `RankResult`, those that differ from their defaults.
+    Return the fields of a `RankResult` that differ from their defaults.
     """
     options = payload["options"]
     if payload["output"]:
@@ -49,7 +49,7 @@ def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
     alarm = _Alarm(payload["deadline"])
     try:
         result = run_script(payload["script"], payload["arguments"], **options)
-    except StepsDone:  # it rang outside of the run
+    except StepsDone:  # the alarm rang outside of the run
         return {"ended": "late", "status": 1, "where": alarm.where}
     except CollectiveRulesError as error:
         return {"ended": "refused", "status": 2, "message": str(error)}
