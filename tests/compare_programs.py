@@ -57,6 +57,11 @@ def compared(fault="", size=4, **options):
     return compare([recording(rank, size, fault) for rank in range(size)], **options)
 
 
+def compared_calls(made, size):
+    """Compare the calls that `made` returns for each rank."""
+    return compare([Recording(f"rank{rank}.jsonl", "ledger", rank, size, made(rank)) for rank in range(size)])
+
+
 def write_ledgers(folder, fault="", size=4):
     """Write a ledger for each rank, and return their paths."""
     paths = []

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/dispatch.py
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from hypothesis import settings
 from torch._C._distributed_c10d import FakeProcessGroup
 from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from collective_rules.cli import main
 
 # No deadline: an example may start gloo ranks or a sandbox process, whose time says nothing about the law.
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -65,3 +67,15 @@ def silent() -> Iterator[dist.ProcessGroup]:
     dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4, pg_options=options)
     yield dist.group.WORLD
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Carry out a command line in this process; return its status, standard output and standard error."""
+
+    def carry_out(*arguments: object) -> tuple[int, str, str]:
+        status = main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return carry_out

@@ -12,7 +12,7 @@ import torch
 import collective_rules as cr
 from collective_rules.comparison import compare, read_all
 from collective_rules.recordings import LedgerWriter, Recording, read
-from tests.compare_programs import compared, program, recording, severities, write_ledgers
+from tests.compare_programs import compared, compared_calls, program, recording, severities, write_ledgers
 
 # what is found
 
@@ -67,7 +67,7 @@ def test_groups_of_one_name_and_other_ranks_are_told_apart():
         return (cr.call("c10d::allreduce_", group=cr.Group(2, rank % 2, "tp", ranks), tensors=[(numel,)]),)
 
     numels = {0: 4, 1: 4, 2: 5, 3: 6}
-    found = compare([Recording(f"{rank}", "ledger", rank, 4, made(rank, n)) for rank, n in numels.items()])
+    found = compared_calls(lambda rank: made(rank, numels[rank]), 4)
     assert [("error", (2, 3), "tp of ranks 2, 3")] == [
         (each.severity, each.ranks, each.group) for each in found.findings
     ]
@@ -80,7 +80,7 @@ def test_what_many_calls_have_wrong_alike_is_said_once_with_how_many():
         group = cr.Group(2, rank, "0", (0, 1))
         return tuple(attrs.evolve(call, group=group, index=i, source="a.py:3") for i in range(50))
 
-    found = compare([Recording(f"{rank}", "ledger", rank, 2, made(rank)) for rank in range(2)])
+    found = compared_calls(made, 2)
     alone = cr.check(call)[0]
     assert [(alone.id, (0, 1), 0, 100)] == [(each.id, each.ranks, each.index, each.count) for each in found.findings]
     assert "ranks 0, 1, 100 calls   a.py:3" in found.findings[0].message
@@ -98,7 +98,7 @@ def test_what_is_legal_on_one_rank_may_be_illegal_on_another():
         group = cr.Group(2, rank, "0", (0, 1))
         return (cr.call("c10d::gather_", group=group, output_tensors=[], input_tensors=[(3,)], root_rank=1),)
 
-    found = compare([Recording(f"{rank}", "ledger", rank, 2, made(rank)) for rank in range(2)])
+    found = compared_calls(made, 2)
     assert ["error"] == [each.severity for call in made(1) for each in cr.check(call)]
     assert [("error", (1,))] == [(each.severity, each.ranks) for each in found.findings]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import gzip
 import json
 import random
@@ -14,11 +15,10 @@ import attrs
 import pytest
 
 import collective_rules as cr
-from collective_rules.cli import main
 from collective_rules.comparison import as_json, blocks, compare, markdown, page, read_all
-from collective_rules.recordings import LedgerWriter, Recording, read
+from collective_rules.recordings import LedgerWriter, read
 from tests.browser import BROWSER, NO_BROWSER, measured
-from tests.compare_programs import compared, recording, write_ledgers
+from tests.compare_programs import compared, compared_calls, recording, write_ledgers
 
 _ROOT = Path(__file__).resolve().parents[1]
 _HOSTILE = "a<script>alert(1)</script>|`b`.py:1"
@@ -26,15 +26,9 @@ _SEED = 20_260
 
 
 @pytest.fixture
-def run(capsys):
-    """Carry out a command line in this process; return its status, standard output and standard error."""
-
-    def carry_out(*arguments):
-        status = main(["compare", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return carry_out
+def run(run):
+    """Carry out a command line of compare in this process; return its status, standard output and standard error."""
+    return functools.partial(run, "compare")
 
 
 # files
@@ -197,7 +191,7 @@ def test_a_page_of_a_thousand_ranks_that_all_differ_has_a_bound():
             attrs.evolve(cr.call("c10d::allreduce_", group=group, tensors=[(rank + 1,)]), index=i) for i in range(9)
         )
 
-    found = compare([Recording(f"rank{rank}.jsonl", "ledger", rank, 1000, made(rank)) for rank in range(1000)])
+    found = compared_calls(made, 1000)
     assert 1000 == len(found.divergences[0].columns)
     assert 100 > _Page(page(found)).tags.count("th")
 

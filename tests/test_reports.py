@@ -34,6 +34,13 @@ def _enter(ledger, call, module="", phase="", source="train.py:1"):
     return ledger.enter(CallFacts.of(call), source, module, phase, 0.0, False)
 
 
+def _ledger(*calls):
+    ledger = Ledger()
+    for call in calls:
+        _enter(ledger, call)
+    return ledger
+
+
 def _group(size=4, rank=0, name="world", ranks=()):
     return cr.Group(size=size, rank=rank, name=name, ranks=ranks or tuple(range(size)))
 
@@ -46,14 +53,9 @@ def _gathered(group, numel=16):
     return cr.call("_c10d_functional::all_gather_into_tensor", group=group, input=(numel,))
 
 
-def _exchanged(group):
-    return cr.call(
-        "_c10d_functional::all_to_all_single",
-        group=group,
-        input=(6, 8),
-        output_split_sizes=[3, 1, 1, 1],
-        input_split_sizes=[3, 0, 1, 2],
-    )
+def _exchanged(group, input=(6, 8), received=(3, 1, 1, 1), sent=(3, 0, 1, 2)):
+    sizes = {"output_split_sizes": list(received), "input_split_sizes": list(sent)}
+    return cr.call("_c10d_functional::all_to_all_single", group=group, input=input, **sizes)
 
 
 def _trained():
@@ -151,25 +153,11 @@ _WAYS = {
     "ring": (_reduced(_group(4, 1)), {2: 96.0}),
     "global ranks": (_reduced(_group(2, 1, "pair", (3, 7)), 2), {3: 8.0}),
     "uneven list": (
-        cr.call(
-            "c10d::alltoall_",
-            group=_group(2, 1),
-            input_tensors=[(5,), (2,)],
-            output_tensors=[(1,), (2,)],
-        ),
+        cr.call("c10d::alltoall_", group=_group(2, 1), input_tensors=[(5,), (2,)], output_tensors=[(1,), (2,)]),
         {0: 20.0},
     ),
     "split sizes": (_exchanged(_group()), {2: 32.0, 3: 64.0}),
-    "even": (
-        cr.call(
-            "_c10d_functional::all_to_all_single",
-            group=_group(2),
-            input=(4,),
-            output_split_sizes=[2, 2],
-            input_split_sizes=[2, 2],
-        ),
-        {1: 8.0},
-    ),
+    "even": (_exchanged(_group(2), (4,), (2, 2), (2, 2)), {1: 8.0}),
     "send": (cr.call("c10d::send", group=_group(), tensors=[(3,)], dst=3), {3: 12.0}),
     "batch": (
         cr.call(
@@ -190,17 +178,14 @@ _WAYS = {
 @pytest.mark.parametrize("name", _WAYS)
 def test_bytes_go_to_the_ranks_that_the_call_names(name):
     call, expected = _WAYS[name]
-    ledger = Ledger()
-    _enter(ledger, call)
-    assert expected == flows(ledger).sent
+    assert expected == flows(_ledger(call)).sent
 
 
 @pytest.mark.parametrize(("incoming", "sent"), [([1, 2, 3, 4], 9 * 8 * 4), (cr.UNKNOWN, 10 * 8 * 4)])
 def test_bytes_of_unknown_split_sizes_have_no_receiver(incoming, sent):
-    ledger = Ledger()
     splits = {"input_split_sizes": cr.UNKNOWN, "output_split_sizes": incoming}
-    _enter(ledger, cr.call("c10d::alltoall_base_", group=_group(), input=(10, 8), output=(10, 8), **splits))
-    assert ({}, sent) == (flows(ledger).sent, flows(ledger).unplaced)
+    ways = flows(_ledger(cr.call("c10d::alltoall_base_", group=_group(), input=(10, 8), output=(10, 8), **splits)))
+    assert ({}, sent) == (ways.sent, ways.unplaced)
 
 
 def _collective(op, **arguments):
@@ -235,11 +220,7 @@ _EVERYWHERE = {
 
 @pytest.mark.parametrize("name", _EVERYWHERE)
 def test_what_a_rank_implies_of_the_others_is_what_they_count_themselves(name):
-    ways = []
-    for rank in range(4):
-        ledger = Ledger()
-        _enter(ledger, _EVERYWHERE[name](_group(4, rank)))
-        ways.append(flows(ledger))
+    ways = [flows(_ledger(_EVERYWHERE[name](_group(4, rank)))) for rank in range(4)]
     expected = {(way.rank, peer): amount for way in ways for peer, amount in way.sent.items()}
     for way in ways:
         own = {pair: amount for pair, amount in expected.items() if pair[0] != way.rank}
@@ -247,9 +228,7 @@ def test_what_a_rank_implies_of_the_others_is_what_they_count_themselves(name):
 
 
 def test_a_receive_implies_its_sender():
-    ledger = Ledger()
-    _enter(ledger, cr.call("c10d::recv_", group=_group(), tensors=[(3,)], src=2))
-    assert {(2, 0): 12} == flows(ledger).pairs
+    assert {(2, 0): 12} == flows(_ledger(cr.call("c10d::recv_", group=_group(), tensors=[(3,)], src=2))).pairs
 
 
 def test_equal_layers_are_one_line():
@@ -322,9 +301,7 @@ def test_calls_that_were_not_kept_are_told_in_every_format():
 
 
 def test_calls_whose_bytes_are_unknown_are_told():
-    ledger = Ledger()
-    unknown = cr.Spec(None, None)
-    _enter(ledger, cr.call("c10d::allreduce_", group=_group(), tensors=[unknown]))
+    ledger = _ledger(cr.call("c10d::allreduce_", group=_group(), tensors=[cr.Spec(None, None)]))
     assert "The bytes of 1 call are not known" in plain(Report({}, blocks(ledger)))
     assert as_json(ledger)["calls"][0]["traffic"] is None
     assert 1 == _Page(page(ledger)).tiles["calls"]
@@ -339,20 +316,16 @@ def test_bytes_of_symbolic_sizes_are_plain_numbers():
         size = environment.create_unbacked_symint()
         torch._check(size >= 0)
         unknown = torch.empty(size)
-    ledger, numbers = Ledger(), Ledger()
-    for tensor in (symbolic, unknown):
-        _enter(ledger, cr.call("c10d::allreduce_", group=_group(), tensors=[tensor]))
-    _enter(numbers, _reduced(_group(), 16))
+    ledger = _ledger(*(cr.call("c10d::allreduce_", group=_group(), tensors=[each]) for each in (symbolic, unknown)))
+    numbers = _ledger(_reduced(_group(), 16))
     sent = as_json(numbers)["calls"][0]["traffic"]
     assert [sent, dict.fromkeys(sent, 0) | {"bus_factor": 1.5}] == [
         call["traffic"] for call in json.loads(json.dumps(as_json(ledger)))["calls"]
     ]
     assert flows(numbers).sent == flows(ledger).sent
     assert 2 * [numbers.total.sent] == [_Page(page(ledger)).tiles["sent"], sum(_Page(page(ledger)).marks)]
-    ledger = Ledger()
     n = symbolic.shape[0]
-    sizes = {"input": (3 + n,), "input_split_sizes": [1, n, 0, 2], "output_split_sizes": [1, 2, 2, n]}
-    _enter(ledger, cr.call("_c10d_functional::all_to_all_single", group=_group(), **sizes))
+    ledger = _ledger(_exchanged(_group(), (3 + n,), (1, 2, 2, n), (1, n, 0, 2)))
     assert {1: 64.0, 3: 8.0} == flows(ledger).sent
 
 
@@ -448,15 +421,13 @@ def test_a_path_that_may_not_be_written_is_refused_before_the_run(tmp_path, monk
 def test_the_own_rank_and_its_ring_neighbour_can_be_seen():
     """In a matrix no row's name lies on another; in a strip the own mark lies beside the cells."""
     for rank in range(64):
-        ledger = Ledger()
-        _enter(ledger, _reduced(_group(64, rank)))
-        found = re.findall(r'y="([0-9.]+)" class="end"><tspan( class="own")?>(\d+)', page(ledger))
+        text = page(_ledger(_reduced(_group(64, rank))))
+        found = re.findall(r'y="([0-9.]+)" class="end"><tspan( class="own")?>(\d+)', text)
         places = [float(place) for place, _, _ in found]
         assert [str(rank)] == [name for _, own, name in found if own]
         assert min(b - a for a, b in pairwise(places)) >= 12
-    ledger = Ledger()
-    _enter(ledger, _reduced(_group(65_536, 12_345)))
-    assert re.search(r'y="40" width="3" height="6" class="here"', page(ledger))
+    strip = page(_ledger(_reduced(_group(65_536, 12_345))))
+    assert re.search(r'y="40" width="3" height="6" class="here"', strip)
 
 
 def test_numbers_for_people_do_not_jump_at_the_edge_of_a_unit():
