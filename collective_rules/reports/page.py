@@ -47,14 +47,6 @@ class Mark:
 
 
 @attrs.frozen
-class Lane:
-    """The calls of one group."""
-
-    name: str
-    marks: tuple[Mark, ...]
-
-
-@attrs.frozen
 class Span:
     """Columns from `start` up to `stop` that have one phase."""
 
@@ -65,18 +57,18 @@ class Span:
 
 @attrs.frozen
 class Timeline:
-    """The calls in order, in `columns` of equally many calls; `legend` has the ops of each colour."""
+    """The calls in order, in `columns` of equally many calls; `legend`: the ops of each colour, `lanes`: by group."""
 
     text: str
     legend: Mapping[str, str]
-    lanes: tuple[Lane, ...]
+    lanes: Mapping[str, tuple[Mark, ...]]
     phases: tuple[Span, ...]
     columns: int
 
     @property
     def largest(self) -> float:
         """The bytes of the largest mark."""
-        return max(mark.sent for lane in self.lanes for mark in lane.marks)
+        return max(mark.sent for marks in self.lanes.values() for mark in marks)
 
 
 def page(ledger: Ledger) -> str:
@@ -130,10 +122,8 @@ def _shortened(entries: Sequence[Bar]) -> list[Bar]:
     if len(entries) <= _MOST_BARS:
         return list(entries)
     shown, rest = entries[: _MOST_BARS - 1], entries[_MOST_BARS - 1 :]
-    others = Bar(
-        f"({len(rest):,} others)", sum(each.calls for each in rest), sum(each.sent for each in rest), f"c{_COLOURS - 1}"
-    )
-    return [*shown, others]
+    calls, sent = sum(each.calls for each in rest), sum(each.sent for each in rest)
+    return [*shown, Bar(f"({len(rest):,} others)", calls, sent, f"c{_COLOURS - 1}")]
 
 
 def _step(ledger: Ledger) -> tuple[int | None, list[Entry]]:
@@ -154,9 +144,9 @@ def _timeline(ledger: Ledger, step: int | None, entries: list[Entry], colours: d
     shown = sorted(by_group, key=lambda name: -sum(_sent(entry) for _, entry in by_group[name]))[:_MOST_LANES]
     per = math.ceil(len(entries) / min(_MOST_COLUMNS, _MOST_MARKS // len(shown)))
     columns = math.ceil(len(entries) / per)
-    drawn = tuple(Lane(group_label(ledger, name), _marks(by_group[name], per, colours)) for name in shown)
-    what = "all calls that were kept" if step is None else f"step {step}, the last whole one"
-    text = [f"{plural(len(entries), 'call')} of {what}, in order; height grows with the square root of the bytes sent."]
+    lanes = {group_label(ledger, name): _marks(by_group[name], per, colours) for name in shown}
+    span = "all kept calls" if step is None else f"step {step}, the last whole one"
+    text = [f"{plural(len(entries), 'call')} of {span}, in order; height grows with the square root of the bytes sent."]
     if per > 1:
         text.append(f"A bar stands for up to {per} calls in a row, in the colour of the op that sends most.")
     if len(by_group) > len(shown):
@@ -167,7 +157,7 @@ def _timeline(ledger: Ledger, step: int | None, entries: list[Entry], colours: d
         if op in used:
             legend.setdefault(colour, []).append(op)
     named = {colour: cut(", ".join(ops), 120) for colour, ops in legend.items()}
-    return Timeline(" ".join(text), named, drawn, _phases(entries, per), columns)
+    return Timeline(" ".join(text), named, lanes, _phases(entries, per), columns)
 
 
 def _marks(entries: list[tuple[int, Entry]], per: int, colours: dict[str, str]) -> tuple[Mark, ...]:
@@ -183,12 +173,12 @@ def _mark(column: int, entries: list[Entry], colours: dict[str, str]) -> Mark:
         op = entry.call.op
         by_op[op] = by_op.get(op, 0) + _sent(entry)
     sent = sum(by_op.values())
-    most = max(by_op, key=lambda op: by_op[op])
+    most = max(by_op, key=by_op.__getitem__)
     first = entries[0]
     where = [text for text in (cut(first.module, 60), first.phase, cut(first.source, 60)) if text]
-    what = most if len(entries) == 1 else f"{len(entries)} calls: {', '.join(map(str, by_op))}"
+    ops = most if len(entries) == 1 else f"{len(entries)} calls: {', '.join(map(str, by_op))}"
     numbers = f"call {first.number}" if len(entries) == 1 else f"from call {first.number}"
-    return Mark(column, sent, colours[most], "\n".join([cut(what, 120), f"{bytes_text(sent)} sent", *where, numbers]))
+    return Mark(column, sent, colours[most], "\n".join([cut(ops, 120), f"{bytes_text(sent)} sent", *where, numbers]))
 
 
 def _phases(entries: list[Entry], per: int) -> tuple[Span, ...]:
@@ -238,10 +228,9 @@ def _calls(step: int | None, entries: list[Entry]) -> Table:
         for entry in entries[:_MOST_CALLS]
     ]
     columns = ("call", "op", "group", "tensors", "sent", "module", "phase", "source", "async")
-    what = "Calls" if step is None else f"Calls of step {step}"
-    title = (
-        f"{what}: the first {len(rows):,} of {len(entries):,}" if len(rows) < len(entries) else f"{what}, {len(rows):,}"
-    )
+    scope = "Calls" if step is None else f"Calls of step {step}"
+    count = f": the first {len(rows):,} of {len(entries):,}" if len(rows) < len(entries) else f", {len(rows):,}"
+    title = f"{scope}{count}"
     return Table(columns, tuple(rows), title, frozenset({"call", "sent"}))
 
 
