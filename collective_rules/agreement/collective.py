@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -24,7 +24,7 @@ from collective_rules.ops.op import EVEN
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = ["compare"]
+__all__ = ["common_values", "compare"]
 
 
 def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
@@ -171,10 +171,63 @@ def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | N
     for attribute in call.row.rule.agreed:
         if attribute != "dtype" and attribute in call.row.entry.attributes:
             yield (attribute,), call.arguments.get(call.row.entry.attributes[attribute]), None
-    orders = {key: (slot, order) for key, slot, order in memory_order(bound)}
-    for key, (slot, order) in orders.items():
+    for key, slots in _ordered(bound).items():
+        slot = max(slots, key=lambda slot: len(_counting(slot.spec)))
+        yield key, slot.spec.order or (), slot
+
+
+def _ordered(bound: Bound) -> Mapping[Key, list[Slot]]:
+    """Return the tensors whose memory order the ranks must agree on, those whose memory can have several orders."""
+    slots: dict[Key, list[Slot]] = {}
+    for key, slot, _ in memory_order(bound):
         if not slot.spec.has_one_order:
-            yield key, order, slot
+            slots.setdefault(key, []).append(slot)
+    return slots
+
+
+def _counting(spec: Spec) -> list[Any]:
+    return [size for size in spec.shape if hint(size) != 1]
+
+
+def common_values(call: Call) -> tuple[list[Any], bool]:
+    """Return the values of a call that every rank has to pass alike, and whether the call has other values, too.
+
+    The values are equal for all calls of a legal group. Calls that have equal values, and no others, agree.
+    """
+    bound = bind_as(call, ("uneven",))  # ranks may take the even form beside ranks that take this one
+    if bound is None or bound.problems:
+        bound = bind(call)
+    row, count = call.row, _count(bound)
+    sizes: dict[Any, list[Any]] = {}
+    dtypes: dict[Any, str] = {}
+    indexed: dict[Key, dict[Any, Any]] = {}
+    for (name, element, *index), value in bound.names.items():
+        place = None if count == 1 else element
+        if name == "dtype":
+            dtypes[place] = str(value)
+        elif index:
+            indexed.setdefault((name, place, len(index)), {})[index[0]] = value
+        elif value != () and name != "length" and name not in row.rule.derived:
+            # One list: `d *s` in one form is `*s` in another, and ranks may take different forms.
+            sizes.setdefault(place, []).extend(value if isinstance(value, tuple) else [value])
+    everyone = range(call.group.size)
+    common = {
+        key: [values[rank] for rank in everyone]
+        for key, values in indexed.items()
+        if key[2] == 1 and {*everyone} == values.keys()
+    }
+    has_own = len(common) < len(indexed)
+    orders = {} if has_own else {key: sorted({*orders}) for key, orders in _read_orders(bound)}
+    attributes = [str(call.attribute(name)) for name in row.rule.agreed]
+    return [row.entry.meets or row.rule.name, count, sizes, dtypes, common, orders, attributes], has_own
+
+
+def _read_orders(bound: Bound) -> Iterator[tuple[Key, list[tuple[int, ...]]]]:
+    """Yield the memory orders of the tensors that are read; of those that are written where the rank reads none."""
+    reads = bound.spelling.statement.reads
+    for key, slots in _ordered(bound).items():
+        read = [slot for slot in slots if any(slot.part is part for part in reads)]
+        yield key, [slot.spec.order or () for slot in read or slots]
 
 
 def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:

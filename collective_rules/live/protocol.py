@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from collective_rules.binding.binder import bind
+from collective_rules.agreement.collective import common_values
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import Finding
@@ -72,22 +72,12 @@ def encode(call: Call, sizes: str = "") -> EncodedCall:
         text = json.dumps({"op": record["op"], "arguments": record["arguments"]}, separators=(",", ":")).encode()
     except (CallError, TypeError):  # a size that only the run knows, an argument that is no data
         text = b""
-    agreed, varies = _agreed(call)
-    code = int.from_bytes(hashlib.blake2b(repr(agreed).encode(), digest_size=8).digest(), "little")
-    return EncodedCall(text, f"{call.op} {sizes}".rstrip(), code, varies)
-
-
-def _agreed(call: Call) -> tuple[list[Any], bool]:
-    """Return the values that every rank binds alike, and whether there are values of a rank or of a pair."""
-    rule = call.row.rule
     try:
-        bound = bind(call)
+        values, varies = common_values(call)
     except (CallError, TypeError, ValueError):  # illegal: `check` says why
-        return [rule.name], True
-    alike = [(key, value) for key, value in bound.names.items() if len(key) <= 2 and key[0] not in rule.derived]
-    pairs = len(alike) < len(bound.names) or rule.point_to_point
-    values = sorted(f"{key[0]}={value}" for key, value in alike if key[-1] in (None, 0) or len(key) == 1)
-    return [rule.name, values, [str(call.attribute(name)) for name in rule.agreed]], pairs
+        values, varies = [call.row.rule.name], True
+    code = int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "little")
+    return EncodedCall(text, f"{call.op} {sizes}".rstrip(), code, varies)
 
 
 @attrs.frozen
