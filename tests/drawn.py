@@ -48,9 +48,5 @@ def _changed_specs(spec: cr.Spec) -> list[cr.Spec]:
     bent = [cr.Spec(shape, spec.dtype, tuple(2 * step for step in spec.stride)), cr.Spec(shape[::-1], spec.dtype)]
     longer = [cr.Spec((*shape, 1), spec.dtype), cr.Spec((2, *shape), spec.dtype), cr.Spec(shape[1:], spec.dtype)]
     other = [cr.Spec(shape, torch.float64), cr.Spec(None, spec.dtype), cr.Spec(shape, spec.dtype, view="neg")]
-    more = (
-        [cr.Spec((shape[0] + 1, *shape[1:]), spec.dtype), cr.Spec(shape, spec.dtype, (0,) * len(shape))]
-        if shape
-        else []
-    )
-    return bent + longer + other + more
+    larger = [(tuple(n + (dim == 0) for dim, n in enumerate(shape)), None), (shape, (0,) * len(shape))] if shape else []
+    return bent + longer + other + [cr.Spec(sizes, spec.dtype, steps) for sizes, steps in larger]

@@ -1,6 +1,5 @@
 """A world of any backend: found by its name, called by its methods or at the dispatcher, judged, and closed."""
 
-import os
 import re
 import signal
 import sys
@@ -26,6 +25,7 @@ from collective_rules.testing.run_calls import carry_out
 from collective_rules.testing.strategies import calls
 from collective_rules.testing.tensors import flat, make
 from collective_rules.testing.world import has_cpu_kernel
+from tests.leaks import held
 
 SHORT = 0.3
 FAULTY = str(Path(__file__).with_name("faulty.py"))
@@ -52,6 +52,17 @@ def judged(group: Group, backend: Any, timeout: float = 5.0) -> str:
     """The outcome of the group, with the details."""
     result = carry_out(world(group[0].group.size, timeout, backend=backend), group)
     return "\n  ".join([result.outcome, *result.details])
+
+
+def always_ok(op: str, most_ranks: int, backend: Any, fits: Callable[[Group], bool] = lambda group: True) -> None:
+    """Whatever legal group is drawn of those that fit, the backend gives what the oracle computes."""
+
+    @few
+    @given(calls(op, most_ranks=most_ranks).filter(fits))
+    def holds(group: Group) -> None:
+        assert judged(group, backend) == "ok"
+
+    holds()
 
 
 def sums(size: int, **arguments: Any) -> Group:
@@ -119,13 +130,7 @@ def test_a_methods_arguments_are_the_schemas(op: str) -> None:
 @pytest.mark.parametrize("op", METHODS)
 def test_a_method_does_what_the_op_does(op: str, group_class: type) -> None:
     """Real gloo's methods, called by the table, give what the oracle computes."""
-
-    @few
-    @given(calls(op, most_ranks=3))
-    def holds(group: Group) -> None:
-        assert judged(group, group_class) == "ok"
-
-    holds()
+    always_ok(op, 3, group_class)
 
 
 @pytest.mark.parametrize("op", METHODS)
@@ -219,13 +224,7 @@ def test_options_that_are_left_out_keep_torchs_default() -> None:
 @pytest.mark.parametrize("op", [op for op in OPS if op not in BEYOND_PYTHON])
 def test_a_right_backend_is_found_right(op: str) -> None:
     """Methods for c10d's ops, the dispatcher for the others, whose kernels call the same methods."""
-
-    @few
-    @given(calls(op, most_ranks=4))
-    def holds(group: Group) -> None:
-        assert judged(group, faulty("right")) == "ok"
-
-    holds()
+    always_ok(op, 4, faulty("right"))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -260,13 +259,7 @@ def threads_are_right(group: Group) -> bool:
 @pytest.mark.parametrize("op", [*THREADED, "_c10d_functional::all_reduce", "_c10d_functional::all_to_all_single"])
 def test_torchs_threads_are_right_where_they_know_the_op(op: str) -> None:
     """ProcessLocalGroup gives what the oracle computes."""
-
-    @few
-    @given(calls(op, most_ranks=4).filter(threads_are_right))
-    def holds(group: Group) -> None:
-        assert judged(group, "threaded") == "ok"
-
-    holds()
+    always_ok(op, 4, "threaded", threads_are_right)
 
 
 @pytest.mark.parametrize(
@@ -499,10 +492,9 @@ def test_a_registered_name_is_a_backend(extended: bool, monkeypatch: pytest.Monk
 def test_a_module_or_a_factory_itself_is_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """By "package.module:factory" or as an object: a class, or a function."""
     monkeypatch.syspath_prepend(str(Path(FAULTY).parent))
-    with World(2, backend="faulty:Right") as ranks:
-        assert carry_out(ranks, sums(2)).outcome == "ok"
-    with World(2, backend=gloo) as ranks:
-        assert carry_out(ranks, sums(2)).outcome == "ok"
+    for backend in ("faulty:Right", gloo):
+        with World(2, backend=backend) as ranks:
+            assert carry_out(ranks, sums(2)).outcome == "ok"
     monkeypatch.delitem(sys.modules, "faulty")
 
 
@@ -515,6 +507,7 @@ def test_a_world_is_kept_by_its_backend() -> None:
     """`world` caches by size, timeout and backend."""
     assert world(2, backend="fake") is world(2, backend="fake")
     assert len({id(world(2, backend=backend)) for backend in ("gloo", "fake", "threaded", faulty("right"))}) == 4
+    assert world(2) is not world(2, timeout=5.0)
     world(2, backend="fake").close()
     assert not world(2, backend="fake").closed
 
@@ -532,12 +525,12 @@ def test_a_closed_world_of_any_backend_leaves_nothing_behind(backend: Any) -> No
     close_worlds()
     World(2, backend=backend).close()
     patched = dist.distributed_c10d._world
-    before = threading.active_count(), sockets()
+    before = held()
     with World(2, backend=backend) as ranks:
         carry_out(ranks, sums(2))
         names = [ranked.name for ranked in ranks._ranked]
         assert [torch._C._distributed_c10d._resolve_process_group(name) for name in names] == ranks.groups
-    assert before == (threading.active_count(), sockets())
+    assert before == held(before)
     for name in names:
         with pytest.raises(RuntimeError, match="Could not resolve"):
             torch._C._distributed_c10d._resolve_process_group(name)
@@ -545,11 +538,6 @@ def test_a_closed_world_of_any_backend_leaves_nothing_behind(backend: Any) -> No
     assert torch._C._is_multithreading_enabled()
     assert dict(patched.pg_group_ranks) == {}
     assert patched.tags_to_pg == {}
-
-
-def sockets() -> int:
-    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
-    return sum("socket" in os.readlink(link) for link in links if os.path.islink(link))
 
 
 @pytest.mark.parametrize("backend", ["gloo", "threaded", faulty("right")], ids=["gloo", "threaded", "right"])

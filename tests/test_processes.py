@@ -29,7 +29,7 @@ from collective_rules.conformance.process_runner import EndedError, TerminatedEr
 from collective_rules.conformance.reproducer import reproducer
 from collective_rules.conformance.summary import headline
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox import DIES, FAILS, HANGS, OK, RAISES, REFUSED, SILENTLY_WRONG, Result
+from collective_rules.sandbox import DIES, FAILS, HANGS, OK, RAISES, REFUSED, SILENTLY_WRONG, UNDEFINED, Result
 from collective_rules.testing import world
 from collective_rules.testing.device import DeviceTensors
 from collective_rules.testing.dispatch import has_cpu_kernel
@@ -91,13 +91,8 @@ class Faulty(dist.ProcessGroup):
 FAULTY = f"{__file__}:Faulty"
 
 KILLED = """
-import os, sys
+import sys
 import collective_rules as cr
-from collective_rules.cli import main
-from collective_rules.conformance import measure
-from collective_rules.conformance.process_runner import EndedError, TerminatedError
-from collective_rules.conformance.reproducer import reproducer
-from collective_rules.conformance.summary import headline
 from collective_rules.testing.processes import ProcessWorld
 
 class Telling(ProcessWorld):
@@ -308,23 +303,17 @@ def test_a_rank_judges_itself() -> None:
 
 def test_the_gravest_outcome_is_that_of_all() -> None:
     """What the others say as well, except of wrong values that came of it."""
-    answers = {
-        0: Result(OK),
-        1: Result(SILENTLY_WRONG, ("wrong",)),
-        2: Result(HANGS, ("waited",)),
-        3: Result(RAISES, ("raised",)),
-        4: Result(DIES, ("died",)),
-    }
-    for count, expected in enumerate(
-        [
-            Result(OK),
-            Result(SILENTLY_WRONG, ("wrong",)),
-            Result(HANGS, ("waited",)),
-            Result(RAISES, ("raised", "waited")),
-            Result(DIES, ("died", "raised", "waited")),
-        ]
-    ):
-        assert expected == merged({rank: answers[rank] for rank in range(count + 1)})
+    answers: dict[int, Result] = {}
+    for outcome, line, told in [
+        (OK, "", []),
+        (UNDEFINED, "no value", ["no value"]),
+        (SILENTLY_WRONG, "wrong", ["wrong"]),
+        (HANGS, "waited", ["waited"]),
+        (RAISES, "raised", ["raised", "waited"]),
+        (DIES, "died", ["died", "raised", "waited"]),
+    ]:
+        answers[len(answers)] = Result(outcome, [line] if line else [])
+        assert Result(outcome, told) == merged(answers)
 
 
 @pytest.mark.parametrize(("kind", "error"), [(REFUSED, CallError), (FAILS, CollectiveRulesError)])
@@ -336,7 +325,7 @@ def test_what_is_no_backends_fault_is_raised(kind: str, error: type[Exception]) 
 def test_ranks_are_in_step_where_all_or_none_sent_something() -> None:
     raised = Result(RAISES, ("no",), started=False)
     assert in_step([raised, raised])
-    assert in_step([Result(OK), Result(OK)])
+    assert in_step([Result(OK), Result(UNDEFINED)])
     for other in (Result(OK), Result(RAISES), Result(HANGS), Result(DIES), Result(SILENTLY_WRONG)):
         assert not in_step([raised, other])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,34 +62,6 @@ def legal() -> list[Group]:
     return [group for op in ON_GLOO for group in sample(calls(op), 60)]
 
 
-def test_every_group_size_is_drawn(legal: list[Group]) -> None:
-    """From 1 to 8, primes included."""
-    assert set(range(1, 9)) == {group[0].group.size for group in legal}
-
-
-def test_every_number_of_dims_is_drawn(legal: list[Group]) -> None:
-    """From 0 to 5, with sizes of 0 and of 1 among them."""
-    shapes = {spec.shape for group in legal for spec in specs(group)}
-    assert set(range(6)) == {len(shape) for shape in shapes}
-    assert {0, 1, 2, 3} <= {size for shape in shapes for size in shape}
-
-
-def test_every_dtype_is_drawn(legal: list[Group]) -> None:
-    """Those that gloo takes only point to point, too."""
-    assert set(DTYPES) == {spec.dtype for group in legal for spec in specs(group)}
-
-
-def test_every_reduce_op_is_drawn(legal: list[Group]) -> None:
-    """All that gloo has."""
-    drawn = {call.attribute("reduce_op") for group in legal for call in group} - {None}
-    assert set(REDUCE_OPS) - {"premul_sum"} == drawn
-
-
-def test_every_root_is_drawn(legal: list[Group]) -> None:
-    """The last rank of the largest group, too."""
-    assert set(range(8)) == {call.attribute("root") for group in legal for call in group} - {None}
-
-
 def layout(spec: cr.Spec) -> str:
     if spec.is_contiguous:
         return "contiguous"
@@ -101,10 +72,31 @@ def layout(spec: cr.Spec) -> str:
     return "channels_last" if spec.order in ((0, 2, 3, 1), (0, 2, 3, 4, 1)) else "permuted"
 
 
-def test_every_layout_is_drawn(legal: list[Group]) -> None:
-    """Each that torch users meet."""
-    seen = Counter(layout(spec) for group in legal for spec in specs(group))
-    assert {"contiguous", "expanded", "sliced", "channels_last", "permuted"} == seen.keys()
+@pytest.mark.parametrize(
+    ("of_call", "expected"),
+    [
+        pytest.param(lambda call: [call.group.size], set(range(1, 9)), id="group sizes, primes included"),
+        pytest.param(lambda call: [len(spec.shape) for spec in specs((call,))], set(range(6)), id="counts of dims"),
+        pytest.param(lambda call: [spec.dtype for spec in specs((call,))], set(DTYPES), id="dtypes"),
+        pytest.param(
+            lambda call: [call.attribute("reduce_op")], {None, *REDUCE_OPS} - {"premul_sum"}, id="reduce ops of gloo"
+        ),
+        pytest.param(lambda call: [call.attribute("root")], {None, *range(8)}, id="roots"),
+        pytest.param(
+            lambda call: [layout(spec) for spec in specs((call,))],
+            {"contiguous", "expanded", "sliced", "channels_last", "permuted"},
+            id="layouts that torch users meet",
+        ),
+    ],
+)
+def test_every_value_is_drawn(legal: list[Group], of_call: Any, expected: set[Any]) -> None:
+    """Each of them, and no other."""
+    assert expected == {value for group in legal for call in group for value in of_call(call)}
+
+
+def test_small_sizes_are_drawn(legal: list[Group]) -> None:
+    """Those of 0 and of 1 among them."""
+    assert {0, 1, 2, 3} <= {size for group in legal for spec in specs(group) for size in spec.shape}
 
 
 def test_uneven_splits_with_empty_rows_are_drawn(legal: list[Group]) -> None:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -28,23 +27,6 @@ world_module = importlib.import_module("collective_rules.testing.world")
 
 def ones(size: int) -> list[dict[str, object]]:
     return [{"tensors": [torch.ones(2)]} for _ in range(size)]
-
-
-def test_a_world_is_made_once_and_used_again() -> None:
-    """`world` caches by size and timeout; a closed world is made anew."""
-    first = world(2)
-    assert first is world(2)
-    assert first is not world(2, timeout=5.0)
-    first.close()
-    assert not world(2).closed
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_every_rank_gets_its_own_outcome(size: int) -> None:
-    """Outcomes come in the order of the ranks."""
-    calls = [{"input": torch.tensor([rank])} for rank in range(size)]
-    outcomes = world(size).run("_c10d_functional::all_gather_into_tensor", calls)
-    assert [list(range(size))] * size == [outcome.values[0].tolist() for outcome in outcomes]
 
 
 def test_a_world_outlives_the_default_group() -> None:
@@ -177,25 +159,6 @@ def test_a_world_that_lost_step_is_not_used_again() -> None:
     assert ranks.closed
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_closed_world_leaves_nothing_behind(size: int) -> None:
-    """No thread, no socket, no registered group, no tag."""
-    close_worlds()
-    with World(1) as first:
-        first.run("c10d::allreduce_", ones(1))
-    before = held()
-    with World(size) as ranks:
-        ranks.run("c10d::allreduce_", ones(size))
-        names = [group.group_name for group in ranks.groups]
-        assert held().threads > before.threads
-    assert before == held(before)
-    for name in names:
-        with pytest.raises(RuntimeError, match="Could not resolve"):
-            torch._C._distributed_c10d._resolve_process_group(name)
-    assert dict(dist.distributed_c10d._world.pg_group_ranks) == {}
-    assert dist.distributed_c10d._world.tags_to_pg == {}
-
-
 def test_a_world_that_timed_out_leaves_nothing_behind() -> None:
     """Neither the threads that hung nor gloo's own."""
     close_worlds()
@@ -207,14 +170,12 @@ def test_a_world_that_timed_out_leaves_nothing_behind() -> None:
     assert threads == threading.active_count()
 
 
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[], None]]:
-    """Ctrl-C, caught by another thread; it raises KeyboardInterrupt even where a shell runs the tests in background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda: threading.Thread(target=signal.raise_signal, args=(signal.SIGINT,)).start()
-    signal.signal(signal.SIGINT, before)
+def interrupt() -> None:
+    """Ctrl-C, caught by another thread."""
+    threading.Thread(target=signal.raise_signal, args=(signal.SIGINT,)).start()
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("waits", "op", "call"),
     [
@@ -225,13 +186,7 @@ def interrupt() -> Iterator[Callable[[], None]]:
     ],
     ids=["a work", "a functional result", "a receive", "posting"],
 )
-def test_ctrl_c_closes_the_world(
-    waits: str,
-    op: str,
-    call: dict[str, object],
-    interrupt: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_ctrl_c_closes_the_world(waits: str, op: str, call: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """The interrupt goes on at once, nothing is left, and the next world is fresh."""
     close_worlds()
     World(1).close()
@@ -256,7 +211,8 @@ def test_ctrl_c_closes_the_world(
     assert world(3).run("c10d::allreduce_", ones(3))[0].error is None
 
 
-def test_ctrl_c_ends_a_function_on_each_rank(interrupt: Callable[[], None]) -> None:
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_ends_a_function_on_each_rank() -> None:
     """The ranks that wait inside gloo are let go."""
     ranks, start = World(2, timeout=30.0), time.monotonic()
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib
-import importlib.util
 import json
 import math
 import os
@@ -20,7 +18,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -33,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.sandbox.channel import Channel
+from collective_rules.sandbox.modules import import_place
 from collective_rules.sandbox.result import DIES, HANGS, OK, RAISES, Result, read_result
 from collective_rules.sandbox.sandbox import START_LIMIT
 
@@ -80,7 +78,7 @@ def load(name: str) -> Callable[[Any], Any] | None:
     """
     module_name, _, function = name.rpartition(":") if ":" in name else (name, "", "")
     try:
-        module = _module(module_name)
+        module = import_place(module_name)
     except BaseException as error:
         raise CallError(f"{name!r} cannot be imported: {_described(error)}") from None
     if not function:
@@ -94,19 +92,7 @@ def load(name: str) -> Callable[[Any], Any] | None:
 @functools.cache
 def _call_warm_up(module: str) -> None:
     """Call the module's `sandbox_warm_up`, if it defines one."""
-    getattr(_module(module), "sandbox_warm_up", int)()
-
-
-@functools.cache
-def _module(name: str) -> Any:
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(name, name)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no Python module in {name}")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    getattr(import_place(module), "sandbox_warm_up", int)()
 
 
 def _described(error: BaseException) -> str:

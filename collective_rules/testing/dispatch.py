@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from collective_rules.errors import CallError
 from collective_rules.ops import Argument, Row, lookup
 from collective_rules.testing.methods import METHODS, call_method, left_out, reduce_op_of
+from collective_rules.testing.tensors import flat
 
 __all__ = [
     "SLICE",
@@ -113,11 +115,9 @@ def has_cpu_kernel(row: Row) -> bool:
     (True, False)
     """
     # symm_mem::_barrier is registered for every device, and works on a SymmetricMemory alone.
-    return row.available and row.namespace != "symm_mem" and _registered(row.op)
-
-
-def _registered(op: str) -> bool:
-    return any(torch._C._dispatch_has_kernel_for_dispatch_key(op, key) for key in _CPU_KEYS)
+    if not row.available or row.namespace == "symm_mem":
+        return False
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(row.op, key) for key in _CPU_KEYS)
 
 
 def blocks(row: Row, call: Mapping[str, Any]) -> bool:
@@ -146,7 +146,8 @@ def prepared(ranked: RankGroup, row: Row, call: Mapping[str, Any]) -> Callable[[
         return functools.partial(_by_method, ranked.group, row, given)
     boxed = {name: _boxed(argument, given[name]) for name, argument in own.items()}
     groups = {argument.name: _group(ranked, argument) for argument in row.arguments if argument.is_group}
-    return functools.partial(_packet(row), **boxed, **groups)
+    packet = operator.attrgetter(row.op.replace("::", "."))(torch.ops)
+    return functools.partial(packet, **boxed, **groups)
 
 
 def _boxed(argument: Argument, value: Any) -> Any:
@@ -160,11 +161,6 @@ def _group(ranked: RankGroup, argument: Argument) -> Any:
         return ranked.group.boxed()
     # A legacy op finds its group by (tag, ranks, group_size).
     return list(range(ranked.size)) if argument.name == "ranks" else ranked.name
-
-
-def _packet(row: Row) -> Any:
-    namespace, _, name = row.op.partition("::")
-    return getattr(getattr(torch.ops, namespace), name)
 
 
 def _by_method(group: dist.ProcessGroup, row: Row, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -234,7 +230,8 @@ def post(call: Callable[[], Any]) -> PostedOp:
     several = result if isinstance(result, tuple) else (result,)
     works = tuple(_work(item) for item in several if _is_work(item))
     values = tuple(item for item in several if item is not None and not _is_work(item))
-    return PostedOp(Returned(values), works, tuple(_tensors(values)))
+    tensors = tuple(item for item in flat(values) if isinstance(item, torch.Tensor))
+    return PostedOp(Returned(values), works, tensors)
 
 
 def _is_work(item: Any) -> bool:
@@ -271,18 +268,8 @@ def wait_until(deadline: float, posted: PostedOp) -> Returned | None:
     while True:
         start, left = time.monotonic(), min(max(deadline - time.monotonic(), 0.001), SLICE)
         returned = wait(posted, timedelta(seconds=left))
-        if returned.error is None or _completed(posted) or time.monotonic() - start < 0.9 * left:
+        early = time.monotonic() - start < 0.9 * left  # asked, too: some Works never say that they are completed
+        if returned.error is None or early or all(work.is_completed() for work in posted.works):
             return returned
         if time.monotonic() >= deadline:
             return None
-
-
-def _completed(posted: PostedOp) -> bool:
-    """Return whether all Works of the op say that they are completed; some never say so."""
-    return all(work.is_completed() for work in posted.works)
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, (list, tuple)) else []

@@ -1,7 +1,8 @@
 """Draws legal groups of calls: the rule's names first, then every rank's arguments, which follow from them.
 
-A `Wish` asks for what a later step needs (two ranks, a tensor with elements …), so that nothing need be thrown away.
-It reads the rule's statement, the op's columns and the backend's limits; the output of a size function it cannot draw.
+A `Wish` asks for the properties that a later step needs (two ranks, a tensor with elements …), so that few drawn groups
+are thrown away. The rule's statement, the op's columns and the backend's limits decide what is drawn. The output of a
+size function cannot be drawn.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _KEPT = {
     *("missing", "dtypes", "reduces", "single", "forms", "one_dtype", "promotes", "nonempty", "fresh_strides"),
     *("exact", "sparse_reduces"),  # equal shapes and strided tensors alone are drawn
 }
-"""The demands of a backend's limits that a drawn call meets by the way it is drawn; of others, calls are dropped."""
+"""The columns of a backend's limits that every drawn call meets. Calls that break a limit of another are dropped."""
 
 Calls = tuple[Call, ...]
 Dtypes = tuple[tuple[str, torch.dtype], ...]
@@ -94,12 +95,12 @@ class Wish:
 
 def drawable(row: Row) -> str:
     """Return why no calls of `row` can be drawn, "" where they can."""
-    known = {*_ATTRIBUTES, *_DIMS, "reduce_op", "group_size"}
-    unknown = [argument for name, argument in row.entry.attributes.items() if name not in known]
+    drawn = {*_ATTRIBUTES, *_DIMS, "reduce_op", "group_size"}
+    unknown = [argument for name, argument in row.entry.attributes.items() if name not in drawn]
     if row.rule.derived and not set(_DIMS) <= row.entry.attributes.keys():
-        unknown += [f"what the sizes {', '.join(row.rule.derived)} depend on"]
+        unknown += [f"the arguments on which the sizes {', '.join(row.rule.derived)} depend"]
     if row.entry.requirements and row.namespace == "symm_mem":
-        unknown += ["what meets the demands of its kernel"]
+        unknown += ["arguments that meet the demands of its kernel"]
     return f"nothing says how to draw {' and '.join(unknown)}" if unknown else ""
 
 
@@ -144,7 +145,7 @@ def draw_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, 
 
 
 def draw_size(draw: st.DrawFn, row: Row, most_ranks: int, wish: Wish) -> int:
-    """Draw the group's size. Two ranks are the least that can send and receive."""
+    """Draw the size of the group; a send and a receive take two ranks."""
     least = max(wish.min_ranks, 2 if row.rule.point_to_point else 1)
     return 1 if wish.single_rank else draw(st.integers(least, max(least, most_ranks)))
 

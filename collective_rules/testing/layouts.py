@@ -1,4 +1,4 @@
-"""Strides by the name of a layout: what a tensor may look like in memory. Knows no op."""
+"""Computes the strides of a tensor from the name of its layout in memory. Knows no op."""
 
 from __future__ import annotations
 

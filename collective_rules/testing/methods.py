@@ -39,71 +39,51 @@ class Method:
     op: str
     names: tuple[str, ...]
     positional: tuple[str, ...]
-    options: str = ""
-    fields: Mapping[str, str] = attrs.field(factory=dict)
+    options: str
+    fields: Mapping[str, str]
 
 
-_COMMON = {"async_op": "asyncOp", "timeout": "timeout"}
+_ASYNC = {"async_op": "asyncOp"}
+_COMMON = {**_ASYNC, "timeout": "timeout"}
 _REDUCES = {"reduce_op": "reduceOp", **_COMMON}
 _ROOT = {"root_rank": "rootRank", **_COMMON}
 _ROOT_TENSOR = {"root_tensor": "rootTensor", **_ROOT}
 _OUT_IN = ("output_tensor", "input_tensor")
 _OUTS_INS = ("output_tensors", "input_tensors")
+_LISTS = ("outputs", "inputs")
+_SPLIT = ("output", "input", "output_split_sizes", "input_split_sizes")
 
-_TABLE = (
-    Method("c10d::allreduce_", ("allreduce",), ("tensors",), "AllreduceOptions", _REDUCES),
-    Method("c10d::allreduce_coalesced_", ("allreduce_coalesced",), ("tensors",), "AllreduceCoalescedOptions", _REDUCES),
-    Method("c10d::broadcast_", ("broadcast",), ("tensors",), "BroadcastOptions", _ROOT_TENSOR),
-    Method("c10d::reduce_", ("reduce",), ("tensors",), "ReduceOptions", {"reduce_op": "reduceOp", **_ROOT_TENSOR}),
-    Method("c10d::allgather_", ("allgather",), _OUTS_INS, "AllgatherOptions", _COMMON),
-    Method(
-        "c10d::allgather_coalesced_",
-        ("allgather_coalesced",),
-        ("output_lists", "input_list"),
-        "AllgatherOptions",
-        {"async_op": "asyncOp"},
-    ),
-    Method("c10d::_allgather_base_", ("all_gather_single", "_allgather_base"), _OUT_IN, "AllgatherOptions", _COMMON),
-    Method(
-        "c10d::allgather_into_tensor_coalesced_",
-        ("all_gather_single_coalesced", "allgather_into_tensor_coalesced"),
-        ("outputs", "inputs"),
-        "AllgatherOptions",
-        {"async_op": "asyncOp"},
-    ),
-    Method("c10d::reduce_scatter_", ("reduce_scatter",), _OUTS_INS, "ReduceScatterOptions", _REDUCES),
-    Method(
-        "c10d::_reduce_scatter_base_",
-        ("reduce_scatter_single", "_reduce_scatter_base"),
-        _OUT_IN,
-        "ReduceScatterOptions",
-        _REDUCES,
-    ),
-    Method(
-        "c10d::reduce_scatter_tensor_coalesced_",
-        ("reduce_scatter_single_coalesced", "reduce_scatter_tensor_coalesced"),
-        ("outputs", "inputs"),
-        "ReduceScatterOptions",
-        _REDUCES,
-    ),
-    Method("c10d::gather_", ("gather",), _OUTS_INS, "GatherOptions", _ROOT),
-    Method("c10d::scatter_", ("scatter",), _OUTS_INS, "ScatterOptions", _ROOT),
-    Method("c10d::alltoall_", ("alltoall",), _OUTS_INS, "AllToAllOptions", _COMMON),
-    Method(
-        "c10d::alltoall_base_",
-        ("all_to_all_single", "alltoall_base"),
-        ("output", "input", "output_split_sizes", "input_split_sizes"),
-        "AllToAllOptions",
-        _COMMON,
-    ),
-    Method("c10d::send", ("send",), ("tensors", "dst", "tag")),
-    Method("c10d::recv_", ("recv",), ("tensors", "src", "tag")),
-    Method("c10d::recv_any_source_", ("recv_anysource",), ("tensors", "tag")),
-    Method("c10d::barrier", ("barrier",), (), "BarrierOptions", {"device_ids": "device_ids", **_COMMON}),
-    Method("c10d::monitored_barrier_", ("monitored_barrier",), ("timeout", "wait_all_ranks")),
+_TABLE: tuple[tuple[str, str, tuple[str, ...], str, dict[str, str]], ...] = (
+    ("allreduce_", "", ("tensors",), "Allreduce", _REDUCES),
+    ("allreduce_coalesced_", "", ("tensors",), "AllreduceCoalesced", _REDUCES),
+    ("broadcast_", "", ("tensors",), "Broadcast", _ROOT_TENSOR),
+    ("reduce_", "", ("tensors",), "Reduce", {"reduce_op": "reduceOp", **_ROOT_TENSOR}),
+    ("allgather_", "", _OUTS_INS, "Allgather", _COMMON),
+    ("allgather_coalesced_", "", ("output_lists", "input_list"), "Allgather", _ASYNC),
+    ("_allgather_base_", "all_gather_single", _OUT_IN, "Allgather", _COMMON),
+    ("allgather_into_tensor_coalesced_", "all_gather_single_coalesced", _LISTS, "Allgather", _ASYNC),
+    ("reduce_scatter_", "", _OUTS_INS, "ReduceScatter", _REDUCES),
+    ("_reduce_scatter_base_", "reduce_scatter_single", _OUT_IN, "ReduceScatter", _REDUCES),
+    ("reduce_scatter_tensor_coalesced_", "reduce_scatter_single_coalesced", _LISTS, "ReduceScatter", _REDUCES),
+    ("gather_", "", _OUTS_INS, "Gather", _ROOT),
+    ("scatter_", "", _OUTS_INS, "Scatter", _ROOT),
+    ("alltoall_", "", _OUTS_INS, "AllToAll", _COMMON),
+    ("alltoall_base_", "all_to_all_single", _SPLIT, "AllToAll", _COMMON),
+    ("send", "", ("tensors", "dst", "tag"), "", {}),
+    ("recv_", "", ("tensors", "src", "tag"), "", {}),
+    ("recv_any_source_", "recv_anysource", ("tensors", "tag"), "", {}),
+    ("barrier", "", (), "Barrier", {"device_ids": "device_ids", **_COMMON}),
+    ("monitored_barrier_", "", ("timeout", "wait_all_ranks"), "", {}),
 )
+"""The op, the method's new name where it has another than the op, the positional arguments, the options, the fields."""
 
-METHODS: Mapping[str, Method] = {method.op: method for method in _TABLE}
+
+def _method(op: str, new: str, positional: tuple[str, ...], options: str, fields: Mapping[str, str]) -> Method:
+    names = tuple(name for name in (new, op.removesuffix("_")) if hasattr(dist.ProcessGroup, name))
+    return Method(f"c10d::{op}", names, positional, options and f"{options}Options", fields)
+
+
+METHODS: Mapping[str, Method] = {f"c10d::{line[0]}": _method(*line) for line in _TABLE}
 """Op → method."""
 
 
@@ -160,20 +140,20 @@ def method_source(
     options.reduceOp = dist.ReduceOp.MAX
     pg.allreduce(tensors, options)
     """
-    row, known = lookup(method.op), dict(arguments_as_text)
-    for each in method.positional:
-        if each not in known:
-            known[each] = repr(left_out(row, row.by_name[each]))
-    given = [_text(each, known[each]) for each in method.positional]
+    row, texts = lookup(method.op), arguments_as_text
+    given = [
+        _text(each, texts[each] if each in texts else repr(left_out(row, row.by_name[each])))
+        for each in method.positional
+    ]
     lines = []
     if method.options:
         # AllgatherOptions is the one that torch.distributed does not pass on.
         made = f"{'dist' if hasattr(dist, method.options) else 'dist.distributed_c10d'}.{method.options}()"
-        filled = [each for each in method.fields if each in known]
+        filled = [each for each in method.fields if each in texts]
         given.append("options" if filled else made)
         if filled:
             lines = [f"options = {made}"]
-            lines += [f"options.{method.fields[each]} = {_text(each, known[each])}" for each in filled]
+            lines += [f"options.{method.fields[each]} = {_text(each, texts[each])}" for each in filled]
     return "\n".join([*lines, f"{group}.{name or method.names[0]}({', '.join(given)})"])
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import itertools
-import sys
 import threading
 import types
 from collections.abc import Callable
@@ -24,6 +22,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.sandbox.modules import import_place
 
 __all__ = ["Factory", "Provider", "resolve"]
 
@@ -94,7 +93,7 @@ def resolve(backend: str | Factory) -> Provider:
     place, colon, name = backend.rpartition(":")
     if not (place and colon and name):
         raise CallError(f"backend={backend!r}, but should be {_WAYS}")
-    factory = _found(backend, place, name)
+    factory = _factory_at(backend, place, name)
     return Provider(backend, lambda: factory)
 
 
@@ -106,37 +105,21 @@ def _name_of(factory: Factory) -> str:
 # -- a factory by its place
 
 
-def _found(backend: str, place: str, name: str) -> Factory:
+def _factory_at(backend: str, place: str, name: str) -> Factory:
     if place.endswith(".py") and not Path(place).is_file():
         raise CallError(f"backend={backend!r}, but there is no file {place}")
     try:
-        module = _from_file(str(Path(place).resolve())) if place.endswith(".py") else importlib.import_module(place)
+        module = import_place(place)
     except (Exception, SystemExit) as error:  # a script without a guard ends the program that imports it
         raise CallError(f"backend={backend!r}, but {place} cannot be imported: {_described(error)}") from None
-    found: Any = module
+    factory: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(factory, part):
             raise CallError(f"backend={backend!r}, but {place} has no {name}{_near(module)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise CallError(f"backend={backend!r}, but {place}.{name} is {found!r}, which cannot be called")
-    return found  # type: ignore[no-any-return]  # callable() says no more
-
-
-@functools.cache
-def _from_file(path: str) -> types.ModuleType:
-    """Import a file under a name of its own: the path, so that what it defines can be found again by its module."""
-    name = f"collective_rules backend {path}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no Python module in {path}")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise CallError(f"backend={backend!r}, but {place}.{name} is {factory!r}, which cannot be called")
+    return factory  # type: ignore[no-any-return]  # callable() says no more
 
 
 def _near(module: types.ModuleType) -> str:

@@ -1,7 +1,7 @@
 """Hypothesis strategies: legal groups of calls of any op, and groups in which exactly one thing is broken.
 
-A group of calls is data: nothing is allocated or sent. `check`, `agree` and `infer` take it as it is; `make` gives it
-real tensors, and a `World` carries it out.
+A group of calls is data: nothing is allocated or sent. `check`, `agree` and `infer` take the calls as they are; `make`
+gives them real tensors, and a `World` carries them out.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from collective_rules.testing.drawing import Wish, draw_calls, drawable, untaken
 
 __all__ = ["Broken", "broken_calls", "calls", "sample", "ways_to_break"]
 
-_NOTHING = Wish()
 _T = TypeVar("_T")
 
 
 def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.SearchStrategy[tuple[Call, ...]]:
     """Return a strategy for legal groups of calls of `op`: a `Call` for every rank that takes part, by rank.
 
-    `op` is what `lookup` takes. The rule's names are drawn, and every rank's arguments follow from them. Free are: the
-    group's size (1 to `most_ranks`; 2 at least for point-to-point ops, whose partners are drawn too), 0 to 5 dims,
-    sizes of 0, each dtype and reduce op that `backend` takes, uneven split sizes, the root, the layout of each tensor
-    as far as the op admits it, inputs that lie in the output's memory where that is legal, and what may be left out.
-    Written arguments are always given. With `backend=None` the rules alone decide what is legal.
+    `op` is anything that `lookup` takes. The names of the rule are drawn, and every rank's arguments follow from them:
+    groups of 1 to `most_ranks` ranks (point-to-point ops need 2, and their partners are drawn too), 0 to 5 dims, sizes
+    of 0, each dtype and reduce op that `backend` takes, uneven split sizes, each root, each layout that the op admits,
+    and inputs that lie in the output's memory where that is legal. Optional arguments are sometimes left out; written
+    arguments are always given. With `backend=None` the rules alone decide what is legal.
 
-    They shrink to one rank and the smallest sizes. Raises `CallError` where nothing says how to draw an argument (some
-    of symm_mem's).
+    The groups shrink to one rank and the smallest sizes. Raises `CallError` where nothing says how to draw an argument
+    (of some symm_mem ops).
 
     >>> from hypothesis import find
     >>> find(calls("c10d::_allgather_base_"), lambda group: len(group) > 1)
@@ -45,7 +44,7 @@ def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.S
 
 @st.composite
 def _calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int) -> tuple[Call, ...]:
-    return draw_calls(draw, row, backend, most_ranks, _NOTHING)
+    return draw_calls(draw, row, backend, most_ranks, Wish())
 
 
 def broken_calls(
@@ -53,8 +52,8 @@ def broken_calls(
 ) -> st.SearchStrategy[Broken]:
     """Return a strategy for groups of calls of `op` in which exactly one thing is broken, with the id to be found.
 
-    A legal group is drawn as by `calls`, and one thing in it is changed on one rank; a limit of `backend` is broken on
-    all. `way` is one of `ways_to_break`; left out, it is drawn.
+    A legal group is drawn as by `calls`, and one thing is changed on one rank; a limit of `backend` is broken on all
+    ranks. `way` is one of `ways_to_break`; without it, a way is drawn.
 
     Raises `CallError` for an unknown way, or an op whose calls cannot be drawn.
 
@@ -86,14 +85,14 @@ def ways_to_break(op: Any, *, backend: str | None = "gloo") -> tuple[str, ...]:
 
 
 def sample(strategy: st.SearchStrategy[_T], count: int, *, seed: int = 0) -> list[_T]:
-    """Return `count` examples that `strategy` draws, the same for one seed; fewer, where there are no more.
+    """Return `count` examples that `strategy` draws, the same for one seed; fewer where there are no more.
 
-    For what runs many examples and shrinks none. Nothing is kept in hypothesis's database.
+    This serves programs that run many examples and shrink none. Hypothesis's database keeps nothing of them.
 
     >>> len(sample(calls("c10d::allreduce_"), 5))
     5
     """
-    found: list[_T] = []
+    examples: list[_T] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -105,10 +104,10 @@ def sample(strategy: st.SearchStrategy[_T], count: int, *, seed: int = 0) -> lis
     )
     @hypothesis.given(strategy)
     def collect(value: _T) -> None:
-        found.append(value)
+        examples.append(value)
 
     collect()
-    return found[:count]
+    return examples[:count]
 
 
 def _drawable(op: Any, backend: str | None, most_ranks: int) -> Row:

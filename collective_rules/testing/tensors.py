@@ -86,96 +86,106 @@ def mapped(function: Any, value: Any) -> Any:
     return [mapped(function, item) for item in value] if isinstance(value, (list, tuple)) else function(value)
 
 
+@attrs.frozen(eq=False)
+class _Entry:
+    """One tensor of a call: its argument, its place among all tensors there, and whether the op reads or writes it."""
+
+    name: str
+    place: int
+    spec: Spec
+    reads: bool
+    writes: bool
+
+    @property
+    def key(self) -> Hashable:
+        """The memory: tensors with equal keys share it."""
+        return id(self.spec) if self.spec.memory is None else ("storage", self.spec.memory.storage)
+
+    @property
+    def offset(self) -> int:
+        return 0 if self.spec.memory is None else int(self.spec.memory.offset)
+
+    def within(self, base: torch.Tensor) -> torch.Tensor:
+        """Return the elements of `base` that the tensor holds."""
+        return base.as_strided(self.spec.shape, self.spec.stride, _PAD + self.offset)
+
+
 class _Maker:
     def __init__(self, call: Call) -> None:
         self.call = call
-        batch = call.row.entry.batch
-        sent = [kind == "isend" for kind in call.arguments[batch.kinds]] if batch else []
-        self.specs: list[tuple[str, int, Spec, bool, bool]] = []  # argument, place, spec, whether read, written
-        for name, argument in call.row.by_name.items():
-            if argument.kind != "Tensor" or call.arguments.get(name) is None:
-                continue
-            for place, spec in enumerate(flat(call.arguments[name])):
-                reads, writes = name in call.row.reads, name in call.row.writes
-                if batch:
-                    reads, writes = sent[place], not sent[place]
-                if isinstance(spec, Spec):
-                    self.specs.append((name, place, spec, reads, writes))
-        self.bases: dict[Hashable, torch.Tensor] = {}
+        tensors = [name for name, argument in call.row.by_name.items() if argument.kind == "Tensor"]
+        self.names = [name for name in tensors if call.arguments.get(name) is not None]
+        self.entries = [entry for name in self.names for entry in self.entries_of(name)]
         self.tensors: dict[tuple[str, int], torch.Tensor] = {}
 
-    def made(self) -> Made:
-        for key, length, dtype in self.allocations():
-            self.bases[key] = torch.full((length + 2 * _PAD,), _CANARY).to(dtype)
-        raw = [self.raw(spec) for _, _, spec, _, _ in self.specs]
-        for (name, place, spec, reads, _), memory in zip(self.specs, raw, strict=True):
-            if not reads:
-                _fill(memory, spec, torch.full(memory.shape, _UNWRITTEN).to(memory.dtype))
-            self.tensors[name, place] = self.viewed(spec, memory)
-        for count, ((_, _, spec, reads, _), memory) in enumerate(zip(self.specs, raw, strict=True)):
-            if reads:
-                _fill(memory, spec, self.values(spec, count))
-        for (name, place, spec, _, _), memory in zip(self.specs, raw, strict=True):
-            if spec.layout != "strided":
-                self.tensors[name, place] = _unstrided(spec, memory)
-        arguments = self.nested(lambda tensor: tensor)
-        contents = self.nested(_plain)
-        return Made(self.call, arguments, contents, self.kept())
+    def entries_of(self, name: str) -> Iterator[_Entry]:
+        row, batch = self.call.row, self.call.row.entry.batch
+        for place, spec in enumerate(flat(self.call.arguments[name])):
+            reads, writes = name in row.reads, name in row.writes
+            if batch:
+                reads = self.call.arguments[batch.kinds][place] == "isend"
+                writes = not reads
+            if isinstance(spec, Spec):
+                yield _Entry(name, place, spec, reads, writes)
 
-    def kept(self) -> tuple[Allocation, ...]:
-        writable = {key: torch.zeros(base.shape, dtype=torch.bool) for key, base in self.bases.items()}
-        for _, _, spec, _, writes in self.specs:
-            if writes:
-                mask = writable[self.key(spec)]
-                mask.as_strided(spec.shape, spec.stride, _PAD + self.offset(spec)).fill_(True)
-        return tuple(Allocation(base, base.clone(), writable[key]) for key, base in self.bases.items())
+    def made(self) -> Made:
+        bases = {key: torch.full((length + 2 * _PAD,), _CANARY).to(dtype) for key, length, dtype in self.allocations()}
+        raw = [entry.within(bases[entry.key]) for entry in self.entries]
+        for entry, memory in zip(self.entries, raw, strict=True):
+            if not entry.reads:
+                _fill(memory, entry.spec, torch.full(memory.shape, _UNWRITTEN).to(memory.dtype))
+        for count, (entry, memory) in enumerate(zip(self.entries, raw, strict=True)):
+            if entry.reads:
+                reduce_op = self.call.attribute("reduce_op")
+                _fill(memory, entry.spec, _encoded(entry.spec, self.call.group.rank, count, reduce_op))
+        for entry, memory in zip(self.entries, raw, strict=True):
+            self.tensors[entry.name, entry.place] = _viewed(entry.spec, memory)
+        writable = {key: torch.zeros(base.shape, dtype=torch.bool) for key, base in bases.items()}
+        for entry in self.entries:
+            if entry.writes:
+                entry.within(writable[entry.key]).fill_(True)
+        kept = tuple(Allocation(base, base.clone(), writable[key]) for key, base in bases.items())
+        return Made(self.call, self.nested(lambda tensor: tensor), self.nested(_plain), kept)
 
     def nested(self, function: Any) -> dict[str, Any]:
+        """Return the call's arguments with `function` of each tensor in place of its `Spec`."""
         result: dict[str, Any] = dict(self.call.arguments)
-        for name, argument in self.call.row.by_name.items():
-            if argument.kind == "Tensor" and self.call.arguments.get(name) is not None:
-                places = itertools.count()
-                result[name] = mapped(
-                    lambda each, name=name, places=places: (
-                        function(self.tensors[name, next(places)]) if isinstance(each, Spec) else each
-                    ),
-                    self.call.arguments[name],
-                )
+        for name in self.names:
+            places = itertools.count()
+            result[name] = mapped(
+                lambda each, name=name, places=places: (
+                    function(self.tensors[name, next(places)]) if isinstance(each, Spec) else each
+                ),
+                result[name],
+            )
         return result
-
-    def key(self, spec: Spec) -> Hashable:
-        return ("storage", spec.memory.storage) if spec.memory is not None else id(spec)
-
-    def offset(self, spec: Spec) -> int:
-        return 0 if spec.memory is None else int(spec.memory.offset)
 
     def allocations(self) -> Iterator[tuple[Hashable, int, torch.dtype]]:
         """Yield each allocation's key, the elements that it must hold, and their dtype."""
         lengths: dict[Hashable, int] = {}
         dtypes: dict[Hashable, torch.dtype] = {}
-        for name, _, spec, _, _ in self.specs:
-            key = self.key(spec)
+        for entry in self.entries:
+            key, spec = entry.key, entry.spec
             if spec.shape is None or spec.dtype is None:
-                raise CallError(f"{self.call.op}: {name} is {spec!r}, of which no tensor can be made")
+                raise CallError(f"{self.call.op}: {entry.name} is {spec!r}, of which no tensor can be made")
             if dtypes.setdefault(key, spec.dtype) is not spec.dtype:
-                raise CallError(f"{self.call.op}: {name} shares memory with a tensor of another dtype")
+                raise CallError(f"{self.call.op}: {entry.name} shares memory with a tensor of another dtype")
             reach = sum(step * (n - 1) for n, step in zip(spec.shape, spec.stride, strict=True))
-            end = 0 if 0 in spec.shape else self.offset(spec) + reach + 1
+            end = 0 if 0 in spec.shape else entry.offset + reach + 1
             lengths[key] = max(lengths.get(key, 0), end)
         for key, length in lengths.items():
             yield key, length, dtypes[key]
 
-    def raw(self, spec: Spec) -> torch.Tensor:
-        return self.bases[self.key(spec)].as_strided(spec.shape, spec.stride, _PAD + self.offset(spec))
 
-    def viewed(self, spec: Spec, memory: torch.Tensor) -> torch.Tensor:
-        if "conj" in spec.view:
-            memory = memory.conj()
-        return torch._neg_view(memory) if "neg" in spec.view else memory
-
-    def values(self, spec: Spec, place: int) -> torch.Tensor:
-        reduce_op = self.call.attribute("reduce_op")
-        return _encoded(spec, self.call.group.rank, place, reduce_op)
+def _viewed(spec: Spec, memory: torch.Tensor) -> torch.Tensor:
+    """Return the tensor of `spec` that lies in `memory`; a sparse tensor is a copy."""
+    if spec.layout not in ("strided", "sparse_coo"):
+        raise CallError(f"layout={spec.layout!r}, but a tensor can be made only of 'strided' or 'sparse_coo'")
+    if spec.layout == "sparse_coo":
+        return memory.to_sparse()
+    if "conj" in spec.view:
+        memory = memory.conj()
+    return torch._neg_view(memory) if "neg" in spec.view else memory
 
 
 def _encoded(spec: Spec, rank: int, place: int, reduce_op: str | None) -> torch.Tensor:
@@ -207,12 +217,6 @@ def _fill(memory: torch.Tensor, spec: Spec, values: torch.Tensor) -> None:
         for dim in repeated:
             memory, values = memory.narrow(dim, 0, 1), values.narrow(dim, 0, 1)
     memory.copy_(values)
-
-
-def _unstrided(spec: Spec, memory: torch.Tensor) -> torch.Tensor:
-    if spec.layout == "sparse_coo":
-        return memory.to_sparse()
-    raise CallError(f"layout={spec.layout!r}, but a tensor can be made only of 'strided' or 'sparse_coo'")
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
