@@ -178,7 +178,7 @@ def test_a_rank_whose_end_is_not_known_is_named_and_what_it_did_not_do_is_undeci
 def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run, monkeypatch):
     monkeypatch.setattr("collective_rules.comparison.rehearsal._PATIENCE", 0.5)
     for fault, id_, ended in (("stuck", "RUN3", "killed"), ("dies", "RUN4", "died")):
-        found = run(fault, deadline=3.0)
+        found = run(fault, deadline=6.0 if fault == "stuck" else 60.0)
         assert (id_, "error", (1,)) == _told(found)[0]
         assert (ended, (0, 2, 3)) == (found.results[1].ended, found.comparison.ranks)
 

@@ -6,7 +6,7 @@
 - `results`: {name: tensor or (nested) list of tensors}, null if the sizes have no solution. A tensor is {`shape`
   (null if it is unknown), `dtype`, `stride`, `alias` (the argument whose memory it is, null if fresh),
   `bytes`}.
-- `findings`: [{`id`, `severity`, `message`, `ranks`, `names`}], errors first.
+- `findings`: [{`id`, `severity`, `message`, `ranks`, `names`, `group`, `index`, `count`, `op`}], errors first.
 - `traffic`: {`read`, `written`, `sent`, `buffer`, `bus_factor`} in bytes, null if `results` is.
 """
 
