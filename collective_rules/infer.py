@@ -9,7 +9,7 @@ import torch
 from collective_rules.binding.attributes import attribute_problems
 from collective_rules.binding.batch import well_formed_members
 from collective_rules.binding.binder import bind
-from collective_rules.binding.bound import Bound, Demand, aliased
+from collective_rules.binding.bound import Bound, Demand, Key, aliased
 from collective_rules.binding.compiled import plan_of
 from collective_rules.binding.splits import split_sizes, total
 from collective_rules.call import Call, must_be_call
@@ -150,10 +150,10 @@ def _dtype(bound: Bound, part: Part, element: int | None, given: Spec | None) ->
         if isinstance(chosen, torch.dtype):
             return chosen
     promoted = call.row.entry.promotes.get(behind)
-    for key in (("dtype", element), ("dtype", None)):
+    for key in (Key("dtype", element), Key("dtype")):
         if key in bound.names:
-            known: torch.dtype = bound.names[key]
-            return known if promoted is None else promoted(known)
+            bound_dtype: torch.dtype = bound.names[key]
+            return bound_dtype if promoted is None else promoted(bound_dtype)
     return given.dtype if given is not None else None
 
 
@@ -167,7 +167,7 @@ def _shape(
     def value_of(size: Name | Shares | Splits | Rest) -> Any:
         if not isinstance(size, Splits):
             return bound.names.get(bound.key(size, element, rank))
-        own = bound.names.get((size.name, None, group.rank, group.rank))
+        own = bound.names.get(Key(size.name, None, (group.rank, group.rank)))
         return total(split_sizes(bound.call, bound.spelling.behind_of(part)), own, group.size)
 
     return evaluate(part.sizes, group.size, value_of)

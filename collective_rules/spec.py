@@ -138,6 +138,12 @@ class Spec:
             memory=_memory(tensor),
         )
 
+    def with_alias(self, name: str | None) -> Spec:
+        """Return the same tensor, as the memory of the argument `name` (None: fresh)."""
+        copy = object.__new__(Spec)
+        copy.__dict__.update(self.__dict__, alias=name)
+        return copy
+
     @property
     def stride(self) -> tuple[int, ...]:
         """The strides in elements, computed if they were left out; `()` if the shape is unknown."""

@@ -11,7 +11,7 @@ import torch
 
 from collective_rules.binding.batch import well_formed_members
 from collective_rules.binding.binder import bind
-from collective_rules.binding.bound import Bound, Slot, slots
+from collective_rules.binding.bound import Bound, Key, Slot, slots
 from collective_rules.call import UNKNOWN, Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.infer import infer
@@ -122,7 +122,7 @@ def _kept(call: Call, bound: Bound, reads: list[Slot], inputs: int) -> float:
     own = [slot.spec for slot in reads if slot.rank == rank]
     if own:
         return sum(spec.nbytes for spec in own)
-    share = bound.names.get(("S", None, rank, rank))
+    share = bound.names.get(Key("S", None, (rank, rank)))
     if share is None:
         return 0
     rows = reads[0].spec.numel if bound.spelling.form.flat else reads[0].spec.shape[0]

@@ -12,8 +12,8 @@ from collective_rules.backends import BACKENDS, Limit
 from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.splits import meaning, split_sizes, total
 from collective_rules.call import UNKNOWN
-from collective_rules.notation import GroupSize, Name, Number, Rest, Shares, Size, Splits
-from collective_rules.notation.sizes import dims, evaluate, pairs, places, solve
+from collective_rules.notation import GroupSize, Name, Number, Part, Path, Rest, Shares, Size, Splits
+from collective_rules.notation.sizes import evaluate, pairs, solve
 from collective_rules.ops.op import EVEN, NONE, SplitSizes
 
 A, B, C, S = Name("a"), Shares("b"), Name("c"), Rest("s")
@@ -33,7 +33,7 @@ A, B, C, S = Name("a"), Shares("b"), Name("c"), Rest("s")
 )
 def test_a_part_needs_a_dim_for_each_size_and_a_rest_takes_more(sizes: tuple[Size, ...], wanted: Any) -> None:
     """The rest may be empty."""
-    assert wanted == dims(sizes)
+    assert wanted == Part(Path("x"), sizes).dims
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_part_needs_a_dim_for_each_size_and_a_rest_takes_more(sizes: tuple[Siz
 def test_each_size_has_its_place(sizes: tuple[Size, ...], wanted: list[Any]) -> None:
     """Before a rest from the front, after it from the end; what is between is the rest's."""
     shape = (2, 3, 4, 5)
-    assert wanted == [(size, shape[place]) for size, place in places(sizes)]
+    assert wanted == [(size, shape[place]) for size, place in Part(Path("x"), sizes).places]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_part_is_evaluated_from_its_names() -> None:
     values: dict[str, Any] = {"a": 5, "s": (6, 7), "b": 3}
     shape = evaluate(sizes, 4, lambda size: values[size.name])
     assert (2, 5, 6, 7, 12, 4) == shape
-    solved = [(size, solve(size, shape[place], 4)) for size, place in places(sizes)]
+    solved = [(size, solve(size, shape[place], 4)) for size, place in Part(Path("x"), sizes).places]
     assert all(holds for _, (holds, _) in solved)
     assert values == {getattr(size, "name", ""): number for size, (_, number) in solved if number is not None}
     for name in values:

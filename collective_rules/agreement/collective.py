@@ -12,7 +12,7 @@ import attrs
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
 from collective_rules.backends import spellings_of
 from collective_rules.binding.binder import bind, bind_as
-from collective_rules.binding.bound import Bound, Key, Slot
+from collective_rules.binding.bound import LENGTH, Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
 from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.binding.splits import split_sizes
@@ -51,10 +51,10 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
     ranks = frozenset(call.group.rank for call in calls)
     findings = list(unify(_bindings(bounds, sizes=one_form), ranks))
-    if any("length" in each.names for each in findings):  # the shorter list lacks names of the longer one
+    if any(LENGTH.name in each.names for each in findings):  # the shorter list lacks names of the longer one
         findings = [each for each in findings if each.severity != UNDECIDABLE]
     else:
-        lengths = (Binding(("length", None), bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
+        lengths = (Binding(LENGTH, bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
         findings += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
     yield from map(_undecided, findings) if _may_be_uneven(calls, backend) else findings
 
@@ -148,12 +148,11 @@ def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
     mixed = set(_mixed_orders(bounds))
     for bound in bounds:
         rank = bound.call.group.rank
-        yield Binding(("length", None), _count(bound), rank, bound, None)
+        yield Binding(LENGTH, _count(bound), rank, bound, None)
         for key, value, slot in _bound_by(bound, sizes=sizes):
-            if key[0] == "order" and key not in mixed:
+            if key.name == "order" and key not in mixed:
                 continue
-            place = (key[0], None, *key[2:]) if single and len(key) > 1 else key
-            yield Binding(place, value, rank, bound, slot)
+            yield Binding(key._replace(element=None) if single else key, value, rank, bound, slot)
 
 
 def _count(bound: Bound) -> int:
@@ -164,13 +163,13 @@ def _count(bound: Bound) -> int:
 def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:
     call = bound.call
     for key, value in bound.names.items():
-        if key[0] == "dtype" or (sizes and key[0] != "length" and key[0] not in call.row.rule.derived):
+        if key.name == "dtype" or (sizes and key != LENGTH and key.name not in call.row.rule.derived):
             yield key, value, bound.origins.get(key)
     if not sizes:
         yield from _elements(bound)
     for attribute in call.row.rule.agreed:
         if attribute != "dtype" and attribute in call.row.entry.attributes:
-            yield (attribute,), call.arguments.get(call.row.entry.attributes[attribute]), None
+            yield Key(attribute), call.arguments.get(call.row.entry.attributes[attribute]), None
     for key, slots in _ordered(bound).items():
         slot = max(slots, key=lambda slot: len(_counting(slot.spec)))
         yield key, slot.spec.order or (), slot
@@ -200,21 +199,21 @@ def common_values(call: Call) -> tuple[list[Any], bool]:
     row, count = call.row, _count(bound)
     sizes: dict[Any, list[Any]] = {}
     dtypes: dict[Any, str] = {}
-    indexed: dict[Key, dict[Any, Any]] = {}
-    for (name, element, *index), value in bound.names.items():
-        place = None if count == 1 else element
-        if name == "dtype":
+    indexed: dict[Any, dict[int, Any]] = {}
+    for key, value in bound.names.items():
+        place = None if count == 1 else key.element
+        if key.name == "dtype":
             dtypes[place] = str(value)
-        elif index:
-            indexed.setdefault((name, place, len(index)), {})[index[0]] = value
-        elif value != () and name != "length" and name not in row.rule.derived:
+        elif key.ranks:
+            indexed.setdefault((key.name, place, key.is_pair), {})[key.ranks[0]] = value
+        elif value != () and key != LENGTH and key.name not in row.rule.derived:
             # One list: `d *s` in one form is `*s` in another, and ranks may take different forms.
             sizes.setdefault(place, []).extend(value if isinstance(value, tuple) else [value])
     everyone = range(call.group.size)
     common = {
-        key: [values[rank] for rank in everyone]
-        for key, values in indexed.items()
-        if key[2] == 1 and {*everyone} == values.keys()
+        (name, place): [values[rank] for rank in everyone]
+        for (name, place, is_pair), values in indexed.items()
+        if not is_pair and {*everyone} == values.keys()
     }
     has_own = len(common) < len(indexed)
     orders = {} if has_own else {key: sorted({*orders}) for key, orders in _read_orders(bound)}
@@ -246,4 +245,4 @@ def _elements(bound: Bound) -> Iterator[tuple[Key, Any, Slot | None]]:
     read = bound.spelling.statement.reads
     for slot in bound.slots:
         if any(slot.part is part for part in read) and slot.rank is None and slot.spec.shape is not None:
-            yield ("elements", slot.element), slot.spec.numel, slot
+            yield Key("elements", slot.element), slot.spec.numel, slot

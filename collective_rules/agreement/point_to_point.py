@@ -17,6 +17,7 @@ import attrs
 from collective_rules.agreement.sequences import CallSequence, GroupCalls, Signatures
 from collective_rules.agreement.unify import Binding, disagreement, unify
 from collective_rules.binding.binder import bind
+from collective_rules.binding.bound import Key
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
@@ -310,9 +311,9 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
     for call in (send, receive):
         bound, rank = bind(call), call.group.rank
         for key, value in bound.names.items():
-            pair = (*key[:2], send.group.rank, receive.group.rank) if len(key) > 2 else key
-            yield Binding(pair, value, rank, bound, bound.origins.get(key))
-        yield Binding(("tag",), call.arguments.get(call.row.tag), rank, bound, None)
+            same = key if key.is_shared else key._replace(ranks=(send.group.rank, receive.group.rank))
+            yield Binding(same, value, rank, bound, bound.origins.get(key))
+        yield Binding(Key("tag"), call.arguments.get(call.row.tag), rank, bound, None)
 
 
 def _no_partner(call: Call) -> Finding:

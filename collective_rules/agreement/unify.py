@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 
-from collective_rules.binding.bound import Bound, Key, Slot, key_text
+from collective_rules.binding.bound import Bound, Key, Slot
 from collective_rules.call import UNKNOWN
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import compose, ranks_verb, value_text, where_text
@@ -53,13 +53,13 @@ def unify(bindings: Iterable[Binding], ranks: frozenset[int]) -> Iterator[Findin
         silent = ranks - {binding.rank for binding in bound}
         if len(values) > 1:
             different = list(values.values())
-            if len(key) == 4:
-                pairs.setdefault(key[:2], {})[key] = different
+            if key.is_pair:
+                pairs.setdefault(key._replace(ranks=()), {})[key] = different
             else:
                 different.sort(key=lambda group: (-len(group), group[0].rank))
                 who = tuple(tuple([binding.rank for binding in group]) for group in different)
-                named.setdefault((key[0], _severity(different), who), {})[key] = different
-        elif values and silent and len(key) <= 2 and key[0] != "order":  # an index says who binds; an order may be any
+                named.setdefault((key.name, _severity(different), who), {})[key] = different
+        elif values and silent and key.is_shared and key.name != "order":  # an order may be any
             yield _unbound(key, bound[0], silent)
     yield from map(_different, named.values())
     for bad in pairs.values():
@@ -88,10 +88,10 @@ def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
     key, groups = next(iter(bad.items()))
     groups.sort(key=lambda group: (-len(group), group[0].rank))
     speaker = groups[-1][0]
-    names = {key_text(each) if len(each) > 1 else str(each[0]): values for each, values in bad.items()}
+    names = {str(each): values for each, values in bad.items()}
     shown = [*names][:_MOST_OF_LIST]
     severity = _severity(groups)
-    who = f"ranks {key[-2]} and {key[-1]}" if len(key) == 4 else "ranks"
+    who = f"ranks {key.ranks[0]} and {key.ranks[1]}" if key.is_pair else "ranks"
     verb = "may disagree" if severity == UNDECIDABLE else "disagree"
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return disagreement(
@@ -111,10 +111,10 @@ def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
     severity = min(map(_severity, bad.values()), key=SEVERITIES.index)
     key, groups = next((key, groups) for key, groups in bad.items() if _severity(groups) == severity)
     speaker = groups[-1][0]
-    row, name = speaker.bound.call.row, f"{key_text(key[:2])}[i,j]"
+    row, name = speaker.bound.call.row, f"{key._replace(ranks=())}[i,j]"
     verb = "may disagree" if severity == UNDECIDABLE else "disagree"
-    in_all = frozenset.intersection(*(frozenset(pair[-2:]) for pair in bad))
-    ranks = in_all or {rank for pair in bad for rank in pair[-2:]}
+    in_all = frozenset.intersection(*(frozenset(pair.ranks) for pair in bad))
+    ranks = in_all or {rank for pair in bad for rank in pair.ranks}
     sources = dict.fromkeys(each.bound.call.source for group in bad.values() for part in group for each in part)
     lines = [("", line, "") for line in _matrix(name, bad)]
     if any(sources):
@@ -124,7 +124,7 @@ def _several(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
         _constraint_kind(row, key),
         f"{len(bad)} pairs of ranks {verb} on {name}: what i sends is not what j expects",
         rows=lines,
-        names={key_text(pair): _by_rank(groups) for pair, groups in bad.items()},
+        names={str(pair): _by_rank(groups) for pair, groups in bad.items()},
         ranks=tuple(sorted(ranks)),
         place=_place(speaker),
         severity=severity,
@@ -136,7 +136,7 @@ def _matrix(name: str, bad: Mapping[Key, list[list[Binding]]]) -> list[str]:
     cells: dict[tuple[int, int], str] = {}
     for key, groups in bad.items():
         values = _by_rank(groups)
-        cells[key[-2], key[-1]] = "≠".join(value_text(_shown(values.get(rank, "?"))) for rank in key[-2:])
+        cells[key.ranks] = "≠".join(value_text(_shown(values.get(rank, "?"))) for rank in key.ranks)
     senders, receivers = (sorted({pair[side] for pair in cells}) for side in (0, 1))
     table = [[name, *(f"j={j}" for j in receivers[:_MOST_IN_MATRIX])]]
     for i in senders[:_MOST_IN_MATRIX]:
@@ -161,7 +161,7 @@ def _by_rank(groups: list[list[Binding]]) -> dict[int, Any]:
 
 def _unbound(key: Key, example: Binding, silent: frozenset[int]) -> Finding:
     """Return the finding that some ranks do not tell a name; `example` is another rank's binding."""
-    name = key_text(key) if len(key) > 1 else str(key[0])
+    name = str(key)
     verdict = f"{ranks_verb(silent, 'does')} not tell {name}"
     return disagreement(
         example.bound,
@@ -206,7 +206,7 @@ def _place(speaker: Binding) -> tuple[Part | None, Size | None]:
     slot = speaker.slot
     if slot is None or not any(slot.part is part for part in speaker.bound.spelling.statement.parts):
         return None, None
-    return slot.part, next((size for size in slot.part.sizes if getattr(size, "name", "") == speaker.key[0]), None)
+    return slot.part, next((size for size in slot.part.sizes if getattr(size, "name", "") == speaker.key.name), None)
 
 
 def _shown(value: Any) -> Any:
@@ -218,14 +218,14 @@ def _where(group: list[Binding]) -> str:
 
 
 def _constraint_kind(row: Row, key: Key) -> str:
-    name = key[0]
+    name = key.name
     if name in ("dtype", "order", "reduce_op", "root", "tag"):
         return str(name)
     if name in ("length", "roots"):
         return {"length": "lists", "roots": "root"}[name]
     if name in row.rule.agreed:
         return "argument"
-    return "pairs" if len(key) > 2 and "pairs" in row.rule.constraints.values() else "sizes"
+    return "pairs" if key.ranks and "pairs" in row.rule.constraints.values() else "sizes"
 
 
 def _same_elements(speaker: Binding, groups: list[list[Binding]]) -> bool:
@@ -234,7 +234,7 @@ def _same_elements(speaker: Binding, groups: list[list[Binding]]) -> bool:
     if slot is None or len(slot.part.sizes) != 1:
         return False
     size = slot.part.sizes[0]
-    if not isinstance(size, Rest) or speaker.key[0] != size.name:
+    if not isinstance(size, Rest) or speaker.key.name != size.name:
         return False
     shapes = [_comparable(group[0].value) for group in groups]
     return all(isinstance(n, int) for shape in shapes for n in shape) and len(set(map(math.prod, shapes))) == 1

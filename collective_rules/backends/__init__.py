@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+
+import torch
 
 from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, sets
 from collective_rules.backends.gloo import GLOO
@@ -46,14 +48,7 @@ def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
         return True
     if not isinstance(backend, str):
         limits_of(backend, call.row)  # raises
-    tests = _tests(backend, call.row)
-    if tests:
-        dtypes = {spec.dtype for spec in specs}
-        plain = Plain(dtypes, call.attribute("reduce_op") or "", call.row.spellings[0].form.name)
-        for limit, admitted in tests:
-            if not admitted(limit, plain):
-                return False
-    return True
+    return _admits(backend, call.row, frozenset([spec.dtype for spec in specs]), call.attribute("reduce_op") or "")
 
 
 @functools.cache
@@ -65,10 +60,10 @@ def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
 
 
 @functools.cache
-def _tests(backend: str, row: Row) -> tuple[tuple[Limit, Callable[[Limit, Plain], bool]], ...]:
-    """Return what the fast path asks of a plain call, for each limit and each of its demands."""
-    return tuple(
-        (limit, demand.admits)
+def _admits(backend: str, row: Row, dtypes: frozenset[torch.dtype | None], reduce_op: str) -> bool:
+    plain = Plain(dtypes, reduce_op, row.spellings[0].form.name)
+    return all(
+        demand.admits(limit, plain)
         for limit in limits_of(backend, row)
         for column, demand in DEMANDS.items()
         if sets(limit, column)
@@ -78,4 +73,4 @@ def _tests(backend: str, row: Row) -> tuple[tuple[Limit, Callable[[Limit, Plain]
 def forget() -> None:
     """Look the limits up anew, where a test puts another table in `BACKENDS`."""
     _limits.cache_clear()
-    _tests.cache_clear()
+    _admits.cache_clear()

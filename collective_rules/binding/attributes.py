@@ -51,12 +51,13 @@ def _condition(row: Row, attribute: str) -> Callable[..., bool]:
 
 def attribute_problems(call: Call) -> Iterator[Problem]:
     """Yield what is wrong with the call's arguments that are no tensors."""
+    given = call.row.entry.attributes
     for attribute, problem in _PROBLEMS.items():
-        value = call.attribute(attribute)
+        value = call.attribute(attribute) if attribute in given else None
         if value is not None and not _condition(call.row, attribute)(
             value, call.arguments, call.group.size, call.group.rank
         ):
-            yield problem(call, call.row.entry.attributes[attribute], value)
+            yield problem(call, given[attribute], value)
 
 
 def _root(call: Call, name: str, value: int) -> Problem:

@@ -13,12 +13,12 @@ from typing import Any
 
 import attrs
 
-from collective_rules.binding.bound import Bound, Demand, Key, Problem, Slot, key_text, walk
+from collective_rules.binding.bound import LENGTH, Bound, Demand, Key, Problem, Slot, walk
 from collective_rules.binding.splits import split_sizes
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.notation import GroupSize, Number, Part, Rest, Shares, Size, Splits
-from collective_rules.notation.sizes import dims, pairs, places, solve
+from collective_rules.notation.sizes import pairs, solve
 from collective_rules.ops import Spelling
 from collective_rules.ops.op import EVEN
 from collective_rules.rules import Unsolvable
@@ -123,7 +123,7 @@ class _Binder:
         if kind == "i":
             if self.bound.count is None:
                 self.bound.count = length
-                self.bound.names["length", None] = length
+                self.bound.names[LENGTH] = length
             if length == 0:
                 self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
             if length != self.bound.count:
@@ -157,7 +157,7 @@ class _Binder:
             taken = ", ".join(map(_dtype, self.entry.kernel_dtypes))
             verdict = f"{slot.label} has dtype {_dtype(dtype)}, but its kernels take only {taken}"
             self.problem("dtype", verdict, slot.part, {slot.label: slot.spec})
-        key = ("dtype", None if self.bound.spelling.one_dtype else slot.element)
+        key = Key("dtype", None if self.bound.spelling.one_dtype else slot.element)
         first = self.bound.names.setdefault(key, dtype)
         origin = self.bound.origins.setdefault(key, slot)
         if first is not dtype:
@@ -174,13 +174,13 @@ class _Binder:
             return
         if self.bound.spelling.form.flat:
             shape = (math.prod(shape),)
-        least, more = dims(part.sizes)
+        least, more = part.dims
         if len(shape) < least or (len(shape) > least and not more):
             kind = "sizes" if "dims" not in self.call.row.rule.constraints.values() else "dims"
             wanted = f"{'at least ' if more else ''}{least}"
             verdict = f"{slot.label} has {_count(len(shape), 'dim')}, but needs {wanted}"
             self.fail(kind, verdict, part, {slot.label + ".shape": shape})
-        for size, place in places(part.sizes):
+        for size, place in part.places:
             value = shape[place]
             if isinstance(size, Splits):
                 self.split(size, value, slot)
@@ -207,7 +207,7 @@ class _Binder:
         rank = self.call.group.rank
         shares = self.shares(size, slot, value)
         for pair, share in zip(pairs(size, rank, self.group_size), shares, strict=bool(shares)):
-            self.unify((size.name, None, *pair), share, slot, size)
+            self.unify(Key(size.name, None, pair), share, slot, size)
 
     def shares(self, size: Splits, slot: Slot, value: Any) -> tuple[Any, ...]:
         """Return the split sizes of `size`, checked against `value`; () where they are not known."""
@@ -217,7 +217,7 @@ class _Binder:
             return ()
         if given == EVEN:
             if value is None:
-                own = self.bound.names.get((size.name, None, rank, rank))
+                own = self.bound.names.get(Key(size.name, None, (rank, rank)))
                 return (own,) * self.group_size if own is not None else ()
             holds, share = solve(Shares(size.name), value, self.group_size)
             verdict = f"{slot.label} has {value} rows, which is no multiple of W={self.group_size}, and no split sizes"
@@ -269,8 +269,8 @@ class _Binder:
 
     def clash(self, key: Key, first: Any, value: Any, origin: Slot, slot: Slot, size: Size) -> Problem:
         """One name, bound to two values."""
-        indexed = len(key) > 2 and "pairs" in self.call.row.rule.constraints.values()
-        text = key_text(key)
+        indexed = key.ranks and "pairs" in self.call.row.rule.constraints.values()
+        text = str(key)
         verdict = f"{slot.label} has {text} = {value}, but {origin.label} has {text} = {first}"
         if origin.label == slot.label:
             verdict = f"{slot.label} has both {text} = {first} and {text} = {value}"
@@ -289,9 +289,9 @@ class _Binder:
     def derive(self) -> None:
         derived = self.call.row.rule.derived
         statement = self.bound.spelling.statement
-        listed = ("length", None) not in self.bound.names
-        if "length" in derived and listed and self.solve(derived["length"], ("length", None), None):
-            self.bound.count = self.bound.names["length", None]
+        listed = LENGTH not in self.bound.names
+        if "length" in derived and listed and self.solve(derived["length"], LENGTH, None):
+            self.bound.count = self.bound.names[LENGTH]
         for part in statement.writes:
             for size in part.sizes:
                 if isinstance(size, Rest) and size.name in derived:
@@ -353,15 +353,15 @@ class _NameView(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         for key, value in self.names.items():
-            if key[0] == name and (key[1] is None or key[1] == self.element):
+            if key.name == name and key.element in (None, self.element):
                 return value
         raise _Unbound(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({key[0] for key in self.names})
+        return iter({key.name for key in self.names})
 
     def __len__(self) -> int:
-        return len({key[0] for key in self.names})
+        return len({key.name for key in self.names})
 
 
 def _same_elements(slot: Slot, first: Any, value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -13,10 +13,43 @@ from collective_rules.notation import Name, Part, Rest, Shares, Size
 from collective_rules.ops import Spelling
 from collective_rules.spec import Spec
 
-__all__ = ["Bound", "Demand", "Key", "Problem", "Slot", "aliased", "key_text", "slots", "walk"]
+__all__ = ["LENGTH", "Bound", "Demand", "Key", "Problem", "Slot", "aliased", "slots", "walk"]
 
-Key = tuple[Any, ...]
-"""A bound name: (name, element of the list or None, *indices)."""
+
+class Key(NamedTuple):
+    """A name that calls bind; `str(key)` is the name as messages write it.
+
+    - `name`: a name of the rule's text (`d`, `s`, `S`), or a value that the text does not name: "dtype", "length" (of
+      the lists), "order" (of the dims in memory), "elements" (their number), "tag" and the other attributes.
+    - `element`: the place in a list of coalesced tensors; None where all its tensors have one value.
+    - `ranks`: the ranks that the name's indices stand for; None among them is a peer that is not known.
+
+    >>> [str(key) for key in (Key("d"), Key("d", 1), Key("d", None, (0,)), Key("S", None, (2, 3)))]
+    ['d', 'd[i=1]', 'd[0]', 'S[2,3]']
+    """
+
+    name: str
+    element: int | None = None
+    ranks: tuple[Any, ...] = ()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every rank binds it, to the same value: it has no index."""
+        return not self.ranks
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it is of two ranks: the first sends, and the second receives."""
+        return len(self.ranks) == 2
+
+    def __str__(self) -> str:
+        element = [] if self.element is None else [f"i={self.element}"]
+        index = element + ["*" if rank is None else str(rank) for rank in self.ranks]
+        return f"{self.name}[{','.join(index)}]" if index else self.name
+
+
+LENGTH = Key("length")
+"""The key of the length of the lists indexed by `i`."""
 
 
 @attrs.frozen
@@ -87,33 +120,17 @@ class Bound:
     def key(self, size: Name | Shares | Rest, slot_element: int | None, rank: int | None) -> Key:
         """Return the key of `size` in a part's element: names that vary carry their indices."""
         element = None if size.name in self.spelling.shared else slot_element
-        index = () if isinstance(size, Shares) else size.index
-        return (size.name, element, *(self.place(i, rank) for i in index))
-
-    def place(self, index: str, rank: int | None) -> Any:
-        """Return the rank that `r`, `p` or `peer` stands for."""
-        if index == "r":
-            return self.call.group.rank
-        return rank if index == "p" else self.call.attribute("peer")
-
-
-def key_text(key: Key) -> str:
-    """Write a key as a person would: `d`, `d[i=1]`, `S[2,3]`."""
-    name, element, *index = key
-    parts = ([f"i={element}"] if element is not None else []) + [
-        "*" if i is None else ",".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in index
-    ]
-    return f"{name}[{','.join(parts)}]" if parts else str(name)
+        if isinstance(size, Shares) or not size.index:
+            return Key(size.name, element)
+        rank_of = {"r": self.call.group.rank, "p": rank, "peer": self.call.attribute("peer")}
+        return Key(size.name, element, tuple([rank_of[index] for index in size.index]))
 
 
 def aliased(value: Any, name: str | None) -> Any:
     """Return the same tensor, or the same list of tensors, as the memory of the argument `name` (None: fresh)."""
     if isinstance(value, tuple):
         return tuple([aliased(item, name) for item in value])
-    if not isinstance(value, Spec):
-        return value
-    shape, dtype, stride, device = value.shape, value.dtype, value._stride, value.device
-    return Spec(shape, dtype, stride, device, layout=value.layout, view=value.view, memory=value.memory, alias=name)
+    return value.with_alias(name) if isinstance(value, Spec) else value
 
 
 def slots(call: Call, part: Part) -> Iterator[Slot]:

@@ -18,12 +18,12 @@ import attrs
 
 from collective_rules.binding.attributes import CONDITIONS, fixed_values
 from collective_rules.binding.bound import aliased
-from collective_rules.binding.splits import meaning, total
+from collective_rules.binding.splits import own_share
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.notation import Name, Part, Rest, Shares, Splits
-from collective_rules.notation.sizes import dims, evaluate, places, solve
+from collective_rules.notation.sizes import evaluate, solve
 from collective_rules.ops import Row
-from collective_rules.ops.op import EVEN, Op
+from collective_rules.ops.op import Op
 from collective_rules.rules import Form, Rule
 from collective_rules.spec import Spec
 
@@ -102,8 +102,7 @@ def _compile(row: Row, function: str) -> Callable[[Call], Any]:
         "Spec": Spec,
         "UNKNOWN": UNKNOWN,
         "aliased": aliased,
-        "own_share": _own_share,
-        "meaning": meaning,
+        "own_share": own_share,
         "splits": {column.argument: column for column in row.entry.splits.values()},
         "may_share_memory": _may_share_memory,
         **fixed_values(row),
@@ -119,23 +118,6 @@ def _may_share_memory(specs: list[Spec]) -> bool:
     """Return whether any two may lie in one allocation: then it takes a closer look."""
     seen = {spec.memory.storage if spec.memory is not None else id(spec) for spec in specs}
     return len(seen) < len(specs)
-
-
-def _own_share(sizes: Any, group_size: int, rank: int, rows: int | None, own: int | None) -> tuple[Any, Any] | None:
-    """Return `rank`'s share of split sizes and the sum of all, None where they are not plain and legal.
-
-    `rows` is the size that is split, None for a tensor that is not given; its own share must then be `own`.
-    """
-    if sizes is UNKNOWN:
-        return None
-    if sizes == EVEN:
-        if rows is None:
-            return own, total(sizes, own, group_size)
-        return None if rows % group_size else (rows // group_size, rows)
-    if len(sizes) != group_size or {*map(type, sizes)} != {int} or min(sizes) < 0:
-        return None
-    rows_of_all, share = sum(sizes), sizes[rank]
-    return (share, rows_of_all) if rows in (None, rows_of_all) and own in (None, share) else None
 
 
 class _Text:
@@ -174,6 +156,8 @@ class _Writer:
         self.statement = self.spelling.statement
         self.read = {part.path.name for part in self.statement.reads}
         self.lists = [part for part in self.statement.parts if "i" in part.path.index]
+        made = any(part.path.name not in self.read for part in self.statement.writes)
+        self.keeps_specs = not infers or made or any(output.kind == "empty" for output in row.returns)
         self.bound: set[str] = set()
         of_lists = {name for part in self.lists for name in self.names(part)}
         shared = {f"_{name}" for name in self.spelling.shared} | ({"t"} if self.spelling.one_dtype else set())
@@ -186,7 +170,8 @@ class _Writer:
         yield "a = call.arguments"
         yield "W = call.group.size"
         yield "r = call.group.rank"
-        yield "specs = []"
+        if self.keeps_specs:
+            yield "specs = []"
         for attribute, argument in self.row.entry.attributes.items():
             if attribute in CONDITIONS:
                 yield f"value = a[{argument!r}]"
@@ -241,14 +226,15 @@ class _Writer:
 
     def tensor(self, part: Part, value: str) -> Iterator[str]:
         yield f"if {value} is None or not {value}.plain: return None"
-        yield f"specs.append({value})"
+        if self.keeps_specs:
+            yield f"specs.append({value})"
         yield f"s = {value}.shape"
         if "dtype" in self.row.rule.agreed:
             yield from self.unify("t", f"{value}.dtype", part, "is not")
-        least, more = dims(part.sizes)
+        least, more = part.dims
         if least or not more:
             yield f"if len(s) {'<' if more else '!='} {least}: return None"
-        for size, place in places(part.sizes):
+        for size, place in part.places:
             at = f"s[{place}]"
             if isinstance(place, slice):
                 at = f"s[{place.start}:{'' if place.stop is None else place.stop}]" if least else "s"
@@ -276,8 +262,8 @@ class _Writer:
 
     def own_share(self, part: Part, rows: Any, own: Any) -> Iterator[str]:
         argument = self.row.entry.splits[self.spelling.behind_of(part)].argument
-        yield f"g = meaning({f'a[{argument!r}]' if argument else None}, splits[{argument!r}], W)"
-        yield f"w = own_share(g, W, r, {rows}, {own})"
+        given = f"a[{argument!r}]" if argument else None
+        yield f"w = own_share({given}, splits[{argument!r}], W, r, {rows}, {own})"
         yield "if w is None: return None"
 
     # -- results

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from collective_rules.binding.bound import Bound, Problem, Slot
+from collective_rules.binding.bound import Bound, Key, Problem, Slot
 from collective_rules.binding.overlaps import sharing
 from collective_rules.ops.op import ANY, CONTIGUOUS, FORMAT, FREE, NEVER, ORDER, OWN
 from collective_rules.spec import Spec
@@ -78,7 +78,7 @@ def _loses_view(bound: Bound, slot: Slot, layouts_matter: bool) -> bool:
     return name in row.writes and (refused or name not in row.in_place or bound.call.group.size > 1)
 
 
-def memory_order(bound: Bound) -> Iterator[tuple[tuple[Any, ...], Slot, tuple[int, ...]]]:
+def memory_order(bound: Bound) -> Iterator[tuple[Key, Slot, tuple[int, ...]]]:
     """Yield (key, slot, dims from slowest to fastest) of every tensor whose memory order must be agreed."""
     row = bound.call.row
     if not _layouts_matter(bound):
@@ -87,7 +87,7 @@ def memory_order(bound: Bound) -> Iterator[tuple[tuple[Any, ...], Slot, tuple[in
         layout = row.layout_of(slot.part.path.name)
         stays = layout == ORDER and slot.rank == bound.call.group.rank
         if layout != ANY and not stays and slot.spec.shape is not None:
-            yield ("order", None if _reduces_list(bound) else slot.element), slot, slot.spec.order or ()
+            yield Key("order", None if _reduces_list(bound) else slot.element), slot, slot.spec.order or ()
 
 
 def _reduces_list(bound: Bound) -> bool:
@@ -114,7 +114,7 @@ def same_order(a: Spec, b: Spec) -> bool:
 
 
 def _mixed_orders(bound: Bound) -> Iterator[Problem]:
-    seen: dict[tuple[Any, ...], dict[Any, Slot]] = {}
+    seen: dict[Key, dict[Any, Slot]] = {}
     for key, slot, order in memory_order(bound):
         known = seen.setdefault(key, {})
         for origin in known.values():

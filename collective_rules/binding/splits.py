@@ -7,7 +7,7 @@ from typing import Any
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.ops.op import EVEN, SplitSizes
 
-__all__ = ["meaning", "split_sizes", "total"]
+__all__ = ["meaning", "own_share", "split_sizes", "total"]
 
 
 def meaning(given: Any, column: SplitSizes, group_size: int) -> Any:
@@ -36,3 +36,24 @@ def total(sizes: Any, share: Any, group_size: int) -> Any:
     if sizes != EVEN:
         return sum(sizes)
     return None if share is None else share * group_size
+
+
+def own_share(
+    given: Any, column: SplitSizes, group_size: int, rank: int, rows: int | None, own: int | None
+) -> tuple[Any, Any] | None:
+    """Return `rank`'s share of the split sizes `given` and the sum of all, None where they are not plain and legal.
+
+    `rows` is the size that is split, None for a tensor that is not given; its own share must then be `own`. This is for
+    the fast path, which asks it once or twice a call.
+    """
+    if given is UNKNOWN:
+        return None
+    if not given and (given is None or column.empty == EVEN):  # as in `meaning`
+        if rows is None:
+            return own, total(EVEN, own, group_size)
+        return None if rows % group_size else (rows // group_size, rows)
+    sizes = given or meaning(given, column, group_size)
+    if len(sizes) != group_size or {*map(type, sizes)} != {int} or min(sizes) < 0:
+        return None
+    rows_of_all, share = sum(sizes), sizes[rank]
+    return (share, rows_of_all) if rows in (None, rows_of_all) and own in (None, share) else None

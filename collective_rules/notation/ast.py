@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import attrs
 
 __all__ = [
@@ -114,6 +116,28 @@ class Part:
     def __str__(self) -> str:
         text = " ".join([f"{self.path}:", *map(str, self.sizes)])
         return f"{text} @root" if self.root_only else text
+
+    @functools.cached_property
+    def dims(self) -> tuple[int, bool]:
+        """The number of dims that the sizes need, and whether there may be more."""
+        single = sum(not isinstance(size, Rest) for size in self.sizes)
+        return single, single < len(self.sizes)
+
+    @functools.cached_property
+    def places(self) -> tuple[tuple[Size, int | slice], ...]:
+        """Each size with its place in a shape: the sizes of one dim first, then the rest with its slice.
+
+        Dims after the rest are counted from the end.
+
+        >>> part = Part(Path("x"), (Name("a"), Rest("s"), Name("b")))
+        >>> [(str(size), place) for size, place in part.places]
+        [('a', 0), ('b', -1), ('*s', slice(1, -1, None))]
+        """
+        rest = next((at for at, size in enumerate(self.sizes) if isinstance(size, Rest)), len(self.sizes))
+        after = len(self.sizes) - 1 - rest
+        before = [(size, at) for at, size in enumerate(self.sizes[:rest])]
+        behind = [(size, at - after) for at, size in enumerate(self.sizes[rest + 1 :])]
+        return (*before, *behind, *((size, slice(rest, -after or None)) for size in self.sizes[rest : rest + 1]))
 
 
 @attrs.frozen

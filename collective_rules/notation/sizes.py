@@ -1,4 +1,4 @@
-"""How the sizes of a part meet a shape: `places`, `solve` and `evaluate`. Knows no torch, no call and no list.
+"""The arithmetic of sizes: `solve` and `evaluate`. It knows no torch, no call and no list.
 
 Values are asked for nothing but `==`, `%`, `//` and `*`. So an int, a SymInt and a piece of program text (see
 `binding.compiled`) are solved by the same lines.
@@ -11,29 +11,7 @@ from typing import Any
 
 from collective_rules.notation.ast import ANY, GroupSize, Name, Number, Rest, Shares, Size, Splits
 
-__all__ = ["dims", "evaluate", "pairs", "places", "solve"]
-
-
-def places(sizes: tuple[Size, ...]) -> tuple[tuple[Size, int | slice], ...]:
-    """Return each size with its place in a shape: the sizes of one dim first, then the rest with its slice.
-
-    Dims after the rest are counted from the end.
-
-    >>> from collective_rules.notation import parse
-    >>> [(str(size), place) for size, place in places(parse("x: a *s b ->").reads[0].sizes)]
-    [('a', 0), ('b', -1), ('*s', slice(1, -1, None))]
-    """
-    rest = next((at for at, size in enumerate(sizes) if isinstance(size, Rest)), len(sizes))
-    after = len(sizes) - 1 - rest
-    single: list[tuple[Size, int | slice]] = [(sizes[at], at) for at in range(rest)]
-    single += [(size, at - after) for at, size in enumerate(sizes[rest + 1 :])]
-    return (*single, *((size, slice(rest, -after or None)) for size in sizes[rest : rest + 1]))
-
-
-def dims(sizes: tuple[Size, ...]) -> tuple[int, bool]:
-    """Return how many dims these sizes need, and whether there may be more."""
-    single = sum(not isinstance(size, Rest) for size in sizes)
-    return single, single < len(sizes)
+__all__ = ["evaluate", "pairs", "solve"]
 
 
 def solve(size: Size, value: Any, group_size: Any) -> tuple[Any, Any]:

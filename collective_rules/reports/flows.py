@@ -162,7 +162,7 @@ class _Sums:
             reads = bound.spelling.statement.reads
             shares = {slot.rank: number(slot.spec.nbytes) for slot in bound.slots if slot.part in reads}
         else:
-            rows = {key[3]: size for key, size in bound.names.items() if key[0] == "S" and key[2] == rank}
+            rows = {key.ranks[1]: size for key, size in bound.names.items() if key.name == "S" and key.ranks[0] == rank}
             shares = {peer: number(size) for peer, size in rows.items()}
         shares.pop(rank, None)
         whole = sum(shares.values())

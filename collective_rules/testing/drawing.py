@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from collective_rules.backends import Limit, limits_of, spellings_of
 from collective_rules.backends.columns import DEMANDS, refuses, sets
 from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.binding.bound import Key
 from collective_rules.binding.splits import meaning
 from collective_rules.call import Call, call
 from collective_rules.check import check
@@ -34,7 +35,6 @@ from collective_rules.testing.tensors import flat, mapped
 __all__ = [
     "DTYPES",
     "Drawing",
-    "SizeKey",
     "Values",
     "Wish",
     "copied",
@@ -224,19 +224,6 @@ def _draw_shape(draw: st.DrawFn, wish: Wish, taken: int) -> tuple[int, ...]:
 # -- collectives
 
 
-@attrs.frozen
-class SizeKey:
-    """The key of a size: its name in the rule's text, and where the size holds.
-
-    - `element`: the place in lists of tensors; None for a size that holds for the whole list.
-    - `ranks`: the ranks of an indexed size such as `s[r,p]`; empty for a size that holds on all ranks.
-    """
-
-    name: str
-    element: int | None = None
-    ranks: tuple[Any, ...] = ()
-
-
 @attrs.define
 class Values:
     """The values on which all ranks of a group agree.
@@ -257,7 +244,7 @@ class Values:
     dtypes: dict[int, torch.dtype] = attrs.field(factory=dict)
     matrix: tuple[tuple[int, ...], ...] = ()
     layouts: dict[str, str] = attrs.field(factory=dict)
-    sizes: dict[SizeKey, Any] = attrs.field(factory=dict)
+    sizes: dict[Key, Any] = attrs.field(factory=dict)
 
 
 class Drawing:
@@ -336,7 +323,7 @@ class Drawing:
         chosen = {name: self.draw(st.integers(0, len(shape) - 1)) for name in _DIMS}
         shape[chosen["shard_dim"]] *= self.size
         self.values.attributes |= chosen
-        self.values.sizes[SizeKey("s")] = tuple(shape)
+        self.values.sizes[Key("s")] = tuple(shape)
 
     def _draw_matrix(self) -> tuple[tuple[int, ...], ...]:
         """Draw how many rows go from each rank (first index) to each."""
@@ -386,9 +373,9 @@ class Drawing:
             if isinstance(size, Splits):
                 return sum(self.values.matrix[i][j] for i, j in pairs(size, at["r"], self.size))
             listed = not self.row.entry.one_tensor and size.name not in self.spelling.shared
-            key = SizeKey(size.name, at["i"] if listed else None)
+            key = Key(size.name, at["i"] if listed else None)
             index = () if isinstance(size, Shares) else tuple(at.get(each, each) for each in size.index)
-            own = attrs.evolve(key, ranks=index)
+            own = key._replace(ranks=index)
             if not isinstance(size, Rest):
                 return self._size(own)
             if key not in self.values.sizes:
@@ -398,7 +385,7 @@ class Drawing:
 
         return evaluate(part.sizes, self.size, value_of) or ()
 
-    def _size(self, key: SizeKey) -> int:
+    def _size(self, key: Key) -> int:
         if key not in self.values.sizes:
             self.values.sizes[key] = self.draw(st.integers(self.wish.min_size, _LARGEST))
         return int(self.values.sizes[key])

@@ -16,7 +16,7 @@ import torch
 
 from collective_rules.binding.batch import members
 from collective_rules.binding.binder import bind
-from collective_rules.binding.bound import Bound
+from collective_rules.binding.bound import Bound, Key
 from collective_rules.call import Call
 from collective_rules.errors import CallError, UnknownFormError
 from collective_rules.infer import infer
@@ -204,7 +204,7 @@ def _element(made: Mapping[int, Made], bounds: Mapping[int, Bound], element: int
     attributes["form"] = bounds[ranks[0]].spelling.form.name
     if row.entry.splits:
         names = [bounds[rank].names for rank in ranks]
-        attributes["splits"] = [[names[i]["S", None, i, j] for j in ranks] for i in ranks]
+        attributes["splits"] = [[names[i][Key("S", None, (i, j))] for j in ranks] for i in ranks]
     oracle: Any = row.rule.oracle
     if row.entry.one_tensor and row.reduce_op:  # the tensors of the list are reduced with each other, too
         total = oracle([tensor for value in contents for tensor in flat(value)], **attributes)[0]
