@@ -41,7 +41,8 @@ class CallFacts:
 
     `bytes` are read, written, sent and buffer as plain numbers. `traffic` and `bytes` are None for a call whose bytes
     cannot be counted, `findings` until the call is checked, `expected` until its result is inferred. `sequence`: the
-    group, and the kind of calls in it, among which a call has its index.
+    group, and the kind of calls in it, among which a call has its index. `backend`: the name of the backend that
+    carries the call out, "nccl"; None where that is not known.
     """
 
     call: Call
@@ -50,11 +51,12 @@ class CallFacts:
     bytes: tuple[float, ...] | None
     group: str
     sequence: tuple[str, str]
+    backend: str | None = None
     findings: tuple[Finding, ...] | None = None
     expected: Any = None
 
     @classmethod
-    def of(cls, call: Call) -> CallFacts:
+    def of(cls, call: Call, backend: str | None = None) -> CallFacts:
         """Return the facts of `call`, of an illegal one too."""
         try:
             moved: Traffic | None = traffic(call)
@@ -64,7 +66,7 @@ class CallFacts:
         apart = rule.name if rule.one_sided else "messages" if rule.point_to_point else "collectives"
         # of symbolic sizes, the hints
         numbers = None if moved is None else tuple(number(getattr(moved, name)) for name in _SUMS)
-        return cls(call, moved, _sizes_text(call), numbers, name, (name, apart))
+        return cls(call, moved, _sizes_text(call), numbers, name, (name, apart), backend)
 
 
 @attrs.define(eq=False, repr=False)

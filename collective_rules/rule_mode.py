@@ -18,7 +18,8 @@ class RuleMode(DispatchMode):
     - `execute=False`: nothing is sent. Outputs are made from the rules, and every other rank is taken to hold what
       this rank holds. A value that only another rank has (a received object, the sender of an any-source receive)
       raises `SimulationError`.
-    - `backend`: whose limits are checked too: "gloo", None for no backend's, "auto" for those of the group's backend.
+    - `backend`: whose limits are checked too: "gloo", None for no backend's, "auto" for those of
+      the backend that the call's group has for the device of its tensors.
     - `keep`: how many calls the ledger keeps, the last ones; its totals count all.
     - `agree`: False; "always" to compare each call with those of the other ranks before it is sent, and raise the same
       `DisagreementError` on all of them; "exit" to compare all calls at the end of the block; a number N to compare

@@ -165,7 +165,8 @@ def test_an_fsdp_and_tp_script_runs_at_any_size(tmp_path: Path, world_size: int)
     """A script for `cuda` and `nccl` finishes, makes as many calls at any size, and its device is recorded."""
     result = run_script(write_script(tmp_path, _MODEL), world_size=world_size, rank=world_size - 1)
     assert ("finished", None) == (result.reason, result.error)
-    assert (3, {"cpu": "cuda"}, []) == (result.ledger.steps, result.ledger.devices, result.ledger.findings)
+    assert (3, {"cpu": "cuda"}) == (result.ledger.steps, result.ledger.devices)
+    assert {"MODE3"} >= {finding.id for finding in result.ledger.findings}  # NCCL's limits may be unknown
     calls = {op: total.calls for (op,), total in result.ledger.by("op").items()}
     assert calls["c10d::_reduce_scatter_base_"] == 3
     assert calls["c10d::barrier"] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from collective_rules.dryrun.attention import attend, is_distributed_attention
+from collective_rules.dryrun.host_tensors import MAKERS, HostTensors
 from collective_rules.dryrun.patches import Patches, calling_module
+from collective_rules.mode.call_sites import is_program
 
 __all__ = ["DeclaredDevices", "on_cpu", "patch_devices"]
 
@@ -37,17 +40,36 @@ def on_cpu(device: Any) -> Any:
     return device
 
 
+_MOVES = (torch.Tensor.cpu, torch.Tensor.to)
+
+
 class DeclaredDevices(TorchFunctionMode):
-    """Puts on the cpu what the program puts on an accelerator; calls `seen` with its type, and keeps all in `kinds`."""
+    """Puts on the cpu what the program puts on an accelerator; calls `seen` with its type, and keeps all in `kinds`.
+
+    `used`: the accelerators that hold something. `host`: the tensors that are on the cpu in a real run, too.
+    `default_is_host`: whether a tensor goes to the cpu where the program names no device.
+    """
 
     def __init__(self, seen: Callable[[str], object]) -> None:
         super().__init__()
         self._tell = seen
         self.kinds: set[str] = set()
+        self.used: dict[str, None] = {}
+        self.host = HostTensors()
+        self.default_is_host = True
 
-    def _seen(self, kind: str) -> None:
+    def name(self, kind: str) -> None:
+        """Note an accelerator that the program names, and may not use."""
         self.kinds.add(kind)
         self._tell(kind)
+
+    def _seen(self, kind: str) -> None:
+        self.used[kind] = None
+        self.name(kind)
+
+    def types_in_a_real_run(self, tensors: list[torch.Tensor]) -> tuple[str, ...]:
+        """Return the device types of the tensors of a call in a real run, with "meta" where they are only likely."""
+        return ("cpu",) if self.used and self.host.has_all(tensors) else (*self.used, "cpu", "meta")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -58,6 +80,7 @@ class DeclaredDevices(TorchFunctionMode):
             return func("cuda", *args) if args and type(args[0]) is int else func(*args, **named)
         if func in (torch.Tensor.cuda, torch.Tensor.xpu):
             self._seen(func.__name__)
+            self.host.discard(args[0])
             return args[0]
         if func is torch.Tensor.pin_memory:
             return args[0]
@@ -69,10 +92,24 @@ class DeclaredDevices(TorchFunctionMode):
             args = (args[0], "cuda", *args[2:])
         if self.kinds and is_distributed_attention(func, args, named):
             return attend(*args, **named)
-        args = tuple(self.map(value) for value in args)
-        if "device" in named:
-            named["device"] = self.map("cuda" if type(named["device"]) is int else named["device"])
-        return func(*args, **named)
+        mapped = tuple(self.map(value) for value in args)
+        device = named.get("device")
+        if device is not None:
+            named["device"] = self.map("cuda" if type(device) is int else device)
+        return self._noted(func(*mapped, **named), func, args, device)
+
+    def _noted(self, result: Any, func: Any, args: tuple[Any, ...], device: Any) -> Any:
+        """Return the result of a function, having noted whether it is on the cpu in a real run, too."""
+        if func in MAKERS:
+            if (device == "cpu" or (device is None and self.default_is_host)) and _is_called_by_program():
+                self.host.add(result)
+        elif func in _MOVES and self.used and (func is torch.Tensor.cpu or "cpu" in (device, *args[1:2])):
+            if _is_called_by_program() and not self.host.has_all((result,)):
+                result = result.clone() if result is args[0] else result  # as a real run copies it from the accelerator
+                self.host.add(result)
+        elif self.host and any(isinstance(each, torch.device) or on_cpu(each) is not each for each in (device, *args)):
+            self.host.discard(result)  # on the accelerator, or on the device of another tensor
+        return result
 
     def map(self, device: Any) -> Any:
         """Return `on_cpu(device)`, and call `seen` for an accelerator."""
@@ -191,6 +228,10 @@ def _is_asked_by_torch() -> bool:
     return f"{calling_module()}.".startswith("torch.")
 
 
+def _is_called_by_program() -> bool:
+    return is_program(sys._getframe(3).f_code.co_filename)  # past `_noted` and `__torch_function__`
+
+
 def _is_available(original: Callable[[], bool]) -> bool:
     return original() if _is_asked_by_torch() else True
 
@@ -212,7 +253,9 @@ def _patch_entrances(patches: Patches, devices: DeclaredDevices) -> None:
         return parse(*mapped, **{name: devices.map(value) for name, value in named.items()})
 
     def set_default_device(original: Callable[..., None], device: Any) -> None:
-        original(devices.map("cuda" if device == 0 else device))
+        chosen = "cuda" if device == 0 else device
+        devices.default_is_host = on_cpu(chosen) is chosen
+        original(devices.map(chosen))
 
     base = torch.Generator
 

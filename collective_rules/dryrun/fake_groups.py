@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -41,11 +42,12 @@ def patch_groups(patches: Patches, devices: DeclaredDevices, world_size: int, ra
         _must_match("world_size", "WORLD_SIZE", world_size, sizes[0])
         _must_match("rank", "RANK", rank, sizes[1])
         if (backend is not None and "cuda" in backend.lower()) or backend == "nccl":
-            devices.map("cuda")
+            devices.name("cuda")
         devices.map(named.get("device_id"))
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             original("fake", store=FakeStore(), rank=sizes[1], world_size=sizes[0])
         declared[dist.group.WORLD] = _main_name(backend)
+        _backend_configs()[dist.group.WORLD] = _config(backend)
 
     def new_group(
         original: Callable[..., Any],
@@ -65,6 +67,7 @@ def patch_groups(patches: Patches, devices: DeclaredDevices, world_size: int, ra
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             made = original(ranks, None, None, None, *args, **named)
         declared[made] = _main_name(backend) if backend else declared.get(world, "undefined")
+        _backend_configs()[made] = _config(backend) if backend else _backend_configs()[world]
         return made
 
     def split_group(
@@ -126,6 +129,25 @@ def _main_name(backend: str | None) -> str:
         return "nccl"
     pairs = dict(part.split(":", 1) for part in backend.lower().split(",") if ":" in part)
     return pairs.get("cuda") or next(iter(pairs.values()), backend.lower())
+
+
+def _config(backend: str | None) -> str:
+    """Return the backends of a group by device type, as torch writes them for the backend that a program names.
+
+    >>> _config("nccl"), _config("CPU:gloo,cuda:nccl"), _config(None)
+    ('cuda:nccl', 'cpu:gloo,cuda:nccl', 'cpu:gloo,cuda:nccl,xpu:xccl,mps:gloo')
+    """
+    if not backend:
+        defaults = dist.Backend.default_device_backend_map  # to which the fake backend has added itself
+        return ",".join(f"{device}:{name}" for device, name in defaults.items() if name != "fake")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a backend that is not registered here
+        return repr(distributed_c10d.BackendConfig(dist.Backend(backend)))
+
+
+def _backend_configs() -> dict[Any, str]:
+    """Return torch's own record of the backends of each group, by which a call is judged."""
+    return distributed_c10d._world.pg_backend_config
 
 
 def _with_real_tensors(original: Callable[..., Any], *args: Any, **named: Any) -> Any:

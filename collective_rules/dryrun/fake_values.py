@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from collective_rules.dryrun.devices import on_cpu
+from collective_rules.dryrun.host_tensors import HostTensors
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode.call_sites import is_program, place_text, source_line
 from collective_rules.mode.simulated import is_unknown, make_unknown
@@ -70,11 +71,13 @@ class _Local(threading.local):
 class FakeValues(FakeTensorMode):
     """A `FakeTensorMode` that keeps small integers real; unknown numbers read as `item`, or raise an error for None.
 
-    A truth value reads as if all unknown numbers were `item`: none is nan, all are finite.
+    A truth value reads as if all unknown numbers were `item`: none is nan, all are finite. What is made of `host`
+    tensors alone becomes one of them.
     """
 
-    def __init__(self, *, item: float | None = None, world_size: int = 1) -> None:
+    def __init__(self, *, item: float | None = None, world_size: int = 1, host: HostTensors | None = None) -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self._host = HostTensors() if host is None else host
         self._item = item
         self._small = max(_SMALL, _EACH * world_size)
         self._local = _Local()
@@ -83,6 +86,12 @@ class FakeValues(FakeTensorMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run `func` without values, or for real where all tensors are small ones of integers."""
+        result = self._run(func, types, args, kwargs)
+        if self._host:
+            self._host.follow((*args, *(kwargs or {}).values()), result)
+        return result
+
+    def _run(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Any:
         named: dict[str, Any] = dict(kwargs) if kwargs else {}
         if named.get("device") is not None:
             named["device"] = on_cpu(named["device"])

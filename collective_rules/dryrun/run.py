@@ -82,7 +82,6 @@ def dry_run(
             "a process group is initialised already: call torch.distributed.destroy_process_group() before a dry run"
         )
     importlib.import_module("torch._dynamo")  # reads torch's names when it is first imported: before they change
-    mode = DispatchMode(check=check, execute=False, backend=backend, keep=keep)
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_state())
         patches = Patches()
@@ -90,6 +89,9 @@ def dry_run(
         stack.callback(_destroy_groups)
         os.environ.update(torchrun_environment(world_size, rank, local))
         devices = DeclaredDevices(lambda kind: ledger.devices.setdefault("cpu", kind))
+        mode = DispatchMode(
+            check=check, execute=False, backend=backend, keep=keep, device_types=devices.types_in_a_real_run
+        )
         patch_groups(patches, devices, world_size, rank)
         patch_devices(patches, devices, local, rank % local)
         patch_training(patches, devices, rank % local)
@@ -97,7 +99,7 @@ def dry_run(
         if fake:
             log = logging.getLogger("torch._subclasses.fake_tensor")  # it has the traceback of an error that is raised
             stack.enter_context(mock.patch.object(log, "disabled", True))
-            stack.enter_context(FakeValues(item=item, world_size=world_size))
+            stack.enter_context(FakeValues(item=item, world_size=world_size, host=devices.host))
         stack.enter_context(devices)
         ledger = stack.enter_context(mode)
         if steps is not None:

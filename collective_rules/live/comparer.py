@@ -112,10 +112,10 @@ class RankComparer:
         elif session.stamp - before > TICK:
             session.post_last()  # for calls in quick succession the watchdog posts: a post for each call costs too much
 
-    def after(self, entry: Entry, backend: str | None, returned: Any) -> Any:
-        """Return what the op returned; for a message, a Work that waits no longer than the deadline."""
+    def after(self, entry: Entry, returned: Any) -> Any:
+        """Return what the op returned; for a message of gloo's, a Work that waits no longer than the deadline."""
         session, call = self._session, entry.facts.call
-        if session is None or backend != "gloo" or not isinstance(returned, torch.ScriptObject):
+        if session is None or entry.facts.backend != "gloo" or not isinstance(returned, torch.ScriptObject):
             return returned
         if not call.row.rule.point_to_point:
             return returned
@@ -218,11 +218,12 @@ class RankComparer:
         """Let gloo give up at the deadline, so that no rank hangs in a collective that another rank does not make."""
         try:
             process_group = _c10d._resolve_process_group(group.name)  # type: ignore[arg-type]  # a name is a str
-            backend: Any = process_group._get_backend(torch.device("cpu"))
-        except (RuntimeError, NotImplementedError, LookupError):
+        except (RuntimeError, LookupError):
             return
-        if isinstance(backend, dist.ProcessGroupGloo):
-            before, limit = backend.options._timeout, timedelta(seconds=self._deadline)
-            if before > limit:
-                backend._set_default_timeout(limit)
-                self._timeouts.append((backend, before))
+        for device in process_group._device_types:
+            backend: Any = process_group._get_backend(device)
+            if isinstance(backend, dist.ProcessGroupGloo):
+                before, limit = backend.options._timeout, timedelta(seconds=self._deadline)
+                if before > limit:  # once: the backend of two devices may be one object
+                    backend._set_default_timeout(limit)
+                    self._timeouts.append((backend, before))

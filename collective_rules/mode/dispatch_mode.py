@@ -24,18 +24,24 @@ from collective_rules.backends import BACKENDS
 from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
-from collective_rules.ledger import Entry, Ledger
+from collective_rules.ledger import CallFacts, Entry, Ledger
 from collective_rules.mode.call_sites import CallSites, is_waited_for, source_line
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
-from collective_rules.mode.reader import ArgumentReader, ArgumentReaders
+from collective_rules.mode.reader import ArgumentReader, ArgumentReaders, DeviceTypes
 from collective_rules.mode.simulated import Simulator
 from collective_rules.mode.threads import follow, unfollow
 
-__all__ = ["UNWAITED", "DispatchMode"]
+__all__ = ["NO_TABLE", "UNWAITED", "DispatchMode"]
 
 UNWAITED = "MODE2"
 """The id of the finding that a functional collective's result was never waited on."""
+
+NO_TABLE = "MODE3"
+"""The id of the finding that there is no table of a backend's limits."""
+
+_LIMITLESS = frozenset({"fake"})
+"""Backends that take every call: torch's fake one sends nothing."""
 
 _CHECKS = {False: "", True: "raise", "raise": "raise", "warn": "warn", "record": "record"}
 
@@ -53,6 +59,7 @@ class DispatchMode(TorchDispatchMode):
     """Sees each collective of a block: records it, checks it, and sends it or simulates it.
 
     `check`, `execute`, `backend` and `keep` are those of `RuleMode`. `observer` follows the calls, too.
+    `device_types` says where tensors are, in a run in which all of them are on the cpu.
 
     Raises `CallError` for an argument of another kind.
     """
@@ -65,6 +72,7 @@ class DispatchMode(TorchDispatchMode):
         backend: str | None = "auto",
         keep: int = 100_000,
         observer: Observer | None = None,
+        device_types: DeviceTypes | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         if not isinstance(check, (bool, str)) or check not in _CHECKS:
@@ -81,7 +89,8 @@ class DispatchMode(TorchDispatchMode):
         self._check = _CHECKS[check]
         self._execute = execute
         self._backend = backend
-        self._readers = ArgumentReaders()
+        self._readers = ArgumentReaders(device_types)
+        self._without_table: set[str] = set()
         self._defers = _Subclasses()
         self._simulator = Simulator()
         self._sites = CallSites(self._stepped)
@@ -186,7 +195,7 @@ class DispatchMode(TorchDispatchMode):
             if self._check:
                 self._postcheck(entry, reader.named(args, kwargs), returned)
             if self._observer is not None:
-                returned = self._observer.after(entry, backend, returned)
+                returned = self._observer.after(entry, returned)
         else:
             returned = self._simulator.run(entry.facts, reader.named(args, kwargs), entry.source)
             for outer in _outer_modes(self):
@@ -217,12 +226,28 @@ class DispatchMode(TorchDispatchMode):
     def _see(
         self, reader: ArgumentReader, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Entry, str | None]:
-        facts, resolved = reader.read(args, kwargs)
+        facts = reader.read(args, kwargs)
         module, phase = self._sites.now()
         asynchronous = not is_waited_for() if reader.caller_knows else reader.asynchronous(args, kwargs)
         at = time.perf_counter() - self._start
         entry = self.ledger.enter(facts, source_line(3), module, phase, at, asynchronous)
-        return entry, resolved.backend if self._backend == "auto" else self._backend
+        return entry, self._judge(facts) if self._backend == "auto" else self._backend
+
+    def _judge(self, facts: CallFacts) -> str | None:
+        """Return the backend by whose limits a call is judged: its own, if there is a table of that backend's limits.
+
+        Where there is none, note so once.
+        """
+        name = facts.backend
+        if name is None or name in BACKENDS:
+            return name
+        if self._check and name not in self._without_table and name not in _LIMITLESS:
+            self._without_table.add(name)
+            finding = _no_table(name, facts.call.group.rank)
+            self.ledger.findings.append(finding)
+            if self._check == "warn" or (self._check == "raise" and self._execute):  # else the ledger is what is read
+                warnings.warn(finding.message, stacklevel=2)
+        return None
 
     def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
         """Note findings; raise or warn as `check` says, and warn always with `warn`."""
@@ -276,6 +301,15 @@ def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:
     return [
         other for other in _get_current_dispatch_mode_stack() if isinstance(other, DispatchMode) and other is not mode
     ]
+
+
+def _no_table(backend: str, rank: int) -> Finding:
+    known = ", ".join(map(repr, BACKENDS))
+    message = (
+        f"the limits of {backend!r} are not known: only what every backend needs is checked   [{NO_TABLE}]\n"
+        f"There are tables for {known}; backend= names one that takes the same."
+    )
+    return Finding(NO_TABLE, WARNING, message, (rank,))
 
 
 def _unwaited(entry: Entry) -> Finding:

@@ -18,9 +18,9 @@ class Observer(Protocol):
         """Begin the block. `note` takes the findings that raise no error."""
 
     def before(self, entry: Entry, backend: str | None) -> None:
-        """See a call that is about to be sent by a `backend`."""
+        """See a call that is about to be sent, and is judged by the limits of `backend`."""
 
-    def after(self, entry: Entry, backend: str | None, returned: Any) -> Any:
+    def after(self, entry: Entry, returned: Any) -> Any:
         """See a call that was sent, and return the value that the program gets in place of `returned`."""
 
     def waited(self, entry: Entry) -> None:

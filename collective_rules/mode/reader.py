@@ -5,7 +5,7 @@ Calls that are alike (op, group, sizes, dtypes, strides, scalars, and which tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ from collective_rules.ledger import CallFacts
 from collective_rules.mode.group_arguments import GroupResolver, ResolvedGroup
 from collective_rules.ops import OPS, Row, lookup
 
-__all__ = ["ArgumentReader", "ArgumentReaders"]
+__all__ = ["ArgumentReader", "ArgumentReaders", "DeviceTypes"]
 
 _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
 _MOST_FACTS = 100_000
@@ -28,6 +28,9 @@ _SCALARS = frozenset({"bool", "int", "float", "str"})
 
 Sign = Callable[[Any, list[torch.Tensor]], Any]
 """Returns a hashable object for a value, equal for values that are equal to the rules; adds its tensors to the list."""
+
+DeviceTypes = Callable[[list[torch.Tensor]], tuple[str, ...]]
+"""Returns the device types that the tensors of a call would have in a real run; "meta" for a device not known."""
 
 Signature = tuple[Callable[[Any], Any], tuple[tuple[Any, Sign], ...]]
 """A function that picks the scalars, which are their own signature; and the key and `Sign` of every other argument."""
@@ -49,6 +52,7 @@ class ArgumentReader:
     _find_at: Callable[[Any], ResolvedGroup]
     _find_named: Callable[[Any], ResolvedGroup]
     _async_at: int
+    _device_types: DeviceTypes | None
     _signatures: dict[Any, Signature] = attrs.field(factory=dict)
     _facts: dict[Any, CallFacts] = attrs.field(factory=dict)
 
@@ -71,8 +75,8 @@ class ArgumentReader:
                     return bool(kwargs[name])
         return bool(self.row.returns)
 
-    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[CallFacts, ResolvedGroup]:
-        """Return the facts of the call with these arguments, and its group."""
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CallFacts:
+        """Return the facts of the call with these arguments."""
         if kwargs:
             # Keyed by name, in any order; else by position, without the defaults at the end.
             values: Any = self.named(args, kwargs)
@@ -89,15 +93,17 @@ class ArgumentReader:
             signature: Any = (resolved, shape, scalars(values), *[sign(values[key], tensors) for key, sign in others])
             if len(tensors) > 1:
                 signature = (*signature, _shared(tensors))
+            if self._device_types is not None:
+                signature = (*signature, self._device_types(tensors))
             facts = self._facts.get(signature)
         except (TypeError, AttributeError, RuntimeError):
             # A SymInt has no hash; sparse and nested tensors, and other objects, are not read.
-            return self._describe(resolved, self.named(args, kwargs)), resolved
+            return self._describe(resolved, self.named(args, kwargs))
         if facts is None:
             facts = self._describe(resolved, self.named(args, kwargs))
             if len(self._facts) < _MOST_FACTS:
                 self._facts[signature] = facts
-        return facts, resolved
+        return facts
 
     def _plan(self, shape: Any) -> Signature:
         """Return how to sign the arguments of these names, or the first `shape` arguments."""
@@ -116,13 +122,29 @@ class ArgumentReader:
 
     def _describe(self, resolved: ResolvedGroup, named: Mapping[str, Any]) -> CallFacts:
         arguments = {name: value for name, value in named.items() if not self.row.by_name[name].is_group}
-        return CallFacts.of(call(self.row.op, group=resolved.group, **arguments))
+        return CallFacts.of(call(self.row.op, group=resolved.group, **arguments), self._backend(resolved, arguments))
+
+    def _backend(self, resolved: ResolvedGroup, arguments: Mapping[str, Any]) -> str | None:
+        """Return the backend that carries the call out: by the devices of its tensors, and of a barrier's `device_ids`.
+
+        Its `device_ids` are those of an accelerator, also where a dry run has put its tensor on the cpu.
+        """
+        if arguments.get("device_ids") and resolved.accelerators:
+            return resolved.backend_of(resolved.accelerators)
+        tensors = list(_tensors(arguments.values()))
+        if self._device_types is not None:
+            return resolved.backend_of(self._device_types(tensors))
+        return resolved.backend_of(dict.fromkeys(tensor.device.type for tensor in tensors))
 
 
 class ArgumentReaders:
-    """Holds the reader of each op that was asked for; None for an op that is no collective."""
+    """Holds the reader of each op that was asked for; None for an op that is no collective.
 
-    def __init__(self) -> None:
+    `device_types` says on which devices tensors are, where the tensors do not say so themselves.
+    """
+
+    def __init__(self, device_types: DeviceTypes | None = None) -> None:
+        self._device_types = device_types
         self._groups = GroupResolver()
         self._made: dict[int, ArgumentReader | None] = {}
         self._ops: list[Any] = []
@@ -154,7 +176,16 @@ class ArgumentReaders:
             self._groups.reader(row, {name: place for place, name in enumerate(names)}),
             self._groups.reader(row, {name: name for name in names}),
             next((names.index(name) for name in _ASYNC if name in names), -1),
+            self._device_types,
         )
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _nothing(values: Any) -> None:
