@@ -132,59 +132,50 @@ def other_splits(rank: int, size: int) -> None:
     dist.all_to_all_single(ones(sum(counts)), ones(sum(sent)), counts, sent)
 
 
-def one_less(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank != 1:
+def after_a_call(culprit: int, act: Callable[[], Any]) -> Callable[[int, int], None]:
+    """Return a program in which one rank acts between two calls; it leaves the second out if `act` returns True."""
+
+    def program(rank: int, size: int) -> None:
         dist.all_reduce(ones(3))
+        if rank != culprit or not act():
+            dist.all_reduce(ones(3))
+
+    return program
 
 
-def root_leaves(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank != 0:
-        dist.all_reduce(ones(3))
-
-
-def stops(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
+def stop() -> None:
     time.sleep(0.3)
-    if rank == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    dist.all_reduce(ones(3))
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def root_stops(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    dist.all_reduce(ones(3))
+def fail() -> None:
+    raise KeyError("no such batch")
 
 
-def ends(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank == 1:
-        os._exit(3)
-    dist.all_reduce(ones(3))
+one_less, root_leaves = (after_a_call(rank, lambda: True) for rank in (1, 0))
+stops, root_stops = (after_a_call(rank, stop) for rank in (1, 0))
+ends, root_ends = (after_a_call(rank, lambda: os._exit(3)) for rank in (1, 0))
+raises = after_a_call(1, fail)
+dawdles = after_a_call(1, lambda: time.sleep(6))
 
 
-def root_ends(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank == 0:
-        os._exit(3)
-    dist.all_reduce(ones(3))
+def message(
+    sizes: tuple[int, int] = (3, 3), tags: tuple[int, int] = (0, 0), *, waits: bool = True
+) -> Callable[[int, int], None]:
+    """Return a program in which rank 0 sends to rank 1, each with its own size and tag."""
+    send, receive = (dist.send, dist.recv) if waits else (dist.isend, dist.irecv)
+
+    def program(rank: int, size: int) -> None:
+        if rank < 2:
+            work = (send, receive)[rank](ones(sizes[rank]), 1 - rank, tag=tags[rank])
+            if not waits:
+                work.wait()
+
+    return program
 
 
-def raises(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank == 1:
-        raise KeyError("no such batch")
-    dist.all_reduce(ones(3))
-
-
-def dawdles(rank: int, size: int) -> None:
-    dist.all_reduce(ones(3))
-    if rank == 1:
-        time.sleep(6)
-    dist.all_reduce(ones(3))
+message_size, async_message_size = (message(sizes=(3, 4), waits=waits) for waits in (True, False))
+message_tag, async_message_tag = (message(tags=(1, 2), waits=waits) for waits in (True, False))
 
 
 @with_groups(2)
@@ -211,37 +202,9 @@ def functional_size(rank: int, size: int) -> None:
     funcol.all_reduce(ones(3 if rank else 4), "sum", dist.group.WORLD).sum()
 
 
-def message_size(rank: int, size: int) -> None:
-    if rank == 0:
-        dist.send(ones(3), 1)
-    elif rank == 1:
-        dist.recv(ones(4), 0)
-
-
-def message_tag(rank: int, size: int) -> None:
-    if rank == 0:
-        dist.send(ones(3), 1, tag=1)
-    elif rank == 1:
-        dist.recv(ones(3), 0, tag=2)
-
-
 def message_to_nobody(rank: int, size: int) -> None:
     if rank == 0:
         dist.send(ones(3), 1)
-
-
-def async_message_tag(rank: int, size: int) -> None:
-    if rank == 0:
-        dist.isend(ones(3), 1, tag=1).wait()
-    elif rank == 1:
-        dist.irecv(ones(3), 0, tag=2).wait()
-
-
-def async_message_size(rank: int, size: int) -> None:
-    if rank == 0:
-        dist.isend(ones(3), 1).wait()
-    elif rank == 1:
-        dist.irecv(ones(4), 0).wait()
 
 
 def any_source(rank: int, size: int) -> None:

@@ -18,6 +18,7 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
 from collective_rules.ledger import Entry
+from collective_rules.live import keys
 from collective_rules.live.rendezvous import Rendezvous
 from collective_rules.live.running_hash import RunningHash
 from collective_rules.live.session import Session
@@ -172,10 +173,10 @@ class RankComparer:
             self._watchdog.stop()
         self._session = self._rendezvous = self._watchdog = None
         try:
-            keys = [f"{running.key}/any/{rank}" for running in self._guarded() for rank in range(running.group.size)]
+            receives = [keys.any_source(each.key, rank) for each in self._guarded() for rank in range(each.group.size)]
             serves = session.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
             if not session.lost:
-                say_goodbye(session, keys, serves=serves)
+                say_goodbye(session, receives, serves=serves)
         except LostStoreError:
             pass  # the store's process has left: there is nobody to tell, and nothing to delete
         self._hashes = {}

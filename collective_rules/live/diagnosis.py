@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from types import FrameType
@@ -21,9 +20,11 @@ from collective_rules.agree import agree
 from collective_rules.agreement.unify import odd_ones
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
+from collective_rules.live import keys, timed_work
 from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
 from collective_rules.live.session import MISSING, Meeting, Session
 from collective_rules.messages import ranks_text, worst_first
+from collective_rules.mode.call_sites import is_program, place_text
 
 __all__ = [
     "RankState",
@@ -41,11 +42,8 @@ __all__ = [
 ]
 
 _LAST, _SHOWN = 2_000, 5
-_OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-_TORCH = os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "")
-_DISTRIBUTED = os.path.join(_TORCH, "distributed", "")
-_WORKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "timed_work.py")
-_LIBRARY = (_OWN, _TORCH, os.path.abspath(threading.__file__), "<frozen")
+_AT_WORK = (os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "distributed", ""), timed_work.__file__)
+"""The files whose functions are at work while a thread is in a collective."""
 
 
 @attrs.frozen
@@ -65,8 +63,8 @@ class RankState:
 
 def answer(session: Session) -> bytes:
     """Return this rank's answer to `ask`."""
-    meetings = [waiting.meeting for waiting in [*session.waits.values()]]
-    waits = next(((each.key, each.text, [*each.members.items()]) for each in meetings), None)
+    meeting = next((waiting.meeting for waiting in [*session.waits.values()]), None)
+    waits = meeting and (meeting.key, meeting.text, [*meeting.members.items()])
     tail = last_calls(session, _LAST)
     whole = len(tail) < _LAST and len(session.tail) == len(tail)
     head = {"does": _doing_now(session), "waits": waits, "whole": whole}
@@ -96,12 +94,12 @@ def ask(session: Session) -> dict[int, RankState]:
     store, states = session.store, {session.rank: _read(session, session.rank, answer(session))}
     others = [rank for rank in session.ranks if rank != session.rank]
     for rank in others:
-        store.delete(f"answer/{rank}")
-        store.set(f"wake/{rank}", b"ask")
+        store.delete(keys.of_rank(keys.ANSWER, rank))
+        store.set(keys.of_rank(keys.WAKE, rank), b"ask")
     until = time.monotonic() + session.patience
     while len(states) < len(session.ranks) and time.monotonic() < until:
         for rank in others:
-            text = None if rank in states else store.find(f"answer/{rank}")
+            text = None if rank in states else store.find(keys.of_rank(keys.ANSWER, rank))
             if text is not None:
                 states[rank] = _read(session, rank, text)
         time.sleep(0.01)
@@ -111,19 +109,19 @@ def ask(session: Session) -> dict[int, RankState]:
 def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
     data = json.loads(head)
-    waits = data["waits"] and (data["waits"][0], data["waits"][1], dict(data["waits"][2]))
+    waits = data["waits"] and (*data["waits"][:2], dict(data["waits"][2]))
     return RankState(rank, data["does"], waits, data["whole"], tuple(unpack_tail(tail, session.decoder)))
 
 
 def departed(session: Session) -> dict[int, str]:
     """Return the ranks that have left the block, each with the way in which it left."""
-    text = session.store.find("left") or b""
+    text = session.store.find(keys.LEFT) or b""
     return {left["rank"]: left["how"] for left in map(json.loads, text.splitlines())}
 
 
 def missing_of(session: Session, key: str, members: Mapping[int, int]) -> tuple[int, ...]:
     """Return the global ranks that have not come to the meeting at `key`; none where the meeting is over."""
-    text = session.store.find(key + "p")
+    text = session.store.find(keys.posts(key))
     if text is None:
         return ()
     here = {members[arrival.rank] for arrival in Arrival.unpack(text)}
@@ -206,7 +204,7 @@ def _doing(session: Session, rank: int, left: Mapping[int, str], states: Mapping
     if rank in left:
         return left[rank]
     if state is None:
-        last = session.store.find(f"last/{rank}")
+        last = session.store.find(keys.of_rank(keys.LAST, rank))
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
@@ -220,14 +218,10 @@ def in_order(states: Iterable[RankState], only: str = "", stop: int | None = Non
     group of that name is compared, and with `stop`, its first so many collectives.
     """
     states = list(states)
-    starts: dict[Any, int] = {}
-    for state in states:
-        if not state.whole:
-            for call in reversed(state.calls):
-                starts[_group(call), state.rank] = call.index or 0
     firsts: dict[Any, int] = {}
-    for (group, _), start in starts.items():
-        firsts[group] = max(firsts.get(group, 0), start)
+    for state in states:
+        starts = {} if state.whole else {_group(call): call.index or 0 for call in reversed(state.calls)}
+        firsts |= {group: max(firsts.get(group, 0), start) for group, start in starts.items()}
     whole = all(state.whole for state in states)
     calls = [
         call
@@ -282,13 +276,13 @@ def is_in_collective(thread: int) -> bool:
 
 
 def _line_of(thread: int) -> tuple[str, bool]:
-    """Return the innermost line of a thread outside of libraries, and whether torch.distributed lies further in."""
+    """Return the innermost line of a thread in the program itself, and whether torch.distributed lies further in."""
     frame: FrameType | None = sys._current_frames().get(thread)
     inside = False
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_LIBRARY):
-            return f"{file.removeprefix(os.getcwd() + os.sep)}:{frame.f_lineno}", inside
-        inside = inside or file.startswith((_DISTRIBUTED, _WORKS))
+        if is_program(file):
+            return place_text(file, frame.f_lineno), inside
+        inside = inside or file.startswith(_AT_WORK)
         frame = frame.f_back
     return "", inside

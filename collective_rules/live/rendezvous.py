@@ -20,21 +20,17 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ledger import Entry
+from collective_rules.live import keys
 from collective_rules.live.protocol import Arrival, EncodedCall, encode, pack_findings, unpack_findings
 from collective_rules.live.session import Meeting, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
 
-__all__ = ["Rendezvous", "any_source"]
+__all__ = ["Rendezvous"]
 
 _MOST_ALIKE, _MOST_OPEN = 4096, 4096
 _SMALL = 32
 """In larger groups a rank that waits does not read the others' calls: each call would be read W times."""
-
-
-def any_source(where: str, rank: int) -> str:
-    """Return the key that says that a rank of the group `where` receives from any source."""
-    return f"{where}/any/{rank}"
 
 
 class Rendezvous:
@@ -80,7 +76,7 @@ class Rendezvous:
         if peer is None:
             # Only the run tells whose send this takes: from now on, sends to this rank are not compared.
             self._any_source.add((where, group.rank))
-            self._session.store.set(any_source(where, group.rank), b"any")
+            self._session.store.set(keys.any_source(where, group.rank), b"any")
             return
         if not 0 <= peer < group.size or peer == group.rank:
             return
@@ -102,7 +98,7 @@ class Rendezvous:
         return self._members[id(group)][1]
 
     def _is_open_to_all(self, where: str, rank: int) -> bool:
-        if (where, rank) not in self._any_source and self._session.store.find(any_source(where, rank)) is not None:
+        if (where, rank) not in self._any_source and self._session.store.find(keys.any_source(where, rank)) is not None:
             self._any_source.add((where, rank))
         return (where, rank) in self._any_source
 
@@ -118,7 +114,7 @@ class Rendezvous:
     ) -> None:
         session, store, blocking = self._session, self._session.store, not entry.asynchronous
         session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
-        come = store.add(key + "n", 1) if len(everyone) > _SMALL else 0
+        come = store.add(keys.come(key), 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):
             posts = self._posts(key)
             findings = self._compare(posts, call.group, index, backend)
@@ -128,12 +124,12 @@ class Rendezvous:
                 session.refuse()
             session.mention(findings)
             if len(posts) == len(everyone):
-                store.set(key + "v", pack_findings(findings).encode() if findings else b"")
+                store.set(keys.verdict(key), pack_findings(findings).encode() if findings else b"")
                 session.finished.append(key)
                 session.posted.pop(key, None)
                 return
         sends = call.row.rule.direction == "send"
-        to_any = any_source(key.partition("/")[0], call.attribute("peer")) if sends else ""
+        to_any = keys.any_source(key.partition("/")[0], call.attribute("peer")) if sends else ""
         meeting = Meeting(key, everyone, call, index, call_text(call, encoded.text, index, entry.source), to_any)
         if blocking:
             self._wait(meeting)
@@ -143,7 +139,7 @@ class Rendezvous:
             self._open.popitem(last=False)
 
     def _posts(self, key: str) -> list[Arrival]:
-        return sorted(Arrival.unpack(self._session.store.find(key + "p") or b""), key=lambda post: post.rank)
+        return sorted(Arrival.unpack(self._session.store.find(keys.posts(key)) or b""), key=lambda post: post.rank)
 
     def _more_posts(self, key: str, size: int) -> list[Arrival]:
         """Give other ranks a moment to come: among more ranks, the finding can name the minority."""

@@ -15,6 +15,7 @@ from collective_rules.call import Call
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ledger import Entry
+from collective_rules.live import keys
 from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findings, unpack_findings
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.spec import Group
@@ -27,6 +28,8 @@ LOST = "LIVE2"
 """The id of the finding that the store is gone."""
 
 _MOST_NOTED, _MOST_POSTED = 1000, 4096
+_RELEASED = b"!"
+"""The verdict that ends the waits of a rank that has an error to raise."""
 
 
 @attrs.frozen(eq=False)
@@ -96,10 +99,10 @@ class Session:
 
     def publish(self, findings: Iterable[Finding]) -> DisagreementError:
         """Let every rank raise an error of `findings`, and return it; if another rank was first, return its error."""
-        first = self.store.claim("error", pack_findings(findings).encode())
+        first = self.store.claim(keys.ERROR, pack_findings(findings).encode())
         for rank in self.ranks:
             if rank != self.rank:
-                self.store.set(f"wake/{rank}", b"error")
+                self.store.set(keys.of_rank(keys.WAKE, rank), b"error")
         return self.learn(first)
 
     def learn(self, text: bytes) -> DisagreementError:
@@ -114,12 +117,12 @@ class Session:
         self.posted[key] = None
         if len(self.posted) > _MOST_POSTED:
             self.posted.pop(next(iter(self.posted)), None)
-        self.store.append(key + "p", text)
+        self.store.append(keys.posts(key), text)
 
     def release(self) -> None:
         """Wake this rank's threads that wait: they have to look for an error."""
         for waiting in [*self.waits.values()]:
-            self.store.set(waiting.meeting.key + "v", b"!")
+            self.store.set(keys.verdict(waiting.meeting.key), _RELEASED)
 
     def refuse(self) -> None:
         """Raise the published error, if there is one."""
@@ -160,9 +163,9 @@ class Session:
 
     def await_verdict(self, key: str) -> bytes:
         """Wait for the verdict of a meeting, and return it; raise an error that was published meanwhile."""
-        verdict = b"!" if self.error is not None else self.store.get(key + "v")
-        if verdict == b"!":
-            text = self.store.find("error")
+        verdict = _RELEASED if self.error is not None else self.store.get(keys.verdict(key))
+        if verdict == _RELEASED:
+            text = self.store.find(keys.ERROR)
             if text is not None:
                 self.learn(text)
             self.refuse()
@@ -180,15 +183,16 @@ class Session:
 
     def enter(self) -> None:
         """Tell the others that this rank enters the block, before it has a connection of its own."""
-        self.store.announce(f"here/{self.rank}", "here")
+        self.store.announce(keys.of_rank(keys.HERE, self.rank), "here")
 
     def is_connecting(self, rank: int) -> bool:
         """Return whether a rank enters the block, and has no connection of its own yet."""
-        return self.store.find(f"here/{rank}") is not None and self.store.find(f"last/{rank}") is None
+        here, last = (self.store.find(keys.of_rank(key, rank)) for key in (keys.HERE, keys.LAST))
+        return here is not None and last is None
 
     def post_last(self) -> None:
         """Tell the others this rank's last call, for when it cannot answer."""
-        self.store.set(f"last/{self.rank}", self.last().encode())
+        self.store.set(keys.of_rank(keys.LAST, self.rank), self.last().encode())
 
     def last(self) -> str:
         """Return a text that names this rank's last call."""

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from collective_rules.errors import CollectiveRulesError, DisagreementError
 from collective_rules.finding import ERROR, Finding
+from collective_rules.live import keys
 from collective_rules.live.diagnosis import RankState, in_order, last_calls
 from collective_rules.live.protocol import Arrival, pack_findings, pack_tail, unpack_findings, unpack_tail
 from collective_rules.live.running_hash import RunningHash, differing
@@ -30,11 +31,11 @@ def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: Base
     if error is not None:
         text = str(error).partition("\n")[0][:200]
         how = f"left the block by {type(error).__name__}: {text}; its last call: {session.last()}"
-    session.store.append("left", json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
+    session.store.append(keys.LEFT, json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
     if error is not None:
         _post_tail(session)
     totals = json.dumps([running.data() for running in hashes]).encode()
-    session.store.append("exit/p", Arrival(_place(session), True, "", totals).pack())
+    session.store.append(keys.posts(keys.EXIT), Arrival(_place(session), True, "", totals).pack())
 
 
 def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
@@ -43,28 +44,28 @@ def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
     Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where hashes differ.
     """
     store, everyone = session.store, dict(enumerate(session.ranks))
-    arrivals = list(Arrival.unpack(store.get("exit/p")))
+    arrivals = list(Arrival.unpack(store.get(keys.posts(keys.EXIT))))
     if len(arrivals) == len(session.ranks):
         totals = {session.ranks[arrival.rank]: json.loads(arrival.record) for arrival in arrivals}
         varies = any(running[-1] for hashes in totals.values() for running in hashes)
         verdict = b"more" if whole or varies or any(differing(totals)) else b"alike"
-        store.set("exit/v", verdict)
+        store.set(keys.verdict(keys.EXIT), verdict)
     else:
-        with session.waiting(Meeting("exit/", everyone)):
-            verdict = session.await_verdict("exit/")
+        with session.waiting(Meeting(keys.EXIT, everyone)):
+            verdict = session.await_verdict(keys.EXIT)
     session.refuse()
     if verdict != b"more":
         return ()
     _post_tail(session)
-    if len(list(Arrival.unpack(store.get("tails/p")))) == len(session.ranks):
+    if len(list(Arrival.unpack(store.get(keys.posts(keys.TAILS))))) == len(session.ranks):
         findings = _compare_tails(session)
         if any(finding.severity == ERROR for finding in findings):
             session.publish(findings)
             session.refuse()
-        store.set("tails/v", pack_findings(findings).encode())
+        store.set(keys.verdict(keys.TAILS), pack_findings(findings).encode())
         return findings
-    with session.waiting(Meeting("tails/", everyone), _COMPARING):
-        return unpack_findings(session.await_verdict("tails/").decode())
+    with session.waiting(Meeting(keys.TAILS, everyone), _COMPARING):
+        return unpack_findings(session.await_verdict(keys.TAILS).decode())
 
 
 def _place(session: Session) -> int:
@@ -74,14 +75,14 @@ def _place(session: Session) -> int:
 def _post_tail(session: Session) -> None:
     tail = last_calls(session, _LAST)
     whole = b"1" if len(tail) == len(session.tail) < _LAST else b"0"
-    session.store.set(f"tail/{session.rank}", whole + pack_tail(tail, session.encoder))
-    session.store.append("tails/p", Arrival(_place(session), True, "", b"").pack())
+    session.store.set(keys.of_rank(keys.TAIL, session.rank), whole + pack_tail(tail, session.encoder))
+    session.store.append(keys.posts(keys.TAILS), Arrival(_place(session), True, "", b"").pack())
 
 
 def _compare_tails(session: Session) -> tuple[Finding, ...]:
     states = []
     for rank in session.ranks:
-        text = session.store.get(f"tail/{rank}")
+        text = session.store.get(keys.of_rank(keys.TAIL, rank))
         calls = tuple(unpack_tail(text[1:], session.decoder))
         states.append(RankState(rank, "", None, text[:1] == b"1", calls))
     return in_order(states)
@@ -99,35 +100,32 @@ def explain(session: Session, error: BaseException) -> DisagreementError | None:
     if not is_failure(error):
         return None
     session.failure = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])[:200]
-    published = session.store.find("error")
+    published = session.store.find(keys.ERROR)
     if published is not None:
         session.learn(published)
     if session.error is None:
-        session.store.delete("calm")
+        session.store.delete(keys.CALM)
         if leads(session):
             return hang(session)
         until = time.monotonic() + 2 * session.patience + 1
-        while session.error is None and time.monotonic() < until and session.store.find("calm") is None:
+        while session.error is None and time.monotonic() < until and session.store.find(keys.CALM) is None:
             time.sleep(0.02)
     return session.error
 
 
-def say_goodbye(session: Session, keys: Iterable[str], *, serves: bool) -> None:
-    """Delete the keys that are left in the store, on the last rank to leave.
+def say_goodbye(session: Session, receives: Iterable[str], *, serves: bool) -> None:
+    """Delete the keys that are left in the store, and `receives`, on the last rank to leave.
 
     The rank that serves the store waits a moment, so that the others leave first.
     """
     store = session.store
     if session.error is not None and session.posted:
-        store.append("rest", "\n".join([*session.posted, ""]).encode())
-    if store.add("gone", 1) == len(session.ranks):
-        rest = dict.fromkeys((store.find("rest") or b"").decode().split())
-        meetings = [key + part for key in rest for part in "pnv"]
-        per_rank = [f"{kind}/{rank}" for kind in ("answer", "here", "last", "tail", "wake") for rank in session.ranks]
-        fixed = ("calm", "error", "exit/p", "exit/v", "gone", "lead", "left", "rest", "tails/p", "tails/v")
-        for key in (*fixed, *per_rank, *keys, *meetings):
+        store.append(keys.REST, "\n".join([*session.posted, ""]).encode())
+    if store.add(keys.GONE, 1) == len(session.ranks):
+        rest = dict.fromkeys((store.find(keys.REST) or b"").decode().split())
+        for key in (*keys.left_over(session.ranks, rest), *receives):
             store.delete(key)
         return
     until = time.monotonic() + session.patience / (1 if session.error is None else 4)
-    while serves and time.monotonic() < until and store.find("gone") is not None:
+    while serves and time.monotonic() < until and store.find(keys.GONE) is not None:
         time.sleep(0.002)

@@ -9,6 +9,7 @@ import time
 
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR
+from collective_rules.live import keys
 from collective_rules.live.diagnosis import (
     answer,
     ask,
@@ -71,13 +72,14 @@ class Watchdog:
     def _once(self) -> None:
         session = self._session
         store = session.store
-        woken = store.find(f"wake/{session.rank}")
+        wake = keys.of_rank(keys.WAKE, session.rank)
+        woken = store.find(wake)
         if woken is not None:
-            store.delete(f"wake/{session.rank}")
+            store.delete(wake)
             if woken == b"ask":
-                store.set(f"answer/{session.rank}", answer(session))
+                store.set(keys.of_rank(keys.ANSWER, session.rank), answer(session))
         if session.error is None:
-            text = store.find("error") if woken is not None else None
+            text = store.find(keys.ERROR) if woken is not None else None
             if text is not None:
                 session.learn(text)
         if session.error is not None:
@@ -87,7 +89,7 @@ class Watchdog:
         last = session.last()
         if last != self._posted:
             self._posted = last
-            store.set(f"last/{session.rank}", last.encode())
+            session.post_last()
         self._compare_windows()
         for waiting in [*session.waits.values()]:
             self._look(waiting)
@@ -97,9 +99,8 @@ class Watchdog:
         """Delete from the store the meetings that are over, but for the last `keep`."""
         session = self._session
         while len(session.finished) > keep:
-            key = session.finished.popleft()
-            for part in "pnv":
-                session.store.delete(key + part)
+            for key in keys.of_meeting(session.finished.popleft()):
+                session.store.delete(key)
 
     def _compare_windows(self) -> None:
         """Post this rank's running hashes; compare those of all ranks where this rank is the last to post."""
@@ -108,10 +109,12 @@ class Watchdog:
             key, group, number, count = session.windows.popleft()
             ranks = group.ranks or tuple(range(group.size))
             session.post(key, Arrival(group.rank, False, "", b"%x" % number).pack())
-            arrivals = list(Arrival.unpack(session.store.find(key + "p") or b""))  # deleted, where another was faster
+            arrivals = list(
+                Arrival.unpack(session.store.find(keys.posts(key)) or b"")
+            )  # deleted, where another was faster
             if len(arrivals) < len(ranks):
                 continue
-            session.store.delete(key + "p")
+            session.store.delete(keys.posts(key))
             session.posted.pop(key, None)
             if len({arrival.record for arrival in arrivals}) > 1 and leads(session):
                 states = [state for rank, state in ask(session).items() if rank in ranks]
@@ -120,39 +123,47 @@ class Watchdog:
                     session.publish(findings)
                 else:
                     session.mention(findings)
-                    session.store.delete("lead")
+                    session.store.delete(keys.LEAD)
 
     def _look(self, waiting: Waiting) -> None:
         """Find the ranks that keep this rank waiting: at the deadline, or as soon as they are known not to come."""
-        session, meeting, now = self._session, waiting.meeting, time.monotonic()
-        if now - waiting.since < self._tick:
+        session, meeting = self._session, waiting.meeting
+        if time.monotonic() - waiting.since < self._tick:
             return
         left = departed(session)  # before the arrivals: a rank that has left has arrived earlier
         missing = missing_of(session, meeting.key, meeting.members)
         if not missing:
-            if session.store.find(meeting.key + "p") is None:  # deleted: it was over before this rank asked
-                session.store.set(meeting.key + "v", b"")
-            return
-        if meeting.to_any and session.store.find(meeting.to_any) is not None:
+            if session.store.find(keys.posts(meeting.key)) is None:  # deleted: it was over before this rank asked
+                session.store.set(keys.verdict(meeting.key), b"")
+        elif meeting.to_any and session.store.find(meeting.to_any) is not None:
             session.finished.append(meeting.key)
-            session.store.set(meeting.key + "v", b"")  # only the run tells whose send the receiver takes
-            return
-        gone = not left.keys().isdisjoint(missing)
-        late = now - waiting.due
+            session.store.set(keys.verdict(meeting.key), b"")  # only the run tells whose send the receiver takes
+        else:
+            gone = not left.keys().isdisjoint(missing)
+            if self._has_to_ask(waiting, missing, gone=gone):
+                self._find_out(waiting, gone=gone)
+
+    def _has_to_ask(self, waiting: Waiting, missing: tuple[int, ...], *, gone: bool) -> bool:
+        """Return whether it is time to ask the others, and this rank leads. `gone`: a missing rank has left."""
+        session, late = self._session, time.monotonic() - waiting.due
         if late < _CONNECTING and any(session.is_connecting(rank) for rank in missing):
-            return
+            return False
         if not gone and late < -session.patience:
-            return
-        if not leads(session) and late < session.patience + 1:
-            return  # another rank asks
+            return False
+        return leads(session) or late >= session.patience + 1  # a leader that is stopped asks nobody
+
+    def _find_out(self, waiting: Waiting, *, gone: bool) -> None:
+        """Ask all ranks what they do; at the deadline, or at once if a rank is `gone`, publish who does not come."""
+        session = self._session
         states = ask(session)
         while not gone and time.monotonic() < waiting.due and not self._ended.wait(self._tick):
             pass
-        findings = not_come(session, meeting, states) if waiting in session.waits.values() else ()
+        still = waiting in session.waits.values()
+        findings = not_come(session, waiting.meeting, states) if still else ()
         if findings:
             session.publish(findings)
         else:
-            session.store.delete("lead")
+            session.store.delete(keys.LEAD)
 
     def _look_inside(self) -> None:
         """Find out why this rank does not come out of a collective that it has sent."""
@@ -167,7 +178,7 @@ class Watchdog:
 def leads(session: Session) -> bool:
     """Return whether this rank is the one that asks the others."""
     mine = str(session.rank).encode()
-    return session.store.claim("lead", mine) == mine
+    return session.store.claim(keys.LEAD, mine) == mine
 
 
 def hang(session: Session) -> DisagreementError | None:
@@ -184,6 +195,6 @@ def hang(session: Session) -> DisagreementError | None:
     print("\n".join([*lines, tails(states)]), file=sys.stderr, flush=True)
     if findings:
         return session.publish(findings)
-    session.store.set("calm", b"")
-    session.store.delete("lead")
+    session.store.set(keys.CALM, b"")
+    session.store.delete(keys.LEAD)
     return None

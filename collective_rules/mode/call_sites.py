@@ -46,15 +46,10 @@ class _Lines(dict[str, dict[int, str] | None]):
     """File → line number → text ("train.py:88") of the lines that were met; None for a file of a library."""
 
     def __missing__(self, file: str) -> dict[int, str] | None:
-        lines = self[file] = {} if _is_program(file) else None
+        standard = file.startswith(_PYTHON) and not any(folder in file for folder in _INSTALLED)
+        library = standard or file.startswith(_LIBRARY)
+        lines = self[file] = None if library and not file.startswith(_EXAMPLES) else {}
         return lines
-
-
-def _is_program(file: str) -> bool:
-    if file.startswith(_EXAMPLES):
-        return True
-    standard = file.startswith(_PYTHON) and not any(folder in file for folder in _INSTALLED)
-    return not standard and not file.startswith(_LIBRARY)
 
 
 _lines = _Lines()
@@ -185,7 +180,7 @@ class CallSites:
         """Note that autograd nodes made from now on belong to `path`."""
         if threading.get_ident() != self._thread or not torch.is_grad_enabled():
             return
-        if torch._C._current_graph_task_id() != -1:
+        if _graph_task() != -1:
             return  # recomputed in the backward pass: there the stack tells the module
         number = torch._C._autograd._get_sequence_nr()
         if self._numbers and self._numbers[-1] >= number:

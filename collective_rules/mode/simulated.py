@@ -72,11 +72,11 @@ class _Operands:
         return self.call.group.rank
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        """Return the reduction of W tensors that equal `tensor`."""
         return _reduce(self.call, tensor)
 
 
 def _reduce(call: Call, tensor: Tensor) -> Tensor:
+    """Return the reduction of W tensors that equal `tensor`."""
     name, size = call.attribute("reduce_op") or "sum", call.group.size
     if name == "sum":
         return tensor if tensor.dtype is torch.bool else tensor * size
@@ -173,11 +173,7 @@ class Simulator:
                 }
                 for side in (spelling.statement.reads, spelling.statement.writes)
             )
-            if fill is not None:
-                fill(_Operands(call, spelling.form.name, reads, writes))
-                continue
-            for tensor in _tensors(list(writes.values())):
-                tensor.zero_()
+            fill(_Operands(call, spelling.form.name, reads, writes))
 
 
 def _pick(value: Any, index: Sequence[str], element: int) -> Any:
@@ -225,20 +221,15 @@ def _all_reduce(operands: _Operands) -> None:
         _fit(target, operands.reduce(operands.reads["input"]))
 
 
-def _copies_in_list(operands: _Operands) -> None:
-    for target in operands.writes.get("outputs") or ():
+def _copies(operands: _Operands) -> None:
+    for target in _tensors([*operands.writes.values()]):
         _fit(target, operands.reads["input"])
 
 
-def _copies_in_one(operands: _Operands) -> None:
-    for target in _tensors([operands.writes.get("output")]):
-        _fit(target, operands.reads["input"])
-
-
-def _own_of_list(operands: _Operands) -> None:
-    inputs = operands.reads.get("inputs")
-    if inputs:
-        _fit(operands.writes["output"], inputs[operands.rank])
+def _own(operands: _Operands) -> None:
+    inputs = operands.reads.get("inputs") or ()
+    for target in _tensors([*operands.writes.values()]) if inputs else ():
+        _fit(target, inputs[operands.rank])
 
 
 def _own_reduced(operands: _Operands) -> None:
@@ -252,11 +243,6 @@ def _own_piece_reduced(operands: _Operands) -> None:
     else:
         source = source.reshape(-1)[operands.rank * target.numel() : (operands.rank + 1) * target.numel()]
     _fit(target, operands.reduce(source))
-
-
-def _own_to_all(operands: _Operands) -> None:
-    for target in operands.writes["outputs"]:
-        _fit(target, operands.reads["inputs"][operands.rank])
 
 
 def _own_rows_to_all(operands: _Operands) -> None:
@@ -289,15 +275,15 @@ def _nothing(operands: _Operands) -> None:
 FILLERS: Mapping[str, tuple[Callable[[_Operands], None], tuple[str, ...]]] = {
     "all_reduce": (_all_reduce, ("even", "copied")),
     "reduce": (_all_reduce, ("even",)),
-    "broadcast": (_copies_in_one, ("even",)),
-    "all_gather": (_copies_in_list, ("even", "uneven")),
-    "all_gather_into_tensor": (_copies_in_one, ("concatenated", "stacked", "scalar", "row")),
-    "gather": (_copies_in_list, ("even",)),
-    "gather_into_tensor": (_copies_in_one, ("concatenated", "stacked")),
-    "scatter": (_own_of_list, ("even",)),
+    "broadcast": (_copies, ("even",)),
+    "all_gather": (_copies, ("even", "uneven")),
+    "all_gather_into_tensor": (_copies, ("concatenated", "stacked", "scalar", "row")),
+    "gather": (_copies, ("even",)),
+    "gather_into_tensor": (_copies, ("concatenated", "stacked")),
+    "scatter": (_own, ("even",)),
     "reduce_scatter": (_own_reduced, ("even", "uneven")),
     "reduce_scatter_tensor": (_own_piece_reduced, ("concatenated", "stacked", "last_dim")),
-    "all_to_all": (_own_to_all, ("even", "uneven")),
+    "all_to_all": (_own, ("even", "uneven")),
     "all_to_all_single": (_own_rows_to_all, ("split", "flat")),
     "shard_dim_alltoall": (_swapped_dims, ("even",)),
     "barrier": (_nothing, ("even",)),
@@ -305,11 +291,14 @@ FILLERS: Mapping[str, tuple[Callable[[_Operands], None], tuple[str, ...]]] = {
 """Rule → the function that fills what a call writes, and the forms that this function knows."""
 
 
-def _filler(rule: str, form: str) -> Callable[[_Operands], None] | None:
-    """Return the function that fills what a call of `rule` writes; None where zeros do."""
-    if rule not in FILLERS:
-        return None
-    filler, forms = FILLERS[rule]
+def _zeros(operands: _Operands) -> None:
+    for target in _tensors([*operands.writes.values()]):
+        target.zero_()
+
+
+def _filler(rule: str, form: str) -> Callable[[_Operands], None]:
+    """Return the function that fills what a call of `rule` writes: with zeros, where nothing else is known."""
+    filler, forms = FILLERS.get(rule, (_zeros, (form,)))
     if form not in forms:
         raise UnknownFormError(f"the simulated {rule}", form, forms, "collective_rules/mode/simulated.py, FILLERS")
     return filler
