@@ -1,7 +1,24 @@
 """From a `Call` to the names that it binds: the one place where a rule's text meets a call's sizes.
 
-`bind` tries the forms that the op admits and keeps the nearest. `infer`, `check` and `agree` only consume what it
-bound. It knows sizes, lists, splits, dtypes and size functions; it does not know layouts, backends or other ranks.
+`bind` tries the forms that the op admits and keeps the nearest. `infer`, `check` and `agree` only read the result. It
+knows sizes, lists, splits, dtypes and size functions; it does not know layouts, backends or other ranks.
+
+One call, on rank 1 of a group of 4, by `input: d *s -> output: (W d) *s`:
+
+1. The parts that are read. `input` has shape (5, 3): `d` solves 5, so `d = 5`; the rest is `s = (3,)`.
+2. `derive`: the names for which the rule has size functions. A function needs the names of step 1, and what is written
+   is compared with its result; so it stands between the two. This rule has none.
+3. The parts that are written. `output` has shape (21, 3): 21 does not solve `(W d)`, which is a problem ("divides").
+   Of (24, 3), `d` is 6 and `unify` finds `d = 5`: a problem ("sizes"). Of (20, 3), all holds.
+4. The requirements of the op, in Python: they see all names.
+
+Failure: every problem is kept in `Bound.problems`, and an error of lists ends its part, one of sizes its tensor, and
+one that a size function demands this function (`_Stop`, caught in `part`, `promised` and `solve`). Names that are not
+bound by then stay unbound, all other tensors are still matched, and what needs an unbound name is left out.
+
+Words: a *part* is one argument in the rule's text, and a *slot* is one tensor of it. A *form* is one text of the rule,
+and a *spelling* is that text with the op's own argument names; `behind_of` leads from an op's part to the rule's. A
+part is *promised* if its tensor is not given, but its split sizes are.
 """
 
 from __future__ import annotations
@@ -110,29 +127,18 @@ class _Binder:
             if not isinstance(value, Spec):
                 self.fail("lists", f"{label} is {value!r}, not a tensor", part)
             return
-        length, kind = len(value), index[0]
-        if kind == "1" and length != 1:
-            self.fail(
-                "lists",
-                f"{label} has {length} elements, but takes exactly one",
-                part,
-                advice="Pass a list of one.",
-            )
-        if kind == "p" and length != self.group_size:
-            self.fail("lists", f"{label} has {length} elements, but the group has {self.group_size} ranks", part)
-        if kind == "i":
-            if self.bound.count is None:
-                self.bound.count = length
-                self.bound.names[LENGTH] = length
-            if length == 0:
-                self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
-            if length != self.bound.count:
-                self.fail(
-                    "lists",
-                    f"{label} has {length} elements, another list {self.bound.count}",
-                    part,
-                    advice="Pass lists of one length.",
-                )
+        length, over = len(value), index[0]
+        if over == "i" and self.bound.count is None:
+            self.bound.count = self.bound.names[LENGTH] = length
+        if over == "i" and not length:
+            self.fail("lists", f"{label} is empty", part, advice="Pass at least one tensor.")
+        wanted, but, advice = {
+            "1": (1, "but takes exactly one", "Pass a list of one."),
+            "p": (self.group_size, f"but the group has {self.group_size} ranks", ""),
+            "i": (self.bound.count, f"another list {self.bound.count}", "Pass lists of one length."),
+        }[over]
+        if length != wanted:
+            self.fail("lists", f"{label} has {length} elements, {but}", part, advice=advice)
         for place, item in enumerate(value):
             self.lengths(part, item, index[1:], f"{label}[{place}]")
 
@@ -146,27 +152,19 @@ class _Binder:
             return
         if fixed is not None:
             if dtype is not fixed:
-                self.problem(
-                    "dtype",
-                    f"{slot.label} has dtype {_dtype(dtype)}, but must have {_dtype(fixed)}",
-                    slot.part,
-                    {slot.label: slot.spec},
-                )
+                self.wrong_dtype(slot, f"must have {_dtype(fixed)}")
             return
         if self.entry.kernel_dtypes and dtype not in self.entry.kernel_dtypes:
-            taken = ", ".join(map(_dtype, self.entry.kernel_dtypes))
-            verdict = f"{slot.label} has dtype {_dtype(dtype)}, but its kernels take only {taken}"
-            self.problem("dtype", verdict, slot.part, {slot.label: slot.spec})
+            self.wrong_dtype(slot, f"its kernels take only {', '.join(map(_dtype, self.entry.kernel_dtypes))}")
         key = Key("dtype", None if self.bound.spelling.one_dtype else slot.element)
         first = self.bound.names.setdefault(key, dtype)
         origin = self.bound.origins.setdefault(key, slot)
         if first is not dtype:
-            self.problem(
-                "dtype",
-                f"{slot.label} has dtype {_dtype(dtype)}, but {origin.label} has {_dtype(first)}",
-                slot.part,
-                {origin.label: origin.spec, slot.label: slot.spec},
-            )
+            self.wrong_dtype(slot, f"{origin.label} has {_dtype(first)}", origin)
+
+    def wrong_dtype(self, slot: Slot, but: str, *others: Slot) -> None:
+        verdict = f"{slot.label} has dtype {_dtype(slot.spec.dtype)}, but {but}"
+        self.problem("dtype", verdict, slot.part, {each.label: each.spec for each in (*others, slot)})
 
     def match(self, slot: Slot) -> None:
         part, shape = slot.part, slot.spec.shape

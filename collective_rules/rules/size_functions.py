@@ -28,7 +28,7 @@ class Sizing:
 
     `element` is the place in a list of coalesced tensors, 0 where there is none.
 
-    `demand(condition, kind, verdict)` raises `Unsolvable` where the condition does not hold, and leaves to the run
+    `demand(condition, kind, verdict)` ends the function where the condition does not hold, and leaves to the run
     what only the run can tell (an unbacked SymInt).
     """
 
