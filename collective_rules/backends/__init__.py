@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, sets
+from collective_rules.backends.declared import declared
 from collective_rules.backends.gloo import GLOO
 from collective_rules.backends.limit import Backend, Limit
 from collective_rules.call import Call
@@ -15,9 +16,25 @@ from collective_rules.errors import CallError
 from collective_rules.ops import Row, Spelling
 from collective_rules.spec import Spec
 
-__all__ = ["BACKENDS", "Backend", "Limit", "admits", "limits_of", "spellings_of"]
+__all__ = ["BACKENDS", "Backend", "Limit", "admits", "limits_of", "spellings_of", "table_of"]
 
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (GLOO,)}
+
+
+def table_of(backend: str, argument: str = "backend") -> Backend:
+    """Return the table called `backend`, or the one at "my_package:TABLE" or "/path/to/file.py:TABLE".
+
+    Raises `CallError` for a name that no table has, naming those that are there, and for a table that is no good;
+    `argument` is how the error calls it.
+    """
+    if isinstance(backend, str) and backend in BACKENDS:
+        return BACKENDS[backend]
+    if isinstance(backend, str) and ":" in backend:
+        return declared(backend)
+    names = ", ".join(map(repr, BACKENDS))
+    raise CallError(
+        f"{argument}={backend!r}, but should be one of {names}, 'my_package:TABLE', or None for what every backend needs"
+    )
 
 
 def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
@@ -27,9 +44,7 @@ def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
     """
     if backend is None:
         return ()
-    if not isinstance(backend, str) or backend not in BACKENDS:
-        known = ", ".join(map(repr, BACKENDS))
-        raise CallError(f"backend={backend!r}, but should be one of {known}, or None for what every backend needs")
+    table_of(backend)
     return _limits(backend, row)
 
 
@@ -53,7 +68,7 @@ def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
 
 @functools.cache
 def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
-    limits = tuple(limit for limit in BACKENDS[backend].limits if holds_for(limit, row))
+    limits = tuple(limit for limit in table_of(backend).limits if holds_for(limit, row))
     for limit in limits:
         must_be_stated(limit)
     return tuple(limit for limit in limits if limit.missing) or limits

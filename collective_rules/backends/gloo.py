@@ -51,6 +51,7 @@ _REDUCES = {
 GLOO = Backend(
     name="gloo",
     source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp; measured on torch 2.13.0",
+    lists=True,
     limits=(
         Limit(
             "GLOO1",

@@ -74,8 +74,13 @@ class Limit:
 
 @attrs.frozen
 class Backend:
-    """A backend: its name, where its limits were measured, and the limits."""
+    """A backend: its name, where its limits were measured, and the limits.
+
+    `lists`: it also takes lists of several tensors in `c10d::allreduce_` and `c10d::broadcast_`, to which
+    torch.distributed passes one. A conformance run counts such calls as legal only then.
+    """
 
     name: str
     source: str
     limits: tuple[Limit, ...]
+    lists: bool = False

@@ -29,8 +29,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
+from collective_rules.places import import_place
 from collective_rules.sandbox.channel import Channel
-from collective_rules.sandbox.modules import import_place
 from collective_rules.sandbox.result import DIES, HANGS, OK, RAISES, Result, read_result
 from collective_rules.sandbox.sandbox import START_LIMIT
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.sandbox.modules import import_place
+from collective_rules.places import described, found_at
 
 __all__ = ["Factory", "Provider", "resolve"]
 
@@ -57,7 +57,7 @@ class Provider:
         try:
             made = factory(store, rank, size, timeout)
         except Exception as error:
-            raise CallError(f"backend {self.name!r}: its factory raised for rank {rank}: {_described(error)}") from None
+            raise CallError(f"backend {self.name!r}: its factory raised for rank {rank}: {described(error)}") from None
         if not isinstance(made, (_c10d.Backend, dist.ProcessGroup)):
             wanted = "but should return a torch.distributed Backend or ProcessGroup"
             raise CallError(f"backend {self.name!r}: its factory returned {made!r} for rank {rank}, {wanted}")
@@ -93,7 +93,7 @@ def resolve(backend: str | Factory) -> Provider:
     place, colon, name = backend.rpartition(":")
     if not (place and colon and name):
         raise CallError(f"backend={backend!r}, but should be {_WAYS}")
-    factory = _factory_at(backend, place, name)
+    factory = _factory_at(backend)
     return Provider(backend, lambda: factory)
 
 
@@ -105,32 +105,17 @@ def _name_of(factory: Factory) -> str:
 # -- a factory by its place
 
 
-def _factory_at(backend: str, place: str, name: str) -> Factory:
-    if place.endswith(".py") and not Path(place).is_file():
-        raise CallError(f"backend={backend!r}, but there is no file {place}")
-    try:
-        module = import_place(place)
-    except (Exception, SystemExit) as error:  # a script without a guard ends the program that imports it
-        raise CallError(f"backend={backend!r}, but {place} cannot be imported: {_described(error)}") from None
-    factory: Any = module
-    for part in name.split("."):
-        if not hasattr(factory, part):
-            raise CallError(f"backend={backend!r}, but {place} has no {name}{_near(module)}")
-        factory = getattr(factory, part)
+def _factory_at(place: str) -> Factory:
+    module = place.rpartition(":")[0]
+    home = str(Path(module).resolve()) if module.endswith(".py") else module
+
+    def fits(value: Any) -> bool:
+        return callable(value) and getattr(value, "__module__", "") == home
+
+    factory = found_at(place, "backend", fits)
     if not callable(factory):
-        raise CallError(f"backend={backend!r}, but {place}.{name} is {factory!r}, which cannot be called")
+        raise CallError(f"backend={place!r}, but {place.replace(':', '.')} is {factory!r}, which cannot be called")
     return factory  # type: ignore[no-any-return]  # callable() says no more
-
-
-def _near(module: types.ModuleType) -> str:
-    """Return the functions and classes that the module defines, as a hint."""
-    own = (name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__)
-    names = [name for name in own if not name.startswith("_") and callable(getattr(module, name))]
-    return f"; it has {', '.join(names)}" if names else ""
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 # -- torch's own
