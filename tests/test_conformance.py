@@ -43,8 +43,8 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 AUTHORS_TESTS = """
 from collective_rules.conformance import conformance_suite
 
-TestGloo = conformance_suite("gloo", ops="c10d::barrier", examples=2, world_sizes=[2])
-TestWrong = conformance_suite(FAULTY, ops=["c10d::allgather_"], examples=4, world_sizes=[2], broken_may=["raises"])
+TestGloo = conformance_suite("gloo", select="c10d::barrier", examples=2, world_sizes=[2])
+TestWrong = conformance_suite(FAULTY, select=["c10d::allgather_"], examples=4, world_sizes=[2], broken_may=["raises"])
 
 
 def test_a_world(gloo_world):
@@ -92,7 +92,7 @@ def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]
     command += ["-p", "no:cacheprovider", f"--junit-xml={folder}/junit.xml"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     authors = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **PIPES)
-    asked = ("--backend", f"{FAULTY}:wrong_order", "--ops", "c10d::allgather_,c10d::barrier")
+    asked = ("--backend", f"{FAULTY}:wrong_order", "--select", "c10d::allgather_,c10d::barrier")
     made = Background(folder, authors, started(*asked, "--world-size", "2", "--examples", "4"))
     yield made
     for process in (made.authors, made.command[0]):
@@ -128,7 +128,7 @@ def gloo(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         arguments = ["--world-size", "3", "--examples", "6", "--seed", "5", "--json"]
-        arguments += [part for op in GLOO_OPS for part in ("--ops", op)]
+        arguments += [part for op in GLOO_OPS for part in ("--select", op)]
         arguments += [part for file in files for part in ("--report", file)]
         status = main(["conformance", *arguments])
     return Run(status, out.getvalue(), {Path(file).suffix: Path(file).read_text() for file in files})
@@ -335,7 +335,7 @@ def test_the_command_names_the_faulty_op_and_leaves_nothing_behind(background: B
 
 def test_an_interrupt_leaves_nothing_behind() -> None:
     """Status 130, while children hang."""
-    process, mark = started("--backend", f"{FAULTY}:hangs", "--ops", "c10d::allreduce_", "--deadline", "60")
+    process, mark = started("--backend", f"{FAULTY}:hangs", "--select", "c10d::allreduce_", "--deadline", "60")
     deadline = time.monotonic() + 60
     while len(marked(mark)) < 4 and time.monotonic() < deadline:  # this, the fork server, two children
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -352,7 +352,7 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
 
 def test_the_fake_backend_moves_nothing(box: Sandbox) -> None:
     """It is not refused, and it is silently wrong."""
-    found = measure("fake", ops=["c10d::allgather_", "c10d::barrier"], world_sizes=[2], examples=4, box=box)
+    found = measure("fake", select=["c10d::allgather_", "c10d::barrier"], world_sizes=[2], examples=4, box=box)
     by_op = {op.op: op for op in found.ops}
 
     assert not found.conforms
@@ -365,7 +365,7 @@ def test_the_fake_backend_moves_nothing(box: Sandbox) -> None:
 def test_the_threaded_backend_lacks_an_op(box: Sandbox) -> None:
     """What a backend says that it has not is no failure, and nothing more is tried of it."""
     ops = ["c10d::allgather_coalesced_", "c10d::barrier"]
-    found = measure("threaded", ops=ops, world_sizes=[2], examples=4, box=box)
+    found = measure("threaded", select=ops, world_sizes=[2], examples=4, box=box)
     without, barrier = found.ops
 
     assert ("not supported", {}, ()) == (without.verdict, without.legal, without.ways)
@@ -467,10 +467,10 @@ def test_the_smallest_failing_example_is_found() -> None:
         (["--backend", "glo"], "backend='glo', but should be 'gloo', 'fake', 'threaded'"),
         (["--backend", "no.such:factory"], "'no.such' cannot be imported: ModuleNotFoundError"),
         (["--backend", "builtins:print", "--deadline", "5"], "its factory returned None for rank "),
-        (["--ops", "c10d::no*such"], "no op matches 'c10d::no*such'\n"),
-        (["--ops", "c10d::allreduce"], "no op matches 'c10d::allreduce'; did you mean 'c10d::allreduce_'?"),
-        (["--ops", "symm_mem::*"], "nothing to measure: symm_mem::one_shot_all_reduce: it has no CPU kernel"),
-        (["--ops", "c10d::send", "--world-size", "1"], "nothing to measure: c10d::send: it takes two ranks"),
+        (["--select", "c10d::no*such"], "no op matches 'c10d::no*such'\n"),
+        (["--select", "c10d::allreduce"], "no op matches 'c10d::allreduce'; did you mean 'c10d::allreduce_'?"),
+        (["--select", "symm_mem::*"], "nothing to measure: symm_mem::one_shot_all_reduce: it has no CPU kernel"),
+        (["--select", "c10d::send", "--world-size", "1"], "nothing to measure: c10d::send: it takes two ranks"),
         (["--world-size", "0"], "'--world-size'"),
         (["--examples", "0"], "'--examples'"),
         (["--seed", "x"], "'--seed'"),
@@ -498,7 +498,7 @@ def test_a_report_that_cannot_be_written_in_the_end_loses_nothing(
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     path = tmp_path / "full.md"
 
-    assert 2 == main(["conformance", "--ops", "c10d::barrier", "--examples", "1", "--report", str(path)])
+    assert 2 == main(["conformance", "--select", "c10d::barrier", "--examples", "1", "--report", str(path)])
     out, err = capsys.readouterr()
     assert "gloo conforms" in out
     assert f"Not written: {path} cannot be written: No space left" in out
@@ -560,10 +560,10 @@ def test_every_form_shows_what_fails(invented: Conformance) -> None:
     assert ("title", "rank 0: <no>") in page.attributes
     assert "no, table: yes" in page.text
     assert 'print("<&>")\n```' in write.text(invented, ".md")
-    assert 'print("<&>")\n' == data["ops"][0]["failure"]["reproducer"]
-    assert {"way": "a | b", "ids": ["RE1"], "raises": 2, "hangs": 0, "dies": 0, "accepted": 1} == data["ops"][0][
-        "ways"
-    ][0]
+    assert 'print("<&>")\n' == data["ops"][0]["failures"][0]["reproducer"]
+    assert {"way": "a | b", "ids": ["RE1"], "raises": 2, "hangs": 0, "dies": 0, "accepted": 1, "right": 0} == (
+        data["ops"][0]["ways"][0]
+    )
     assert "RuntimeError: no" == data["ops"][2]["unsupported"]
 
 
@@ -615,7 +615,8 @@ def test_a_function_is_found_by_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ops": "no::op"}, {"world_sizes": [0]}, {"examples": 0}, {"broken_may": ["explodes"]}, {"limits": "x"}]
+    "wrong",
+    [{"select": "no::op"}, {"world_sizes": [0]}, {"examples": 0}, {"broken_may": ["explodes"]}, {"limits": "x"}],
 )
 def test_a_suite_of_nonsense_is_refused(wrong: dict[str, Any]) -> None:
     """When the tests are collected."""

@@ -147,8 +147,8 @@ def torchrun(ranks: int, *arguments: str) -> Job:
 def jobs() -> Iterator[Jobs]:
     made = Jobs(
         started("-c", KILLED, FAULTY),
-        torchrun(4, "--ops", "c10d::allgather_,c10d::send,_c10d_functional::all_r*_", "--examples=5"),
-        torchrun(2, "--backend", FAULTY, "--ops", "c10d::allreduce_,c10d::barrier", "--examples=3", "--deadline=5"),
+        torchrun(4, "--select", "c10d::allgather_,c10d::send,_c10d_functional::all_r*_", "--examples=5"),
+        torchrun(2, "--backend", FAULTY, "--select", "c10d::allreduce_,c10d::barrier", "--examples=3", "--deadline=5"),
     )
     yield made
     for job in (made.killed, made.legal, made.hanging):
@@ -380,7 +380,7 @@ def test_a_hang_ends_a_job_of_torchruns(jobs: Jobs) -> None:
 
 def test_without_torchrun_the_processes_are_started(capsys: pytest.CaptureFixture[str]) -> None:
     """The first example that fails is shown as a program."""
-    arguments = ["--ranks", "processes", "--world-size", "1", "--ops", "c10d::allreduce_", "--examples", "1"]
+    arguments = ["--ranks", "processes", "--world-size", "1", "--select", "c10d::allreduce_", "--examples", "1"]
     status = main(["conformance", *arguments, "--backend", FAULTY])
     out = capsys.readouterr().out
     assert status == 1
@@ -407,7 +407,7 @@ class Dying:
 def test_a_job_that_ends_early_does_not_conform(error: BaseException) -> None:
     """What was measured before is reported; the other ops have not been tried."""
     ops = ["c10d::allgather_", "c10d::barrier"]
-    made = measure("gloo", ops=ops, world_sizes=[2], ranks=lambda: contextlib.nullcontext(Dying(error)))
+    made = measure("gloo", select=ops, world_sizes=[2], ranks=lambda size: contextlib.nullcontext(Dying(error)))
     outcome = HANGS if isinstance(error, EndedError) else DIES
     assert [{OK: 1, outcome: 1}, {}] == [op.legal for op in made.ops]
     assert ["fails", "not tried"] == [op.verdict for op in made.ops]
@@ -429,7 +429,7 @@ def test_a_program_for_an_accelerator_makes_its_tensors_there() -> None:
         (["--backend", "golo"], "backend='golo', but should be 'gloo'"),
         (["--device", "xla"], "device='xla', but torch"),
         (["--deadline", "0"], "deadline=0.0, but should be a number of seconds"),
-        (["--ops", "c10d::send", "--world-size", "1"], "nothing to measure: c10d::send: it takes two ranks"),
+        (["--select", "c10d::send", "--world-size", "1"], "nothing to measure: c10d::send: it takes two ranks"),
         (["--ranks", "threads", "--device", "cuda"], "--device cuda is for ranks that are processes"),
         (["--ranks", "torchrun"], "--ranks torchrun: start this with torchrun"),
         (["--ranks", "fibres"], "'--ranks'"),

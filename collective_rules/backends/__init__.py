@@ -32,9 +32,8 @@ def table_of(backend: str, argument: str = "backend") -> Backend:
     if isinstance(backend, str) and ":" in backend:
         return declared(backend)
     names = ", ".join(map(repr, BACKENDS))
-    raise CallError(
-        f"{argument}={backend!r}, but should be one of {names}, 'my_package:TABLE', or None for what every backend needs"
-    )
+    others = "'my_package:TABLE', or None for what every backend needs"
+    raise CallError(f"{argument}={backend!r}, but should be one of {names}, {others}")
 
 
 def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:

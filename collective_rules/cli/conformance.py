@@ -7,15 +7,23 @@ Its ranks are threads of one process, processes that it starts, or, under torchr
 - `backend`: as it was named. `table`: whose table of limits says what is legal, null where the rules alone do.
 - `torch`: its version. `sizes` (of groups), `ranks` ("threads" or "processes"), `device`, `examples`, `seed`,
   `deadline`: the settings. `seconds`: how long it took.
-- `conforms`: whether a legal call passed, none failed, and the run was complete. `ended`: why it ended early, or null.
+- `conforms`: whether a legal call passed, none failed that was not expected to, and the run was complete. `ended`: why
+  it ended early, or null. `verdict`: "conforms", "conforms within what it declares" or "does not conform".
 - `totals`: {`passed`, `failed`} of legal calls, {`raises`, `hangs`, `dies`, `accepted`} of broken ones.
-- `ops`: [{`op`, `rule`, `verdict` ("conforms", "fails", "not supported", "not tried"), `unsupported` (what the backend
-  says, or null), `legal`: {`passed`, `failed`, `skipped`, `outcomes`: {outcome: count}}, `broken`: as in `totals`,
-  `ways`: [{`way`, `ids` (of the constraints violated), `raises`, `hangs`, `dies`, `accepted`}],
+- `ops`: [{`op`, `rule`, `verdict` ("conforms", "fails", "fails as expected", "not supported", "not tried"),
+  `unsupported` (what the backend says, or null),
+  `legal`: {`passed`, `failed`, `skipped`, `outcomes`: {outcome: count}}, `broken`: as in `totals`,
+  `optional`: {outcome: count} of calls that a backend may take or not, `expected` (why it should fail, or null),
+  `ways`: [{`way`, `ids` (of the constraints violated), `raises`, `hangs`, `dies`, `accepted`, `right` (accepted, with
+  the values that the rule says)}],
   `kinds`: [{`reduce_op` (or null), `dtype`, `outcome`, `message`, `table` (true, false, or null without one),
-  `agrees`}], `failure`: null or {`op`, `outcome`, `message`, `calls` (records, one a rank), `shrunk`, `tries`, `alone`
-  (whether it fails in a fresh process; null: not tried), `reproducer` (a program)}}].
-- `left_out`: {op: why it was not measured}.
+  `agrees`}], `failures`: [{`op`, `outcome`, `message`, `calls` (records, one a rank), `shrunk`, `tries`, `alone`
+  (whether it fails in a fresh process; null: not tried), `reproducer` (a program), `claim` (what the table admits and
+  the backend does not take, or "")}]}].
+- `left_out`: {op: why it was not measured}. `notes`: [what is worth a look and no failure: a table that declares less
+  than the backend takes, an expected failure that passes].
+
+The exit status is 0 where the backend conforms, 1 where it does not, and 2 where the run, or a report, was impossible.
 
 An outcome is "ok", "raises", "hangs", "dies" or "silently wrong"; of `kinds` also "undefined" (it went through, but
 torch has no right answer) and "not tried".
@@ -24,9 +32,11 @@ torch has no right answer) and "not tried".
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -58,22 +68,37 @@ def measure_backend(
         int | None,
         typer.Option(
             min=1,
-            help="The most ranks of a group, 4 if left out; fewer are tried, too, but not where ranks are processes.",
+            help="The most ranks of a group: 4 if left out, and on a device as many as there are. Fewer are tried, "
+            "too, but not where ranks are processes on the CPU.",
         ),
     ] = None,
     ranks: Annotated[
         RanksAre | None,
         typer.Option(
             help="What each rank is: a thread, a process that is started here, or a process of torchrun's; left out, "
-            "threads, but under torchrun its processes. Processes take any backend, and make legal calls only."
+            "threads, but under torchrun its processes, and processes for a device. Processes take any backend, and "
+            "make legal calls only."
         ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="Where the ranks' tensors are: cpu or, with processes, an accelerator such as cuda.")
     ] = "cpu",
-    ops: Annotated[
+    select: Annotated[
         list[str] | None,
-        typer.Option(help="Only these ops: names or patterns such as 'c10d::*', also several with commas. Repeatable."),
+        typer.Option(
+            help="Only these ops, by names or patterns such as 'c10d::*', and only calls that break these constraints "
+            "or limits, by ids such as AG7; also several with commas. Repeatable."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Not these ops, and no calls that break these ids. Repeatable.")
+    ] = None,
+    expect_failure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OP=REASON", help="An op (or pattern) that fails, and why: no failure then. Repeatable."),
+    ] = None,
+    expected_failures: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file with a line OP=REASON for each expected failure.")
     ] = None,
     examples: Annotated[
         int, typer.Option(min=1, help="Legal calls of each op; a tenth as many for each way to break one.")
@@ -84,17 +109,23 @@ def measure_backend(
     ] = None,
     limits: Annotated[
         str | None,
-        typer.Option(help="The backend whose table says which calls are legal; left out, the tested backend's own."),
+        typer.Option(
+            help="Whose table says which calls are legal: a backend with one, package.module:TABLE or "
+            "/path/to/file.py:TABLE. Left out, the tested backend's own, if it has one."
+        ),
     ] = None,
+    junit: Annotated[str | None, typer.Option(metavar="FILE", help="Also write JUnit XML to a file.")] = None,
     report: ReportFiles = None,
     as_json: AsJson = False,
 ) -> Report:
     """Measure a backend: which ops, dtypes and reduce ops it takes, and what it does with broken calls."""
     from collective_rules.conformance import torchrun
     from collective_rules.conformance.measure import measure
-    from collective_rules.pages import must_be_writable
+    from collective_rules.conformance.selection import expected_failures_in
+    from collective_rules.pages import must_be_in_folder, must_be_writable
 
-    workers = ranks or ("torchrun" if torchrun.is_launched() else "threads")
+    alone = "threads" if device == "cpu" else "processes"
+    workers: RanksAre = ranks or ("torchrun" if torchrun.is_launched() else alone)
     seconds = deadline if deadline is not None else 1.0 if workers == "threads" else 30.0
     sizes, start = _sizes_and_ranks(workers, backend, world_size, seconds, device)
     if workers == "torchrun" and torchrun.is_follower():
@@ -102,11 +133,15 @@ def measure_backend(
         raise typer.Exit
     for path in report or ():
         must_be_writable(path)
-    patterns = [pattern for text in ops or () for pattern in text.split(",") if pattern]
+    if junit is not None:
+        must_be_in_folder(junit)
+    expected = dict(expected_failures_in([*_lines(expected_failures), *(expect_failure or ())]))
     with _nothing_left_here(), progress_bars() as watch:
         result = measure(
             backend,
-            ops=patterns,
+            select=_parts(select),
+            ignore=_parts(ignore),
+            expect_failures=expected,
             world_sizes=sizes,
             examples=examples,
             seed=seed,
@@ -116,17 +151,18 @@ def measure_backend(
             device=device,
             watch=watch,
         )
-    unwritten = list(_unwritten(result, report or ()))
+    unwritten = list(_unwritten(result, report or (), junit))
     status = 2 if unwritten else int(not result.conforms)
     return Report(result.as_data(), (*_blocks(result), *unwritten), as_json, status)
 
 
 def _sizes_and_ranks(
     ranks: RanksAre, backend: str, world_size: int | None, seconds: float, device: str
-) -> tuple[Sequence[int], Callable[[], contextlib.AbstractContextManager[Ranks]] | None]:
-    """Return the sizes of groups, and a function that starts the ranks; None for threads."""
+) -> tuple[Sequence[int], Callable[[int], contextlib.AbstractContextManager[Ranks]] | None]:
+    """Return the sizes of groups, and a function that starts so many ranks; None for threads."""
     from collective_rules.conformance import torchrun
     from collective_rules.conformance.runner import checked_deadline
+    from collective_rules.testing.device import device_count
     from collective_rules.testing.processes import ProcessWorld
     from collective_rules.testing.rank import checked_backend
 
@@ -137,22 +173,41 @@ def _sizes_and_ranks(
     checked_backend(backend)
     checked_deadline(seconds)
     if ranks == "processes":
-        size = world_size or 4
-        return [size], lambda: ProcessWorld(size, seconds, backend=backend, device=device)
+        count = device_count(device)
+        if count is not None and world_size is not None and world_size > count:
+            raise CommandError(f"--world-size {world_size}, but there are {count} of {device}: each rank takes one")
+        sizes = [world_size or 4] if count is None else range(1, (world_size or count) + 1)
+        return sizes, lambda size: ProcessWorld(size, seconds, backend=backend, device=device)
     if not torchrun.is_launched():
         raise CommandError("--ranks torchrun: start this with torchrun ... -m collective_rules conformance")
     if world_size is not None:
         raise CommandError("--world-size is for torchrun to say")
-    return [torchrun.world_size()], lambda: torchrun.led(seconds, backend, device)
+    return [torchrun.world_size()], lambda size: torchrun.led(seconds, backend, device)
 
 
-def _unwritten(result: Conformance, paths: Iterable[str]) -> Iterator[str]:
+def _parts(texts: Iterable[str] | None) -> list[str]:
+    return [part for text in texts or () for part in text.split(",") if part]
+
+
+def _lines(path: str | None) -> list[str]:
+    try:
+        return [] if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _unwritten(result: Conformance, paths: Iterable[str], xml: str | None) -> Iterator[str]:
     """Write each report, and yield a sentence for each that cannot be written: the run's results must not be lost."""
+    from collective_rules.conformance.junit import junit
     from collective_rules.conformance.report import write
+    from collective_rules.pages import write_text
 
-    for path in paths:
+    writers = [(path, functools.partial(write, result)) for path in paths]
+    if xml is not None:
+        writers.append((xml, lambda path: write_text(path, junit(result))))
+    for path, put in writers:
         try:
-            write(result, path)
+            put(path)
         except CollectiveRulesError as error:
             sys.stderr.write(f"collective-rules: {error}\n")
             yield f"Not written: {error}"
@@ -173,12 +228,15 @@ def _nothing_left_here() -> Iterator[None]:
 
 def _blocks(result: Conformance) -> Iterator[str | Table]:
     from collective_rules.conformance.report import kind_tables, matrix
-    from collective_rules.conformance.summary import headline, left_out, settings_line
+    from collective_rules.conformance.summary import failing_title, headline, left_out, notes, settings_line
 
     yield f"{headline(result)}\n{settings_line(result)}"
     yield matrix(result)
     yield from kind_tables(result)
     for failure in result.failures:
-        yield f"{failure.op} fails. To reproduce it without this library:\n\n{failure.reproducer.rstrip()}"
+        yield f"{failing_title(failure)} fails. To reproduce it without this library:\n\n{failure.reproducer.rstrip()}"
+    worth = notes(result)
+    if worth:
+        yield "\n".join(["Notes:", *(f"  {line}" for line in worth)])
     if result.left_out:
         yield "\n".join(["Left out:", *(f"  {line}" for line in left_out(result))])

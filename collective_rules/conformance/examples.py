@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
+from collective_rules.backends import spellings_of, table_of
 from collective_rules.call import Call, call
 from collective_rules.ops import Row
 from collective_rules.records import to_record
 from collective_rules.spec import Spec
 from collective_rules.testing.broken import Broken, Scene, ways_of
-from collective_rules.testing.drawing import Wish, draw_calls, legal_dtypes
+from collective_rules.testing.drawing import Wish, draw_calls, legal_dtypes, untaken
 from collective_rules.testing.strategies import sample
 
 __all__ = ["Calls", "Example", "ExamplePlan", "Kind", "key_of", "simplest", "smallest"]
@@ -53,12 +54,15 @@ class ExamplePlan:
     - `sizes`: those of groups. `examples`: the number of legal examples; `per_way`: that of broken ones for each way.
     - `table`: the backend whose limits say which calls are legal; None where the rules alone do.
     - `seed`: another number draws other examples.
+    - `ids`: the constraints and limits to break, all where it is empty; `spared`: those not to break.
     """
 
     sizes: tuple[int, ...]
     examples: int
     seed: int
     table: str | None = None
+    ids: frozenset[str] = frozenset()
+    spared: frozenset[str] = frozenset()
 
     @property
     def per_way(self) -> int:
@@ -68,6 +72,23 @@ class ExamplePlan:
     def sizes_for(self, row: Row) -> tuple[int, ...]:
         """Return the sizes of groups in which the op can be called: a sender needs a receiver."""
         return tuple(size for size in self.sizes if size > 1 or not row.rule.point_to_point)
+
+    def untaken(self, row: Row) -> str:
+        """Return why no call of the op is legal by the table, "" where some is."""
+        return untaken(row, self.table)
+
+    def takes_lists(self, row: Row) -> bool:
+        """Return whether a list of several tensors is legal, where torch.distributed passes one.
+
+        >>> from collective_rules.ops import lookup
+        >>> [ExamplePlan((2,), 1, 0, table).takes_lists(lookup("c10d::allreduce_")) for table in ("gloo", None)]
+        [True, False]
+        """
+        return not row.entry.one_tensor or (self.table is not None and table_of(self.table).lists)
+
+    def _most(self, row: Row) -> int:
+        """Return how many tensors a list holds at most."""
+        return Wish().max_tensors if self.takes_lists(row) else 1
 
     def kinds(self, row: Row) -> Iterator[tuple[Kind, bool | None, Calls]]:
         """Yield every (reduce op, dtype), whether the table admits it (None without a table), and a small call of it.
@@ -80,14 +101,19 @@ class ExamplePlan:
         sizes = self.sizes_for(row)
         size = max([each for each in sizes if each <= _ENOUGH_RANKS], default=min(sizes))
         kinds = legal_dtypes(row, None, size)
-        form = row.spellings[0].form.name
-        wish = Wish(min_ranks=size, min_dims=1, min_size=3, straight=True, dtypes=kinds[:1], form=form)
-        small = simplest(_legal(row, self.table, (size,), wish))
+        admitted = None
+        if self.table is not None:
+            admitted = () if self.untaken(row) else legal_dtypes(row, self.table, size)
+        table = self.table if admitted else None
+        usual, form = (admitted or kinds)[:1], spellings_of(table, row)[0].form.name
+        wish = Wish(
+            min_ranks=size, min_dims=1, min_size=3, straight=True, dtypes=usual, form=form, max_tensors=self._most(row)
+        )
+        small = simplest(_legal(row, table, (size,), wish))
         if not any(isinstance(leaf, Spec) for one in small for leaf in _leaves(tuple(one.arguments.values()))):
             return
-        admitted = None if self.table is None else legal_dtypes(row, self.table, size)
         for kind in kinds:
-            calls = tuple(_of_kind(one, kinds[0][1], kind) for one in small)
+            calls = tuple(_of_kind(one, usual[0][1], kind) for one in small)
             yield kind, None if admitted is None else kind in admitted, calls
 
     def legal(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
@@ -98,22 +124,46 @@ class ExamplePlan:
         >>> plan.legal(lookup("c10d::gather_"), None) == plan.legal(lookup("c10d::gather_"), None)
         True
         """
+        if self.untaken(row) or kinds == ():
+            return []
         drawn = collected(self.strategy(row, kinds), self.examples, f"{self.seed} {row.op}")
+        return [Example(row.op, calls) for calls in drawn]
+
+    def optional(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
+        """Draw examples that a backend may take or not: lists of several tensors, and ops that the table lacks.
+
+        >>> from collective_rules.ops import lookup
+        >>> (example,) = ExamplePlan((1,), 1, 0).optional(lookup("c10d::broadcast_"), None)
+        >>> len(example.calls[0].arguments["tensors"]) > 1
+        True
+        """
+        strategy: st.SearchStrategy[Calls] | None = None
+        if self.untaken(row):
+            strategy = _legal(row, None, self.sizes_for(row), Wish(max_tensors=self._most(row)))
+        elif not self.takes_lists(row) and kinds != ():
+            strategy = _legal(row, self.table, self.sizes_for(row), Wish(dtypes=kinds, min_tensors=2))
+        drawn = [] if strategy is None else collected(strategy, self.per_way, f"{self.seed} {row.op} optional")
         return [Example(row.op, calls) for calls in drawn]
 
     def strategy(self, row: Row, kinds: tuple[Kind, ...] | None) -> st.SearchStrategy[Calls]:
         """Return the strategy from which `legal` draws."""
-        return _legal(row, self.table, self.sizes_for(row), Wish(dtypes=kinds))
+        return _legal(row, self.table, self.sizes_for(row), Wish(dtypes=kinds, max_tensors=self._most(row)))
 
     def broken(self, row: Row, kinds: tuple[Kind, ...] | None) -> list[Example]:
         """Draw some broken examples for each way to break a call of the op, with two ranks or more."""
         found: list[Example] = []
+        if self.untaken(row) or kinds == ():
+            return found
         sizes = tuple(size for size in self.sizes if size > 1) or (2,)
         for way, broken in ways_of(row, self.table).items():
-            strategy = _broken(row, self.table, sizes, kinds, broken)
+            strategy = _broken(row, self.table, sizes, kinds, self._most(row), broken)
             drawn = collected(strategy, self.per_way, f"{self.seed} {row.op} {way}")
-            found += [Example(row.op, each.calls, way, each.id, each.change) for each in drawn]
+            found += [Example(row.op, each.calls, way, each.id, each.change) for each in drawn if self.breaks(each.id)]
         return found
+
+    def breaks(self, id: str) -> bool:
+        """Return whether calls that violate a constraint or limit are to be tried."""
+        return id not in self.spared and (not self.ids or id in self.ids)
 
 
 # -- strategies
@@ -130,11 +180,12 @@ class _MeasuredScene(Scene):
     """A scene in which all ranks take part, with a (reduce op, dtype) that was measured."""
 
     kinds: tuple[Kind, ...] | None = None
+    most: int = Wish().max_tensors
 
     def _wish(self, wish: Mapping[str, Any]) -> Wish:
         ranks = {} if wish.get("single_rank") else {"min_ranks": max(wish.get("min_ranks", 1), self.most_ranks)}
         dtypes = {} if self.kinds is None else {"dtypes": self.kinds}
-        return super()._wish({**dtypes, **wish, **ranks})
+        return super()._wish({**dtypes, "max_tensors": self.most, **wish, **ranks})
 
 
 @st.composite
@@ -144,9 +195,10 @@ def _broken(
     table: str | None,
     sizes: tuple[int, ...],
     kinds: tuple[Kind, ...] | None,
+    most: int,
     broken: Callable[[Scene], Broken],
 ) -> Broken:
-    return broken(_MeasuredScene(draw, row, table, draw(st.sampled_from(sizes)), kinds))
+    return broken(_MeasuredScene(draw, row, table, draw(st.sampled_from(sizes)), kinds, most))
 
 
 # -- asking hypothesis

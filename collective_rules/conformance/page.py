@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from collective_rules.conformance.results import BROKEN_OUTCOMES, Conformance, KindResult, OpResult
-from collective_rules.conformance.summary import alike, headline, left_out, legal_text, settings_line
+from collective_rules.conformance.summary import alike, headline, left_out, legal_text, notes, settings_line
 from collective_rules.pages import render
 from collective_rules.sandbox import DIES, HANGS, OK, RAISES
 
@@ -48,6 +48,7 @@ def page(run: Conformance) -> str:
         kind_legend=dict.fromkeys([*_KINDS.values(), _WRONG, ("otherwise", "the table of limits says otherwise")]),
         kinds=[(ops, *_kinds(kinds)) for ops, kinds in alike(run)],
         failures=run.failures,
+        notes=notes(run),
         way_columns=("what is broken", "violates", *BROKEN_OUTCOMES),
         ways=[
             (op.op, [(Cell(way.way), Cell(" ".join(way.ids)), *_counts(way.counts)) for way in op.ways])
@@ -59,7 +60,7 @@ def page(run: Conformance) -> str:
 
 
 def _op(op: OpResult) -> tuple[Cell, ...]:
-    css = {"conforms": "good", "fails": "bad"}.get(op.verdict, "plain")
+    css = {"conforms": "good", "fails": "bad", "fails as expected": "mild"}.get(op.verdict, "plain")
     verdict = Cell(op.verdict, css, op.unsupported or "")
     return Cell(op.op), verdict, Cell(legal_text(op), css if op.passed + op.failed else ""), *_counts(op.broken)
 

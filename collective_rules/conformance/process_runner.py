@@ -5,8 +5,11 @@ It knows no backend: the ranks are those of a `ProcessWorld`, or of a job of tor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
+
+import attrs
 
 from collective_rules.conformance.examples import Calls, ExamplePlan
 from collective_rules.conformance.reproducer import reproducer
@@ -40,32 +43,50 @@ class TerminatedError(BaseException):
 
 
 def run_legal(
-    ranks: Ranks, plan: ExamplePlan, rows: Sequence[Row], watch: Watch = nobody
+    ranks: Callable[[int], AbstractContextManager[Ranks]],
+    plan: ExamplePlan,
+    rows: Sequence[Row],
+    watch: Watch = nobody,
 ) -> tuple[dict[str, LegalResults], str]:
-    """Try the legal examples of each op; return op → the results, and why the run ended early, or ""."""
+    """Try the legal examples of each op in worlds of each size; return op → the results, and why the run ended early.
+
+    `ranks` makes a world of so many ranks.
+    """
     results = {row.op: LegalResults() for row in rows}
+    for size in plan.sizes:
+        sized = attrs.evolve(plan, sizes=(size,))
+        with ranks(size) as world:
+            ended = _run_size(world, sized, [row for row in rows if sized.sizes_for(row)], results, watch)
+        if ended:
+            return results, ended
+    return results, ""
+
+
+def _run_size(
+    ranks: Ranks, plan: ExamplePlan, rows: Sequence[Row], results: dict[str, LegalResults], watch: Watch
+) -> str:
     total, done = len(rows) * plan.examples, 0
     for row in rows:
         mine = results[row.op]
         calls: Calls = ()
         try:
-            for place, example in enumerate(plan.legal(row, None)):
+            for example in plan.legal(row, None):
                 if mine.is_hopeless:
                     mine.skipped += 1
                     continue
                 calls = example.calls
-                mine.tried[place] = calls, ranks.carry_out(calls)
+                mine.tried[len(mine.tried)] = calls, ranks.carry_out(calls)
                 done += 1
                 watch("legal calls", done, total)
         except EndedError as ended:
             mine.tried[len(mine.tried)] = calls, ended.result
-            return results, f"The job ended with {row.op}: after a hang, its ranks cannot go on."
+            return f"The job ended with {row.op}: after a hang, its ranks cannot go on."
         except TerminatedError:
             if calls:
                 why = "the job was terminated: torchrun says which rank died"
                 mine.tried[len(mine.tried)] = calls, Result(DIES, [why])
-            return results, f"The job was terminated while it was at {row.op}."
-    return results, ""
+            return f"The job was terminated while it was at {row.op}."
+    return ""
 
 
 def first_failure(op: str, results: LegalResults, backend: str, device: str) -> Failure:

@@ -9,13 +9,23 @@ from collections.abc import Callable, Sequence
 
 from collective_rules.conformance.page import page
 from collective_rules.conformance.results import BROKEN_OUTCOMES, Conformance, KindResult
-from collective_rules.conformance.summary import NONE, alike, headline, left_out, legal_text, settings_line
+from collective_rules.conformance.summary import (
+    NONE,
+    alike,
+    badge,
+    failing_title,
+    headline,
+    left_out,
+    legal_text,
+    notes,
+    settings_line,
+)
 from collective_rules.pages import Writer
 from collective_rules.pages.markdown import document, escaped, fenced, table_text
-from collective_rules.sandbox import DIES, HANGS, SILENTLY_WRONG
+from collective_rules.sandbox import DIES, HANGS, OK, SILENTLY_WRONG
 from collective_rules.text_table import Table
 
-__all__ = ["kind_tables", "markdown", "matrix", "write"]
+__all__ = ["dtype_matrix", "kind_tables", "markdown", "matrix", "write"]
 
 
 def matrix(found: Conformance) -> Table:
@@ -26,6 +36,24 @@ def matrix(found: Conformance) -> Table:
     )
     columns = ("op", "verdict", "legal passed", *(f"broken {each}" for each in BROKEN_OUTCOMES))
     return Table(columns, rows, right=frozenset(columns[2:]))
+
+
+def dtype_matrix(found: Conformance) -> Table:
+    """Return the op × dtype matrix: whether the backend takes it; of a reduction, how many of the reduce ops."""
+    dtypes = list(dict.fromkeys(kind.dtype for op in found.ops for kind in op.kinds))
+    rows = tuple(
+        (op.op, *(_cell([kind for kind in op.kinds if kind.dtype == dtype]) for dtype in dtypes))
+        for op in found.ops
+        if op.kinds
+    )
+    return Table(("op", *dtypes), rows)
+
+
+def _cell(kinds: Sequence[KindResult]) -> str:
+    wrong = any(kind.outcome in (SILENTLY_WRONG, HANGS, DIES) for kind in kinds)
+    taken = sum(kind.outcome == OK for kind in kinds)
+    text = NONE if not taken else "yes" if taken == len(kinds) else f"{taken} of {len(kinds)}"
+    return f"{text}, wrong" if wrong else text
 
 
 def kind_tables(found: Conformance) -> list[Table]:
@@ -59,16 +87,21 @@ def _row(kinds: Sequence[KindResult]) -> tuple[str, ...]:
 
 def markdown(found: Conformance) -> str:
     """Return the report as Markdown."""
-    parts = [f"# Conformance of {escaped(found.backend)}", *map(escaped, (headline(found), settings_line(found)))]
+    parts = [f"# Conformance of {escaped(found.backend)}", badge(found)]
+    parts += [*map(escaped, (headline(found), settings_line(found)))]
     parts += ["## Ops", table_text(matrix(found))]
+    worth = notes(found)
+    if worth:
+        parts += ["## Notes", "\n".join(f"- {escaped(line)}" for line in worth)]
     tables = kind_tables(found)
     if tables:
-        parts += ["## dtypes and reduce ops"]
+        parts += ["## Matrix", table_text(dtype_matrix(found)), "## dtypes and reduce ops"]
         parts += [part for table in tables for part in (escaped(table.title), table_text(table))]
     if found.failures:
         parts += ["## What fails"]
         for failure in found.failures:
-            parts += [f"### {escaped(failure.op)}: {failure.outcome}", fenced(failure.reproducer.rstrip(), "python")]
+            title = f"### {escaped(failing_title(failure))}: {failure.outcome}"
+            parts += [title, fenced(failure.reproducer.rstrip(), "python")]
     if found.left_out:
         parts += ["## Left out", "\n".join(f"- {escaped(line)}" for line in left_out(found))]
     return document(parts)

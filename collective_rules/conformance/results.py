@@ -13,7 +13,7 @@ import attrs
 
 from collective_rules.call import Call
 from collective_rules.records import to_record
-from collective_rules.sandbox import DIES, HANGS, OK, RAISES, UNDEFINED, Result
+from collective_rules.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, UNDEFINED, Result
 
 __all__ = [
     "BROKEN_OUTCOMES",
@@ -97,6 +97,21 @@ class KindResult:
         return self.outcome == OK
 
     @property
+    def is_lie(self) -> bool:
+        """Whether the table admits it, and the backend does not take it, or gets it wrong."""
+        return self.table is True and self.outcome in (RAISES, HANGS, DIES, SILENTLY_WRONG)
+
+    @property
+    def is_understated(self) -> bool:
+        """Whether the backend takes it, and the table does not admit it."""
+        return self.table is False and self.taken
+
+    @property
+    def name(self) -> str:
+        """The reduce op, if there is one, and the dtype."""
+        return f"{self.reduce_op} {self.dtype}".strip()
+
+    @property
     def agrees(self) -> bool:
         """Whether the table says what was measured; also where there is no table, or no measurement."""
         return self.table is None or self.outcome == "not tried" or self.table == self.taken
@@ -104,17 +119,22 @@ class KindResult:
 
 @attrs.frozen
 class WayResult:
-    """The results of calls broken in one way: `counts` by `BROKEN_OUTCOMES`, and the `ids` of the constraints."""
+    """The results of calls broken in one way: `counts` by `BROKEN_OUTCOMES`, and the `ids` of the constraints.
+
+    `right`: how many were accepted and did what the rule says, so that a limit that they go beyond is none.
+    """
 
     way: str
     ids: tuple[str, ...]
     counts: Mapping[str, int]
+    right: int = 0
 
 
 @attrs.frozen
 class Failure:
     """A legal example that does not pass.
 
+    - `claim`: what a table admits and the backend refuses or gets wrong, "" where the example was drawn as any other.
     - `outcome`, `message`: its result. `calls`: its calls, as records.
     - `shrunk`: whether it is the smallest that could be found; `tries`: in how many tries.
     - `alone`: whether it fails in a fresh process, too; if not, it fails only after other calls. None: not tried.
@@ -129,10 +149,19 @@ class Failure:
     tries: int
     alone: bool | None
     reproducer: str
+    claim: str = ""
 
 
 def failure_of(
-    op: str, calls: Iterable[Call], result: Result, reproducer: str, *, shrunk: bool, tries: int, alone: bool | None
+    op: str,
+    calls: Iterable[Call],
+    result: Result,
+    reproducer: str,
+    *,
+    shrunk: bool,
+    tries: int,
+    alone: bool | None,
+    claim: str = "",
 ) -> Failure:
     """Return the failure with that result.
 
@@ -140,7 +169,8 @@ def failure_of(
     'hangs'
     """
     records = tuple(to_record(one) for one in calls)
-    return Failure(op, result.outcome, result.message or str(result), records, shrunk, tries, alone, reproducer)
+    message = result.message or str(result)
+    return Failure(op, result.outcome, message, records, shrunk, tries, alone, reproducer, claim)
 
 
 @attrs.frozen
@@ -149,6 +179,9 @@ class OpResult:
 
     - `legal`: outcome → number of legal examples; `skipped`: how many were given up after too many hung.
     - `unsupported`: why the backend does not have the op, "" where it has. Nothing else was tried then.
+    - `lies`: a failing call for each outcome of what the table admits, and the backend refuses or gets wrong.
+    - `optional`: outcome → number of examples that a backend may take or not.
+    - `expected`: why the op is expected to fail, "" where it is not.
     """
 
     op: str
@@ -159,6 +192,14 @@ class OpResult:
     ways: tuple[WayResult, ...] = ()
     failure: Failure | None = None
     unsupported: str = ""
+    lies: tuple[Failure, ...] = ()
+    optional: Mapping[str, int] = attrs.field(factory=dict)
+    expected: str = ""
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every failing call that is shown."""
+        return (*self.lies, *([] if self.failure is None else [self.failure]))
 
     @property
     def passed(self) -> int:
@@ -182,10 +223,34 @@ class OpResult:
 
     @property
     def verdict(self) -> str:
-        """The result in a word or two: "conforms", "fails", "not supported" or "not tried"."""
+        """The result in words: "conforms", "fails", "fails as expected", "not supported" or "not tried"."""
         if self.unsupported:
             return "not supported"
-        return "fails" if self.failed else "conforms" if self.passed else "not tried"
+        if self.failed or self.lies:
+            return "fails as expected" if self.expected else "fails"
+        return "conforms" if self.passed else "not tried"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is no failure: the table declares less than the backend takes, or an expected failure passes."""
+        found = []
+        less = f"{self.op}: the table declares less than it takes:"
+        understated = [kind.name for kind in self.kinds if kind.is_understated]
+        if understated:
+            found.append(f"{less} {', '.join(understated)}")
+        elif self.unsupported and self.optional.keys() == {OK}:
+            found.append(f"{less} the op itself")
+        for way in self.ways:
+            limit, _, column = way.way.removeprefix("beyond ").partition(", ")
+            if way.way.startswith("beyond ") and column not in ("dtypes", "reduces") and _all_right(way):
+                found.append(f"{less} all goes well beyond {limit}, {column}")
+        if self.expected and self.verdict not in ("fails", "fails as expected"):
+            found.append(f"{self.op}: expected to fail ({self.expected}), but it does not")
+        return tuple(found)
+
+
+def _all_right(way: WayResult) -> bool:
+    return 0 < way.right == sum(way.counts.values())
 
 
 @attrs.frozen
@@ -215,13 +280,30 @@ class Conformance:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The failing examples, one for each op that fails."""
-        return tuple(op.failure for op in self.ops if op.failure is not None)
+        """The failing examples of the ops that fail."""
+        return tuple(failure for op in self.ops for failure in op.failures)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a table outside of this library says which calls are legal."""
+        return self.table is not None and ":" in self.table
+
+    @property
+    def verdict(self) -> str:
+        """The result in words: "conforms", "conforms within what it declares" or "does not conform"."""
+        if not self.conforms:
+            return "does not conform"
+        return "conforms within what it declares" if self.is_declared else "conforms"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a look, and no failure."""
+        return tuple(note for op in self.ops for note in op.notes)
 
     @property
     def conforms(self) -> bool:
-        """Whether some legal example passed, none failed, and the run came to its end."""
-        return any(op.passed for op in self.ops) and not any(op.failed for op in self.ops) and not self.ended
+        """Whether some legal example passed, none failed that was not expected to, and the run came to its end."""
+        return any(op.passed for op in self.ops) and not self.ended and all(op.verdict != "fails" for op in self.ops)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -237,10 +319,12 @@ class Conformance:
             "sizes": list(self.sizes),
             **{name: data[name] for name in ("ranks", "device", "examples", "seed", "deadline", "seconds")},
             "conforms": self.conforms,
+            "verdict": self.verdict,
             "ended": self.ended or None,
             "totals": self.totals,
             "ops": [_op_data(op) for op in self.ops],
             "left_out": dict(self.left_out),
+            "notes": list(self.notes),
         }
 
 
@@ -251,8 +335,12 @@ def _op_data(op: OpResult) -> dict[str, Any]:
         "verdict": op.verdict,
         "unsupported": op.unsupported or None,
         "legal": {"passed": op.passed, "failed": op.failed, "skipped": op.skipped, "outcomes": dict(op.legal)},
+        "optional": dict(op.optional),
+        "expected": op.expected or None,
         "broken": op.broken,
-        "ways": [{"way": way.way, "ids": list(way.ids), **_all_outcomes(way.counts)} for way in op.ways],
+        "ways": [
+            {"way": way.way, "ids": list(way.ids), **_all_outcomes(way.counts), "right": way.right} for way in op.ways
+        ],
         "kinds": [
             {
                 "reduce_op": kind.reduce_op or None,
@@ -264,7 +352,7 @@ def _op_data(op: OpResult) -> dict[str, Any]:
             }
             for kind in op.kinds
         ],
-        "failure": None if op.failure is None else {**attrs.asdict(op.failure), "calls": list(op.failure.calls)},
+        "failures": [{**attrs.asdict(each), "calls": list(each.calls)} for each in op.failures],
     }
 
 

@@ -162,14 +162,37 @@ class Runner:
     def legal_kinds(self, kinds: Sequence[KindResult], row: Row) -> tuple[Kind, ...] | None:
         """Return the kinds to draw legal examples of: those that the backend does not refuse; None for the table's.
 
-        A kind that the backend takes and gets wrong stays, so that the examples show it.
+        A kind that the backend takes and gets wrong stays, so that the examples show it. A table's kinds stay without
+        its lies, which have examples of their own.
         """
-        if self.plan.table is not None or not kinds:
+        lies = any(kind.is_lie for kind in kinds)
+        if not kinds or (self.plan.table is not None and not lies):
             return None
         by_name = {(reduce_op, str(dtype)): (reduce_op, dtype) for (reduce_op, dtype), *_ in self.plan.kinds(row)}
+        if lies:
+            stays = [kind for kind in kinds if kind.table and not kind.is_lie]
+            return tuple(by_name[kind.reduce_op, f"torch.{kind.dtype}"] for kind in stays)
         out = (RAISES, REFUSED, UNDEFINED)
         taken = [by_name[kind.reduce_op, f"torch.{kind.dtype}"] for kind in kinds if kind.outcome not in out]
         return tuple(taken) or None
+
+    def lies(self, row: Row, kinds: Sequence[KindResult]) -> tuple[Failure, ...]:
+        """Return a failure for each outcome of the kinds that the table admits and the backend does not take."""
+        calls = {(reduce_op, f"{dtype}"): calls for (reduce_op, dtype), _, calls in self.plan.kinds(row)}
+        by_outcome: dict[str, list[KindResult]] = {}
+        for kind in kinds:
+            if kind.is_lie:
+                by_outcome.setdefault(kind.outcome, []).append(kind)
+        found = []
+        for outcome, lies in by_outcome.items():
+            own = calls[lies[0].reduce_op, f"torch.{lies[0].dtype}"]
+            again = self.try_alone(own)
+            alone = again.outcome == outcome
+            result = again if alone else Result(outcome, lies[0].message.splitlines())
+            claim = ", ".join(kind.name for kind in lies)
+            program = reproducer(own, self.backend, result, methods=self.methods)
+            found.append(failure_of(row.op, own, result, program, shrunk=True, tries=1, alone=alone, claim=claim))
+        return tuple(found)
 
     # -- legal and broken examples
 
@@ -196,6 +219,18 @@ class Runner:
         for each in results.values():
             self._be_patient(each)
         return results
+
+    def optional(
+        self, rows: Sequence[Row], kinds: Mapping[str, tuple[Kind, ...] | None], watch: Watch = nobody
+    ) -> dict[str, dict[str, int]]:
+        """Try what a backend may take or not; return op → outcome → number of examples."""
+        examples = [example for row in rows for example in self.plan.optional(row, kinds[row.op])]
+        outcomes: dict[str, list[str]] = {row.op: [] for row in rows}
+        payloads = [self._one(example.calls) for example in examples]
+        for done, (place, result) in enumerate(self._box.map(TRY_GROUP, payloads, deadline=self._limit), 1):
+            watch("optional calls", done, len(examples))
+            outcomes[examples[place].op].append(result.outcome)
+        return {op: counted(each) for op, each in outcomes.items()}
 
     def _be_patient(self, results: LegalResults) -> None:
         """Try calls that seemed to hang once more, with more time, until one really does."""
@@ -226,13 +261,13 @@ class Runner:
             watch("broken calls", done, max(done, len(sent) * len(rows) // max(ops, 1)))
             if result.outcome != REFUSED:
                 example = sent[place]
-                outcomes[example.op, example.way].append(broken_outcome(result.outcome))
+                outcomes[example.op, example.way].append(result.outcome)
         ids: dict[tuple[str, str], dict[str, None]] = {}
         for example in sent:
             ids.setdefault((example.op, example.way), {})[example.id] = None
         return {
             row.op: tuple(
-                WayResult(way, tuple(ids[op, way]), counted(each))
+                WayResult(way, tuple(ids[op, way]), counted(map(broken_outcome, each)), each.count(OK))
                 for (op, way), each in outcomes.items()
                 if op == row.op
             )

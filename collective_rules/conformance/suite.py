@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from typing import Any
 
+import attrs
+
 from collective_rules.conformance.examples import Kind
 from collective_rules.conformance.measure import ops_to_measure, plan_of, unsupported
-from collective_rules.conformance.results import BROKEN_OUTCOMES, KindResult, OpResult
+from collective_rules.conformance.results import BROKEN_OUTCOMES, KindResult, LegalResults, OpResult
 from collective_rules.conformance.runner import Runner
+from collective_rules.conformance.selection import expectations_of, selection_of
 from collective_rules.errors import CallError
 from collective_rules.ops import lookup
 from collective_rules.sandbox import DIES, HANGS, SILENTLY_WRONG
@@ -27,7 +30,9 @@ def conformance_suite(
     backend: str | Factory,
     *,
     world_sizes: Sequence[int] = (1, 2, 3, 4),
-    ops: str | Sequence[str] = "*",
+    select: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    expect_failures: Mapping[str, str] | None = None,
     examples: int = 20,
     seed: int = 0,
     deadline: float = 1.0,
@@ -43,8 +48,10 @@ def conformance_suite(
       An op that the backend does not have is skipped.
     - `test_broken_calls[op]` fails where a broken call has another outcome than those of "raises", "hangs", "dies" and
       "accepted" that `broken_may` lists. The test's property "broken" records the outcomes in any case.
-    - `test_dtypes[op]` fails where the table of limits is wrong; without a table, where the backend takes a dtype or
-      reduce op and gets it wrong. The test's property "dtypes" records those that it takes.
+    - `test_dtypes[op]` fails where the backend does not take what its table of limits admits; without a table, where it
+      takes a dtype or reduce op and gets it wrong. The test's property "dtypes" records those that it takes.
+
+    The tests of an op of `expect_failures` xfail where they would fail.
 
     `backend` is what `resolve` takes as text, or a factory that is a function of a module. Everything runs in processes
     of its own, `deadline` seconds a call; `seconds` may be spent on making a failing call smaller. The other arguments
@@ -52,7 +59,7 @@ def conformance_suite(
 
     Raises `CallError` for arguments that are no good; a backend that cannot be started is an error of each test.
 
-    >>> Suite = conformance_suite("gloo", ops="c10d::*gather*", broken_may=["raises", "accepted"])
+    >>> Suite = conformance_suite("gloo", select="c10d::*gather*", broken_may=["raises", "accepted"])
     >>> [name for name in vars(Suite) if name.startswith("test_")]
     ['test_legal_calls', 'test_broken_calls', 'test_dtypes']
     """
@@ -60,11 +67,20 @@ def conformance_suite(
 
     name = backend if isinstance(backend, str) else place_of(backend)
     plan = plan_of(name, world_sizes, examples, seed, limits)
-    rows, _ = ops_to_measure([ops] if isinstance(ops, str) else ops, plan)
+    chosen = selection_of(*([each] if isinstance(each, str) else each for each in (select, ignore)), plan.table)
+    plan = attrs.evolve(plan, ids=chosen.ids, spared=chosen.spared)
+    rows, _ = ops_to_measure(chosen, plan)
+    expected = expectations_of(expect_failures or {})
     unknown = [outcome for outcome in broken_may if outcome not in BROKEN_OUTCOMES]
     if unknown or isinstance(broken_may, str):
         raise CallError(f"broken_may={broken_may!r}, but should list some of {', '.join(BROKEN_OUTCOMES)}")
     each_op = pytest.mark.parametrize("op", [row.op for row in rows])
+
+    def fail(op: str, fault: str) -> None:
+        if fault and op in expected:
+            pytest.xfail(expected[op])
+        if fault:
+            pytest.fail(fault, pytrace=False)
 
     class ConformanceSuite:
         @pytest.fixture(scope="class")
@@ -75,9 +91,7 @@ def conformance_suite(
         @each_op
         def test_legal_calls(self, op: str, measured: _Measured) -> None:
             measured.skip_unsupported(op, pytest.skip)
-            fault = measured.legal_fault(op, seconds)
-            if fault:
-                pytest.fail(fault, pytrace=False)
+            fail(op, measured.legal_fault(op, seconds))
 
         @each_op
         def test_broken_calls(
@@ -86,17 +100,14 @@ def conformance_suite(
             measured.skip_unsupported(op, pytest.skip)
             counts, fault = measured.broken(op, broken_may)
             record_property("broken", counts)
-            if fault:
-                pytest.fail(fault, pytrace=False)
+            fail(op, fault)
 
         @each_op
         def test_dtypes(self, op: str, measured: _Measured, record_property: Callable[[str, object], None]) -> None:
             measured.skip_unsupported(op, pytest.skip)
             kinds = measured.kinds(op)
             record_property("dtypes", [f"{kind.reduce_op} {kind.dtype}".strip() for kind in kinds if kind.taken])
-            fault = _kinds_fault(op, kinds)
-            if fault:
-                pytest.fail(fault, pytrace=False)
+            fail(op, _kinds_fault(op, kinds))
 
     ConformanceSuite.__doc__ = f"Conformance of {name}."
     return ConformanceSuite
@@ -108,6 +119,7 @@ class _Measured:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self._kinds: dict[str, tuple[KindResult, ...]] = {}
+        self._legal: dict[str, LegalResults] = {}
 
     def kinds(self, op: str) -> tuple[KindResult, ...]:
         """Return the results of each (reduce op, dtype)."""
@@ -117,17 +129,25 @@ class _Measured:
 
     def skip_unsupported(self, op: str, skip: Callable[[str], Any]) -> None:
         """Skip the test of an op that the backend does not have."""
-        why = unsupported(self.kinds(op)) if self.runner.plan.table is None else ""
+        if self.runner.plan.table is None:
+            why = unsupported(self.kinds(op)) or unsupported((), self._legal_results(op))
+        else:
+            why = self.runner.plan.untaken(lookup(op))
         if why:
             skip(f"not supported: {why}")
 
     def _drawn(self, op: str) -> dict[str, tuple[Kind, ...] | None]:
         return {op: self.runner.legal_kinds(self.kinds(op), lookup(op))}
 
+    def _legal_results(self, op: str) -> LegalResults:
+        if op not in self._legal:
+            self._legal |= self.runner.legal([lookup(op)], self._drawn(op))
+        return self._legal[op]
+
     def legal_fault(self, op: str, seconds: float) -> str:
         """Return why legal calls fail, with a program that reproduces it; "" where none does."""
         drawn, row = self._drawn(op), lookup(op)
-        legal = self.runner.legal([row], drawn)[op]
+        legal = self._legal_results(op)
         found = OpResult(op, row.rule.name, legal.outcomes, legal.skipped)
         if not found.failed:
             return ""
@@ -151,8 +171,7 @@ class _Measured:
 
 def _kinds_fault(op: str, kinds: Sequence[KindResult]) -> str:
     if any(kind.table is not None for kind in kinds):
-        says = {True: "the table of limits admits it", False: "the table of limits does not admit it"}
-        wrong = [(kind, says[bool(kind.table)]) for kind in kinds if not kind.agrees]
+        wrong = [(kind, "the table of limits admits it") for kind in kinds if kind.is_lie]
     else:
         gone = (SILENTLY_WRONG, HANGS, DIES)
         wrong = [(kind, next(iter(kind.message.splitlines()), "")) for kind in kinds if kind.outcome in gone]

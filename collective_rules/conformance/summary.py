@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
-from collective_rules.conformance.results import Conformance, KindResult, OpResult
+from collective_rules.conformance.results import Conformance, Failure, KindResult, OpResult
+from collective_rules.sandbox import OK
 
-__all__ = ["NONE", "alike", "headline", "left_out", "legal_text", "settings_line"]
+__all__ = ["NONE", "alike", "badge", "failing_title", "headline", "left_out", "legal_text", "notes", "settings_line"]
 
 NONE = "–"
 
@@ -21,7 +23,6 @@ def headline(found: Conformance) -> str:
     ended = f" {found.ended}" if found.ended else ""
     if not totals["passed"] + totals["failed"]:
         return f"{found.backend} does not conform: no legal call passed.{ended}"
-    verdict = "conforms" if found.conforms else "does not conform"
     failing = [op for op in found.ops if op.failed]
     where = f", in {_many(len(failing), 'op')}" if failing else ""
     legal = f"{totals['passed']} legal calls passed, {totals['failed']} failed{where}"
@@ -32,9 +33,12 @@ def headline(found: Conformance) -> str:
     )
     without = [op for op in found.ops if op.unsupported]
     lacking = f" {_many(len(without), 'op')} not supported." if without else ""
+    expected = sum(op.verdict == "fails as expected" for op in found.ops)
+    known = f" {_many(expected, 'op')} failed as expected." if expected else ""
     wrong = sum(len(op.disagreements) for op in found.ops)
-    table = f" The table of limits is wrong about {_many(wrong, 'dtype')}." if wrong else ""
-    return f"{found.backend} {verdict}: {legal}.{broken if tried else ''}{lacking}{table}{ended}"
+    named = "declaration" if found.is_declared else "table of limits"
+    table = f" The {named} is wrong about {_many(wrong, 'dtype')}." if wrong else ""
+    return f"{found.backend} {found.verdict}: {legal}.{broken if tried else ''}{lacking}{known}{table}{ended}"
 
 
 def settings_line(found: Conformance) -> str:
@@ -45,6 +49,30 @@ def settings_line(found: Conformance) -> str:
         f"torch {found.torch}; groups of {_numbers(found.sizes)}{where}; {_many(found.examples, 'legal call')} of each "
         f"op, as {limits} have it; seed {found.seed}; deadline {found.deadline:g} s; took {found.seconds:g} s."
     )
+
+
+def notes(found: Conformance) -> list[str]:
+    """Return a line for each thing worth a look: the notes, the expected failures, and what is optional."""
+    expected = [f"{op.op} fails as expected: {op.expected}" for op in found.ops if op.verdict == "fails as expected"]
+    optional = [
+        f"{op.op}: of {sum(op.optional.values())} calls with lists of several tensors, which a backend may take or "
+        f"not, {op.optional.get(OK, 0)} passed"
+        for op in found.ops
+        if op.optional and not op.unsupported
+    ]
+    return [*found.notes, *expected, *optional]
+
+
+def failing_title(failure: Failure) -> str:
+    """Return what fails, and what the table claims where it claims too much."""
+    return f"{failure.op} ({failure.claim})" if failure.claim else failure.op
+
+
+def badge(found: Conformance) -> str:
+    """Return a badge in Markdown, an image by shields.io, which says whether the backend conforms."""
+    colour = "brightgreen" if found.conforms else "red"
+    text = quote(found.verdict.replace("-", "--").replace("_", "__").replace(" ", "_"), safe="")
+    return f"![collective-rules: {found.verdict}](https://img.shields.io/badge/collective--rules-{text}-{colour})"
 
 
 def left_out(found: Conformance) -> list[str]:

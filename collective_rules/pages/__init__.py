@@ -5,6 +5,6 @@ backend. This room knows none of them.
 """
 
 from collective_rules.pages.html import render
-from collective_rules.pages.writer import Writer, must_be_writable
+from collective_rules.pages.writer import Writer, must_be_in_folder, must_be_writable, write_text
 
-__all__ = ["Writer", "must_be_writable", "render"]
+__all__ = ["Writer", "must_be_in_folder", "must_be_writable", "render", "write_text"]

@@ -12,7 +12,7 @@ import attrs
 
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["Writer", "must_be_writable"]
+__all__ = ["Writer", "must_be_in_folder", "must_be_writable", "write_text"]
 
 T = TypeVar("T")
 
@@ -26,9 +26,14 @@ def must_be_writable(path: str | Path) -> Path:
     Traceback (most recent call last):
     collective_rules.errors.CollectiveRulesError: report.pdf: a report ends in .html, .md or .json
     """
+    if Path(path).suffix.lower() not in _SUFFIXES:
+        raise CollectiveRulesError(f"{path}: a report ends in .html, .md or .json")
+    return must_be_in_folder(path)
+
+
+def must_be_in_folder(path: str | Path) -> Path:
+    """Return `path`; raise `CollectiveRulesError` if no file can be written there."""
     target = Path(path)
-    if target.suffix.lower() not in _SUFFIXES:
-        raise CollectiveRulesError(f"{target}: a report ends in .html, .md or .json")
     if not os.path.isdir(target.parent):
         raise CollectiveRulesError(f"{target}: there is no folder {target.parent}; make it first")
     if os.path.isdir(target):
@@ -58,10 +63,15 @@ class Writer(Generic[T]):
         Raises `CollectiveRulesError` for another suffix, and if the file cannot be written.
         """
         target = must_be_writable(path)
-        text = self.text(report, target.suffix.lower())
-        try:
-            target.write_text(text, encoding="utf-8", errors="backslashreplace")
-        except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise CollectiveRulesError(f"{target} cannot be written: {reason}") from error
-        return target
+        return write_text(target, self.text(report, target.suffix.lower()))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write the text to `path`, and return the path; raise `CollectiveRulesError` if that fails."""
+    target = must_be_in_folder(path)
+    try:
+        target.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CollectiveRulesError(f"{target} cannot be written: {reason}") from error
+    return target

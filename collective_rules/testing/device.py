@@ -9,7 +9,7 @@ import torch
 from collective_rules.errors import CallError
 from collective_rules.testing.tensors import Made, mapped
 
-__all__ = ["DeviceTensors", "checked_device"]
+__all__ = ["DeviceTensors", "checked_device", "device_count"]
 
 
 def checked_device(name: str) -> torch.device:
@@ -34,9 +34,31 @@ def checked_device(name: str) -> torch.device:
         return device
     here = torch.accelerator.current_accelerator(check_available=True)
     if here is None or here.type != device.type or not torch.accelerator.device_count():
-        present = "none" if here is None else repr(here.type)
-        raise CallError(f"device={name!r}, but torch {torch.__version__} finds no such device here (found: {present})")
+        raise CallError(
+            f"device={name!r}, but torch {torch.__version__} finds no such device here ({_missing(device.type, here)})"
+        )
     return device
+
+
+def _missing(device: str, here: torch.device | None) -> str:
+    """Return what this machine, or this torch, lacks."""
+    present = "none" if here is None else repr(here.type)
+    if device != "cuda" or here is not None:
+        return f"found: {present}"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"found: {present}; this torch is built without CUDA: install one with it, on a machine with a GPU"
+    return f"found: {present}; no GPU or no driver: see nvidia-smi, and CUDA_VISIBLE_DEVICES"
+
+
+def device_count(name: str) -> int | None:
+    """Return how many devices of that type are here; None for the CPU, which all ranks share.
+
+    Raises what `checked_device` raises.
+
+    >>> device_count("cpu") is None
+    True
+    """
+    return None if checked_device(name).type == "cpu" else torch.accelerator.device_count()
 
 
 class DeviceTensors:
