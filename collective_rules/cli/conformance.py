@@ -124,7 +124,7 @@ def measure_backend(
     from collective_rules.conformance.selection import expected_failures_in
     from collective_rules.pages import must_be_in_folder, must_be_writable
 
-    alone = "threads" if device == "cpu" else "processes"
+    alone: RanksAre = "threads" if device == "cpu" else "processes"
     workers: RanksAre = ranks or ("torchrun" if torchrun.is_launched() else alone)
     seconds = deadline if deadline is not None else 1.0 if workers == "threads" else 30.0
     sizes, start = _sizes_and_ranks(workers, backend, world_size, seconds, device)
@@ -202,7 +202,7 @@ def _unwritten(result: Conformance, paths: Iterable[str], xml: str | None) -> It
     from collective_rules.conformance.report import write
     from collective_rules.pages import write_text
 
-    writers = [(path, functools.partial(write, result)) for path in paths]
+    writers: list[tuple[str, Callable[[str], Path]]] = [(path, functools.partial(write, result)) for path in paths]
     if xml is not None:
         writers.append((xml, lambda path: write_text(path, junit(result))))
     for path, put in writers:

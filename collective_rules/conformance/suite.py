@@ -67,7 +67,7 @@ def conformance_suite(
 
     name = backend if isinstance(backend, str) else place_of(backend)
     plan = plan_of(name, world_sizes, examples, seed, limits)
-    chosen = selection_of(*([each] if isinstance(each, str) else each for each in (select, ignore)), plan.table)
+    chosen = selection_of(_listed(select), _listed(ignore), plan.table)
     plan = attrs.evolve(plan, ids=chosen.ids, spared=chosen.spared)
     rows, _ = ops_to_measure(chosen, plan)
     expected = expectations_of(expect_failures or {})
@@ -111,6 +111,10 @@ def conformance_suite(
 
     ConformanceSuite.__doc__ = f"Conformance of {name}."
     return ConformanceSuite
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 class _Measured:
