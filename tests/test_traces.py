@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.recordings import Recording, SourceError, read
-from collective_rules.recordings.call_builder import RecordedGroups, built
+from collective_rules.recordings.call_builder import built
 from collective_rules.recordings.events import Event, FieldReader
+from collective_rules.recordings.groups import RecordedGroups
 from collective_rules.recordings.recording import Notes
 from collective_rules.recordings.spellings import dtype_of, spelled
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from collective_rules.ops import lookup
-from collective_rules.recordings.call_builder import Collector
 from collective_rules.recordings.events import Event, is_number, name_known
+from collective_rules.recordings.groups import Collector
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import EVEN, SPELLINGS, SUMMARIES, dtype_of, spelled
 

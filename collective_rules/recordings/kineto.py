@@ -17,8 +17,8 @@ from typing import Any
 import attrs
 
 from collective_rules.ops import Row
-from collective_rules.recordings.call_builder import Collector
 from collective_rules.recordings.events import Event, at, is_number, literal, name_known, row_of
+from collective_rules.recordings.groups import Collector
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import dtype_of, spelled
 from collective_rules.spec import Spec
