@@ -63,7 +63,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 @attrs.frozen
 class Argument:
-    """One argument of the schema: `kind` is its type without List and Optional, `depth` how deep its lists nest.
+    """One argument of the schema: `kind` is its type without List and Optional, `depth` the depth of its lists.
 
     `optional`: it may be None; `gaps`: so may the elements of its list. `mutable`: the schema says that it is written.
     """
@@ -108,18 +108,14 @@ class Spelling:
 
 @attrs.frozen(eq=False, slots=False)
 class Row:
-    """What is known of one op. Made by `lookup`; compared by identity.
+    """One op with its rule and its schema. Made by `lookup`; compared by identity.
 
-    - `op`: the qualified name. `rule`: what it does, for the whole group. `entry`: its row of the op table.
-    - `spellings`: the admitted forms, in the op's own arguments, the usual one first.
-    - `notation`: the usual one as text.
-    - `reads`, `writes`: the arguments (or fresh returns) whose contents it consumes and produces.
-    - `returns`: what comes back, in order: an `Output` of kind "argument", "fresh", "empty" or "work".
-    - `group`, `reduce_op`, `root`, `peer`, `tag`, `group_size`: the argument that holds it, or "".
-    - `splits`: the arguments that hold split sizes, for the input and for the output.
-    - `root_only`: the arguments that are given, and read or written, on the root alone.
-    - `source`: where torch defines the op; `rule.source` is where it documents what it does.
+    - `entry`: its row of the op table. `rule`: what it does, for the whole group.
     - `arguments`: all arguments in the schema's order. `available`: whether the running torch has the op.
+    - `spellings`: the admitted forms, in the op's own arguments, the usual one first.
+    - `returns`: what comes back, in order: an `Output` of kind "argument", "fresh", "empty" or "work".
+
+    The properties that name an argument are "" where the op has none.
 
     >>> import collective_rules as cr
     >>> row = cr.lookup("c10d::_allgather_base_")
@@ -138,7 +134,7 @@ class Row:
     returns: tuple[Output, ...]
 
     def __reduce__(self) -> Any:
-        """Copies and pickles are this row again, in whatever process."""
+        """Copy and unpickle to this very row, in any process."""
         return lookup, (self.op,)
 
     @property
@@ -148,7 +144,7 @@ class Row:
 
     @property
     def namespace(self) -> str:
-        """What stands before `::`."""
+        """The part of the name before `::`."""
         return self.op.partition("::")[0]
 
     @property
@@ -174,7 +170,7 @@ class Row:
 
     @functools.cached_property
     def fresh(self) -> frozenset[str]:
-        """What is written and returned, and no argument."""
+        """The tensors that are written and returned, and are no argument."""
         return frozenset(self.writes) - {argument.name for argument in self.arguments}
 
     @property
@@ -209,7 +205,7 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Where torch defines the op."""
+        """Where torch defines the op; `rule.source` is where torch documents it."""
         return _SOURCES[self.namespace]
 
     @property

@@ -49,7 +49,7 @@ class _Unpacked:
         raise self._fault
 
     def _unpack(self, packed: bytes, size: int) -> bytes:
-        """Return what `packed` holds; where it is damaged, what stands before that, and nothing later."""
+        """Return what `packed` holds; where it is damaged, what stands before the damage."""
         before = self._member.copy()
         try:
             return self._member.decompress(packed, size)
@@ -71,7 +71,7 @@ class ByteStream:
         self.cut = ""
 
     def peek(self, size: int) -> bytes:
-        """Return what `read` will return first, `size` bytes of it if there are as many."""
+        """Return the next bytes without using them up, `size` of them if there are as many."""
         while len(self._ahead) < size:
             more = self._more(size - len(self._ahead))
             if not more:
@@ -99,7 +99,7 @@ class ByteStream:
 
 
 class TextStream:
-    """The same as text: UTF-8, where what is none becomes U+FFFD; `foreign` says whether there was such."""
+    """A stream as UTF-8 text; other bytes become U+FFFD, and then `foreign` is true."""
 
     def __init__(self, stream: ByteStream) -> None:
         self.bytes = stream

@@ -64,13 +64,16 @@ def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Ca
         made = call(op, group=group, **given)
         if len(known) < _MOST_KNOWN:
             known[key] = made
-    # A recording does not tell a send from an isend: that a rank waits in it is never claimed.
-    blocking = False if event.blocking is None and row.rule.point_to_point else event.blocking
+    blocking = event.blocking
+    if blocking is None and row.rule.point_to_point:
+        blocking = False  # a recording does not tell a send from an isend: that a rank waits in it is never claimed
+    elif blocking is None and type(own.get("async_op")) is bool:
+        blocking = not own["async_op"]
     return Call(made.row, made.group, made.arguments, event.source, event.index, blocking)
 
 
 def _has_memory(values: Iterable[Any]) -> bool:
-    """Whether a tensor among `values` says where it lies, by which specs are not told apart."""
+    """Return whether a tensor among `values` says where it lies: equal specs may differ in that."""
     return any(
         value.memory is not None if isinstance(value, Spec) else isinstance(value, tuple) and _has_memory(value)
         for value in values
@@ -78,25 +81,21 @@ def _has_memory(values: Iterable[Any]) -> bool:
 
 
 def _attributes(event: Event, row: Row, group: Group, given: dict[str, Any], notes: Notes) -> None:
-    """Fill in the root, the peer, the tag and the reduce op, as unknown where the file does not tell them."""
+    """Set the root, the peer, the tag and the reduce op, to unknown where the file does not tell them."""
     for attribute, name in row.entry.attributes.items():
         if name in given or attribute not in ("root", "reduce_op", "peer", "tag"):
             continue
-        if attribute == "peer" and event.peer is not None:
-            given[name] = event.peer
-            continue
-        if attribute == "root" and event.root is not None:
-            given[name] = event.root
-            continue
-        if attribute == "root" and any(given.get(listed) for listed in row.root_only if listed not in row.in_place):
-            given[name] = group.rank  # only the root has the list
-            continue
-        given[name] = UNKNOWN
-        notes.add("READ5", f"{name} of {row.op}", event.where)
+        value = {"peer": event.peer, "root": event.root}.get(attribute)
+        if attribute == "root" and value is None:
+            lists = (given.get(listed) for listed in row.root_only if listed not in row.in_place)
+            value = group.rank if any(lists) else None  # only the root has the list
+        given[name] = UNKNOWN if value is None else value
+        if value is None:
+            notes.add("READ5", f"{name} of {row.op}", event.where)
 
 
 def _splits(event: Event, row: Row, given: dict[str, Any], notes: Notes) -> None:
-    """Give a single all_to_all its split sizes, as unknown where they are not told."""
+    """Set the split sizes of an all_to_all_single, to unknown where the file does not tell them."""
     told = split_sizes(event)
     for behind, column in row.entry.splits.items():
         name, part = column.argument, row.entry.parts[behind]
@@ -116,7 +115,7 @@ def _splits(event: Event, row: Row, given: dict[str, Any], notes: Notes) -> None
 
 
 def _contradict(event: Event, row: Row, notes: Notes) -> None:
-    """Note where the op's own arguments are not what the backend wrote down of it."""
+    """Note where the op's own arguments differ from the backend's record."""
     told = {"input": event.read_splits, "output": event.write_splits}
     for behind, column in row.entry.splits.items():
         own, its = event.arguments.get(column.argument or ""), told.get(behind)
@@ -141,7 +140,7 @@ def _contradict(event: Event, row: Row, notes: Notes) -> None:
 
 
 def _contradict_in_place(event: Event, row: Row, notes: Notes) -> None:
-    """Note where an op that works in place was written down with other tensors behind it than before it."""
+    """Note where an op that works in place is recorded with other tensors behind it than before it."""
     before, behind = ([(spec.shape, spec.dtype) for spec in side or ()] for side in (event.reads, event.writes))
     told = all(None not in tensor for tensor in (*before, *behind))
     if told and before != behind:
@@ -153,7 +152,7 @@ def _listed(tensors: list[tuple[Any, Any]]) -> str:
 
 
 def _rows(spec: Spec, rows: int) -> Spec:
-    """A flat tensor as `rows` rows; of unknown shape where it is no multiple of them."""
+    """Return a flat tensor as `rows` rows; of unknown shape where it is no multiple of them."""
     elements = spec.numel
     if rows == 0 or elements % rows:
         return spec if rows == elements else Spec(None, spec.dtype)
@@ -161,11 +160,10 @@ def _rows(spec: Spec, rows: int) -> Spec:
 
 
 def _unknown(event: Event, row: Row, name: str, group: Group) -> Any:
-    """What stands for an argument that is read, and of which nothing is told.
+    """Return unknown tensors for an argument that is read and not recorded.
 
-    A list of any length is taken to have one tensor where a file tells of no tensors at all. Where it tells of others,
-    this one could not be read, and would be compared with longer ones: a `CallError` says so. Of one whose tensors are
-    alike, one travels, whatever its length.
+    A list of any length is taken to have one tensor where the file has no tensors at all, or where the list stands for
+    one. Else the list could not be read, and would be compared with longer ones: that raises `CallError`.
     """
     part = next(part for part in row.spellings[0].statement.parts if part.path.name == name)
     if "i" in part.path.index and not row.entry.one_tensor and not event.bare:

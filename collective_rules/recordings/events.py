@@ -1,7 +1,7 @@
-"""What a foreign recording tells of one collective, and how the numbers in it are read.
+"""One collective as another tool's recording tells it, and readers of the numbers in it.
 
-A field that a file lacks, or that holds what is no number, is unknown: None. A damaged number must not become a call
-that is simply missing, for then the calls behind it would be compared with the wrong ones of other ranks.
+A field that is missing or damaged is unknown: None. A damaged number must not drop its call, for then the calls behind
+it would be compared with the wrong ones of other ranks.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Event:
 
     - `name`: the op, "c10d::send", or the backend's name for it, in lower case.
     - `arguments`: those of the op that the file tells, by schema name.
-    - `reads`, `writes`: the tensors as a flat list, where the file tells no more. `counted`: only how many elements
-      they have is known, and their shapes are made up from it. `bare`: the file tells no tensors of any call.
+    - `reads`, `writes`: the tensors as a flat list, where the file tells no more. `counted`: the file tells only their
+      numbers of elements, from which shapes are made up. `bare`: the file tells no tensors of any call.
     - `read_splits`, `write_splits`: of an all_to_all; None where they are not told.
     - `group`, `size`, `ranks`: the group's name ("" where it is not told), size and global ranks; `rank` is this
       process's rank in it. `peer`: of a send or receive, in the group.
@@ -67,7 +67,7 @@ class Event:
         return SPELLINGS.get(self.name, self.name)
 
     def take_rank(self, rank: int | None) -> None:
-        """Take in the number that `record_param_comms` calls the rank: NCCL writes the root or the peer there."""
+        """Take in the rank that `record_param_comms` has; NCCL writes the root or the peer there."""
         row = lookup(self.op)
         if row.rule.point_to_point:
             self.peer = rank
@@ -78,7 +78,7 @@ class Event:
 
 
 def row_of(name: str) -> Row | None:
-    """Return the row of an op's name; None where there is none, or it only waits."""
+    """Return the row of the op `name`; None where it has none, or only waits."""
     if name not in OPS:
         return None
     try:
@@ -89,7 +89,7 @@ def row_of(name: str) -> Row | None:
 
 
 def name_known(name: str, notes: Notes, where: str) -> bool:
-    """Whether `name` is a collective that has a rule; what is neither that nor known to be none is noted."""
+    """Return whether `name` is a collective that has a rule; note a name that is not known at all."""
     if name in SPELLINGS or row_of(name) is not None:
         return True
     if name in SUMMARIES:
@@ -100,7 +100,7 @@ def name_known(name: str, notes: Notes, where: str) -> bool:
 
 
 def is_number(value: Any, least: int = 0) -> bool:
-    """Whether `value` is an int of 64 bits, `least` or more."""
+    """Return whether `value` is an int of 64 bits, `least` or more."""
     return type(value) is int and least <= value <= _LARGEST
 
 
@@ -138,7 +138,7 @@ class FieldReader:
         return None
 
     def _listed(self, text: str) -> Any:
-        """The list that `text` is; None where it was shortened ("[0, 1, ..., 7]"), or is empty."""
+        """Return the list that `text` spells; None where it is shortened ("[0, 1, ..., 7]") or empty."""
         if "..." in text or not text.strip():
             return None
         try:
@@ -180,7 +180,7 @@ class FieldReader:
 
 
 def _made(shape: tuple[int, ...] | None, dtype: torch.dtype | None, stride: tuple[int, ...] | None) -> Spec:
-    """One Spec given twice would be one memory: each is made anew."""
+    """Return a new Spec: one that is given twice would be one memory."""
     try:
         return Spec(shape, dtype, stride)
     except CallError:

@@ -1,8 +1,7 @@
 """PyTorch execution traces (ExecutionTraceObserver), also with Chakra's schema names: the "nodes" of one JSON object.
 
-A collective is up to four nodes inside one another, as in a Kineto trace; the outermost op is the call. Recorded are
-shapes, dtypes, strides and memory (from 1.1.1 on), split sizes, roots, peers and tags; the group where the backend
-writes `record_param_comms` (NCCL does, gloo does not). Never recorded: the reduce op of a c10d op.
+Recorded are shapes, dtypes, strides and memory (from 1.1.1 on), split sizes, roots, peers and tags; the group where the
+backend writes `record_param_comms` (NCCL does, gloo does not). Never recorded: the reduce op of a c10d op.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ import torch
 from collective_rules.ops import Row
 from collective_rules.recordings.events import Event, at, is_number, name_known, row_of
 from collective_rules.recordings.groups import Collector
+from collective_rules.recordings.op_trace import PARAM, TraceRow, evenly_spread, outermost, scalar
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import SPELLINGS, dtype_of, spelled
 from collective_rules.spec import Memory, Spec
 
 __all__ = ["ExecutionTrace"]
 
-_PARAM = "record_param_comms"
 _GROUPS = "## process_group:init ##"
 _KNOWN = re.compile(r"1\.[01]\.\d+")
 _DEEPEST = 4
@@ -34,16 +33,13 @@ _ARGUMENT = re.compile(r"(?:^|[ ,(])(\w+)(?:=[^,)]*)?(?=[,)])")
 
 
 @attrs.define(eq=False)
-class _Node:
-    """A node that has to do with communication: values, shapes and types of what goes in and comes out."""
+class _Node(TraceRow):
+    """A node; `inputs` and `outputs` hold the values, shapes and types of its two sides."""
 
-    id: int
-    name: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     schema: str
     sequence: int
-    inner: list[_Node] = attrs.field(factory=list)
 
 
 class ExecutionTrace(Collector):
@@ -79,10 +75,10 @@ class ExecutionTrace(Collector):
             self._parents[id_] = parent
         if name == _GROUPS:
             self._read_groups(node, where)
-        elif ":" not in name and name != _PARAM:
+        elif ":" not in name and name != PARAM:
             return
-        elif name == _PARAM or row_of(name) is not None or ("::" not in name and spelled(name)[0]):
-            made = _Node(id_, name, *_sides(node), *_told_of(node))
+        elif name == PARAM or row_of(name) is not None or ("::" not in name and spelled(name)[0]):
+            made = _Node(name, id_, *_sides(node), *_told_of(node))
             known = self._nodes.setdefault(id_, made)
             if known is not made:
                 self.notes.add("READ8", f"node {id_}", where)
@@ -102,49 +98,38 @@ class ExecutionTrace(Collector):
 
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order in which they were begun."""
-        calls: list[_Node] = []
-        of: dict[int, _Node] = {}
-        for id_ in sorted(self._nodes):
-            node = self._nodes[id_]
-            around = self._around(id_, of)
-            if around is not None and (row_of(node.name) is None or _is_same_call(around, node)):
-                of[id_] = around
-                around.inner.append(node)
-            elif row_of(node.name) is not None or node.name == _PARAM:
-                of[id_] = node
-                calls.append(node)
-        for node in calls:
+        nodes = (self._nodes[id_] for id_ in sorted(self._nodes))
+        for node in outermost(nodes, self._around, lambda node: row_of(node.name) is not None or node.name == PARAM):
             event = self._event(node)
             if event is not None:
                 yield event
 
-    def _around(self, id_: int, of: Mapping[int, _Node]) -> _Node | None:
-        """The call that a node is inside of."""
-        seen = {id_}
+    def _around(self, node: _Node, calls: dict[int, _Node]) -> _Node | None:
+        """Return the call that a node is inside of: that of its nearest parent."""
+        id_, seen = node.number, {node.number}
         while (id_ := self._parents.get(id_, -1)) not in seen and id_ >= 0:
             seen.add(id_)
-            if id_ in of:
-                return of[id_]
+            if id_ in calls:
+                outer = calls[id_]
+                return outer if row_of(node.name) is None or _is_same_call(outer, node) else None
         return None
 
     def _event(self, node: _Node) -> Event | None:
         within = [node, *node.inner]
-        param = next((one for one in within if one.name == _PARAM), None)
-        note = next((one for one in within if "::" not in one.name and one.name != _PARAM), None)
-        where, row = f"node {node.id}", row_of(node.name)
-        event = Event(node.name, where, node.id)
+        param = next((one for one in within if one.name == PARAM), None)
+        note = next((one for one in within if one.is_note), None)
+        where, row = f"node {node.number}", row_of(node.name)
+        event = Event(node.name, where, node.number)
         self._compare_tensors(event, within)
         if param is not None:
             self._read_param(event, param)
         if row is not None:
             event.name = node.name
             self._arguments(event, row, node)
-            if type(event.arguments.get("async_op")) is bool:
-                event.blocking = not event.arguments["async_op"]
             return event
-        if event.name == _PARAM and note is not None:
+        if event.name == PARAM and note is not None:
             event.name = spelled(note.name)[1]
-        if event.name == _PARAM:
+        if event.name == PARAM:
             return None  # a wait
         return event if name_known(event.name, self.notes, where) else None
 
@@ -165,14 +150,14 @@ class ExecutionTrace(Collector):
             if argument.kind == "Tensor":
                 read: Any = self._tensors(node.inputs, place, argument.depth, event.where)
             else:
-                read = _plain(value, kind, argument.kind, argument.depth)
+                read = None if kind == "None" else scalar(value, argument)
             if read is not None:
                 event.arguments[argument.name] = read
 
     def _compare_tensors(self, event: Event, nodes: list[_Node]) -> None:
-        """Note where a tensor is written down as two in the rows of one call, or in one of them.
+        """Note where the rows of one call contradict each other, or themselves, about a tensor.
 
-        A tensor is told by its id and its storage's; its shape, its number of elements and its dtype are its own.
+        Its id and its storage's id name a tensor; shape, dtype and number of elements must then be the same.
         """
         known: dict[tuple[int, int], tuple[Any, Any]] = {}
         for node in nodes:
@@ -193,7 +178,7 @@ class ExecutionTrace(Collector):
                         self.notes.add("READ12", f"one tensor is {told[1]}, and {dtype}", event.where)
 
     def _tensors(self, side: Mapping[str, Any], place: int, depth: int, where: str) -> Any:
-        """The tensors at one place: nested as the values are."""
+        """Return the tensors at one place, nested as the values are."""
         kind = at(side.get("types"), place)
         if not isinstance(kind, str) or not ("Tensor" in kind or "List" in kind):
             return None
@@ -233,14 +218,14 @@ class ExecutionTrace(Collector):
         numbers = [n for n in rest[2:] if type(n) is int]
         if len(numbers) in (1, 3) and is_number(numbers[-1], 1):
             event.size = numbers[-1]
-        if len(numbers) == 3 and event.size and event.size < 1 << 20 and numbers[0] >= 0 and numbers[1] > 0:
-            event.ranks = tuple(range(numbers[0], numbers[0] + numbers[1] * event.size, numbers[1]))
+        if len(numbers) == 3:
+            event.ranks = evenly_spread(event.size, *numbers[:2])
         if "Tensor" in str(types[0]):
             event.reads = self._flat(node.inputs, event.where)
             event.writes = self._flat(node.outputs, event.where)
 
     def _flat(self, side: Mapping[str, Any], where: str) -> tuple[Spec, ...] | None:
-        """The tensors of the first place as a flat list."""
+        """Return the tensors of the first place as a flat list."""
         kind = at(side.get("types"), 0)
         if not isinstance(kind, str):
             return None
@@ -251,7 +236,7 @@ class ExecutionTrace(Collector):
         return (found,) if isinstance(found, Spec) else found
 
     def _group_name(self, group: Any) -> str:
-        """The group's name; older traces have an address, which is another one on every rank."""
+        """Return the group's name; older traces have an address instead, which differs between ranks."""
         if isinstance(group, list) and group and isinstance(group[0], str):
             return group[0]
         if isinstance(group, str):
@@ -260,7 +245,7 @@ class ExecutionTrace(Collector):
 
 
 def _is_same_call(outer: _Node, inner: _Node) -> bool:
-    """Whether `inner` is `outer` on its way to the backend.
+    """Return whether `inner` is `outer` on its way to the backend.
 
     The observer also puts what follows a gloo send inside of it, until the send is waited for.
     """
@@ -271,7 +256,7 @@ def _is_same_call(outer: _Node, inner: _Node) -> bool:
 
 
 def _sides(node: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What goes in and comes out, from either of the two ways in which they are written."""
+    """Return a node's inputs and outputs, from either of the two ways to write them."""
     sides = []
     for name in ("input", "output"):
         side = node.get(name + "s")
@@ -282,7 +267,7 @@ def _sides(node: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _told_of(node: Any) -> tuple[str, int]:
-    """The op's schema, and its autograd sequence number, which only the outermost layer of an op has; -1 for none."""
+    """Return the op's schema and its autograd sequence number; -1 for an inner layer of an op, which has none."""
     told = {"op_schema": node.get("op_schema"), "seq_id": node.get("seq_id")}
     listed = node.get("attrs")
     for attribute in listed if isinstance(listed, list) else ():
@@ -292,21 +277,10 @@ def _told_of(node: Any) -> tuple[str, int]:
     return schema if isinstance(schema, str) else "", sequence if is_number(sequence) else -1
 
 
-def _plain(value: Any, kind: Any, wanted: str, depth: int) -> Any:
-    """`value` where it is what the schema says; None where it is not."""
-    if depth == 1 and isinstance(value, list):
-        return tuple(value) if wanted == "int" and all(is_number(n) for n in value) else None
-    if depth or kind != {"int": "Int", "bool": "Bool"}.get(wanted, "String"):
-        return None
-    if wanted == "int":
-        return value if is_number(value, -1) else None
-    return value if type(value) is (bool if wanted == "bool" else str) else None
-
-
 def _placed(spec: Spec, value: Any, *, has_strides: bool) -> Spec:
-    """The tensor with its device and its place in memory: values are [id, storage, offset, numel, itemsize, device].
+    """Return the tensor with its device and memory, from [id, storage, offset, numel, itemsize, device].
 
-    Without strides its extent is not known, and then neither is what it shares.
+    Without strides its extent is unknown, and so is the memory that it shares.
     """
     if not isinstance(value, list) or len(value) < 6 or not (is_number(value[1]) and is_number(value[2])):
         return spec
@@ -340,6 +314,6 @@ def _pairs(value: Any, shape: Any, depth: int = 0) -> Iterator[tuple[list[Any], 
 
 
 def _may_communicate(node: Any) -> bool:
-    """Whether a node that cannot be read may be one of a collective."""
+    """Return whether a node that cannot be read may belong to a collective."""
     name = node.get("name") if type(node) is dict else None
-    return type(name) is not str or name == _PARAM or name.startswith(("c10d::", "_c10d_functional"))
+    return type(name) is not str or name == PARAM or name.startswith(("c10d::", "_c10d_functional"))

@@ -1,8 +1,8 @@
 """Flight Recorder dumps, JSON or pickle: one entry for each collective of the last few thousand.
 
-Recorded are names, shapes, dtypes, sequence numbers, the lines of the program and, of NCCL, the groups' ranks. Not
-recorded are reduce ops, roots, tags, split sizes, strides, and the rank, which stands in the file's name alone.
-gloo writes down a reduce_scatter as the all_reduce that it carries out, and no sends and receives.
+Recorded are names, shapes, dtypes, sequence numbers, the lines of the program and, for NCCL, the groups' ranks. Not
+recorded are reduce ops, roots, tags, split sizes, strides, and the rank, which only the file's name tells. gloo records
+a reduce_scatter as the all_reduce that it carries out, and no sends and receives.
 
 The buffer is a ring: once it is full, each entry overwrites the oldest. A dump then begins in the middle of the run, at
 another place on each rank, and only the numbers tell which collectives belong together.
@@ -109,7 +109,7 @@ class FlightRecorder(Collector):
         self._events.append(event)
 
     def _count(self, record: Any) -> None:
-        """Count the records that are not there, by the numbers of those that are."""
+        """Count the missing records, by the numbers of those that are there."""
         if not is_number(record):
             self._next = None if self._next is None else self._next + 1
             return
@@ -153,7 +153,7 @@ class FlightRecorder(Collector):
             name_known(name, self.notes, where)
 
     def _group(self, event: Event, entry: dict[Any, Any]) -> bool:
-        """Read which group the event is of; a call of one that is not known is none that could be compared."""
+        """Read the event's group; return whether it is known, without which nobody can compare the call."""
         group = entry.get("process_group", entry.get("pg_name"))
         event.group = _group_of(entry) or ""
         if isinstance(group, (list, tuple)) and len(group) > 1:
@@ -212,7 +212,7 @@ class FlightRecorder(Collector):
             yield event
 
     def _note_missing(self) -> None:
-        """Say which records are not there, as far as the numbers of others show."""
+        """Note the missing records that the numbers of others show."""
         lost = self.notes.lost
         late = [name for name, index in self._begins.items() if index and not {None, name} & {*lost}]
         if self._overwritten:
@@ -229,13 +229,13 @@ class FlightRecorder(Collector):
 
 
 def _index(numbers: tuple[Any, ...]) -> int | None:
-    """The index that an entry's `collective_seq_id`, or its `seq_id`, tells."""
+    """Return the index that an entry's `collective_seq_id` or `seq_id` tells."""
     number = numbers[0] if numbers[0] is not None else numbers[1]
     return max(number - 1, 0) if is_number(number) else None
 
 
 def _is_unread(entry: dict[Any, Any], event: Event) -> bool:
-    """Whether an entry has tensors that could not be read."""
+    """Return whether an entry has tensors that cannot be read."""
     sides = (("input_sizes", event.reads), ("output_sizes", event.writes))
     return any(tensors is None and entry.get(key) is not None for key, tensors in sides)
 
@@ -248,7 +248,7 @@ def _group_of(entry: dict[Any, Any]) -> str | None:
 
 
 def _source(frames: Any) -> str:
-    """The innermost line that is not torch's own; frames stand innermost first."""
+    """Return the innermost line that is not torch's own; frames stand innermost first."""
     for frame in frames if isinstance(frames, (list, tuple)) else ():
         if isinstance(frame, dict) and isinstance(frame.get("filename"), str) and not _OWN.search(frame["filename"]):
             return f"{frame['filename'].removeprefix(os.getcwd() + os.sep)}:{frame.get('line', '?')}"

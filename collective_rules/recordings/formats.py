@@ -157,7 +157,7 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
 
 
 def _by_keys(keys: set[str], notes: Notes) -> _Source | None:
-    """The format of a document without a single record, by what else it has."""
+    """Return the format of a document without records, by its other keys."""
     if keys & {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"} or {"version", "entries"} <= keys:
         return FlightRecorder(notes)
     if keys & {"distributedInfo", "schemaVersion", "deviceProperties", "traceEvents"}:
@@ -185,7 +185,7 @@ def _recording(
 
 
 def _rank_in_name(path: str, notes: Notes) -> int | None:
-    """The rank that the file's name ends with, or that stands behind "rank" in it."""
+    """Return the rank that the file's name ends with, or that stands behind "rank" in it."""
     stem = Path(path).name
     while Path(stem).suffix and not Path(stem).suffix[1:].isdigit():
         stem = Path(stem).stem

@@ -170,13 +170,13 @@ class JsonStream:
             return value
 
     def _may_go_on(self, error: ValueError) -> bool:
-        """Whether more text might mend `error`."""
+        """Return whether more text might mend `error`."""
         if len(self._buffer) - self._at > _LARGEST or not isinstance(error, json.JSONDecodeError):
             return False
         return error.msg.startswith("Unterminated string") or error.pos + _NEAR_END >= len(self._buffer)
 
     def _is_small(self) -> bool:
-        """Whether the next value ends within what may be kept."""
+        """Return whether the next value is small enough to be kept."""
         if self._peek() not in "[{":
             return True
         depth, at = 0, self._at

@@ -1,9 +1,7 @@
 """Kineto traces, as torch.profiler exports them: one JSON object whose "traceEvents" are read one by one.
 
-A collective shows up as up to five events inside one another: the op as the program calls it, the op as the backend
-carries it out, `record_param_comms`, a note of the backend's ("nccl:all_reduce"), and a GPU kernel. They are one call:
-the outermost op of a thread, filled in from what is inside it. Only where a trace has neither ops nor
-`record_param_comms` are its kernels read instead.
+A call is the outermost op of a thread, filled in from the events inside it. The kernels are read instead only where a
+trace has neither ops nor `record_param_comms`.
 
 Recorded are, depending on torch's version and on `record_shapes`, sizes, strides, dtypes, split sizes, roots, peers,
 tags and the group; never the reduce op. Of gloo's collectives the group is not recorded.
@@ -11,7 +9,7 @@ tags and the group; never the reduce op. Of gloo's collectives the group is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -19,46 +17,31 @@ import attrs
 from collective_rules.ops import Row
 from collective_rules.recordings.events import Event, at, is_number, literal, name_known, row_of
 from collective_rules.recordings.groups import Collector
+from collective_rules.recordings.op_trace import PARAM, TraceRow, evenly_spread, outermost, scalar
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import dtype_of, spelled
 from collective_rules.spec import Spec
 
 __all__ = ["Kineto"]
 
-_PARAM = "record_param_comms"
 _NAME = "Collective name"
 _KEPT = (
-    *(
-        "Input Dims",
-        "Input type",
-        "Input Strides",
-        "Concrete Inputs",
-        _NAME,
-        "In msg nelems",
-        "Out msg nelems",
-        "dtype",
-    ),
-    *("In split size", "Out split size", "Process Group Name", "Process Group Ranks", "Group size", "Rank"),
+    *("Input Dims", "Input type", "Input Strides", "Concrete Inputs", _NAME, "In msg nelems", "Out msg nelems"),
+    *("dtype", "In split size", "Out split size", "Process Group Name", "Process Group Ranks", "Group size", "Rank"),
     *("Global rank start", "Global rank stride", "Is asynchronized op"),
 )
 _SAME = ("Input Dims", "Input type", "Concrete Inputs")
-"""What a call's rows of one name say alike."""
-_LARGEST_SPREAD = 1 << 20
+"""Fields that are the same in all rows of one name of a call."""
 _MOST_KNOWN = 20_000
-"""Events that are alike share what they say, up to so many kinds of them."""
+"""Equal events share their fields, up to so many different ones."""
 
 
 @attrs.define(eq=False)
-class _TraceEvent:
-    """An event that has to do with communication; `inner` are those that its thread went through within it."""
-
-    name: str
+class _TraceEvent(TraceRow):
     args: dict[str, Any]
     thread: Any
     start: float
     end: float
-    number: int
-    inner: list[_TraceEvent] = attrs.field(factory=list)
 
 
 class Kineto(Collector):
@@ -94,7 +77,7 @@ class Kineto(Collector):
         if type(name) is not str:
             self._lose(f"name={short(name)}")
             return
-        if ":" not in name and name != _PARAM and (type(args) is not dict or _NAME not in args):
+        if ":" not in name and name != PARAM and (type(args) is not dict or _NAME not in args):
             return
         if type(args) is not dict:
             if args is not None:
@@ -104,7 +87,7 @@ class Kineto(Collector):
         if kernel:
             if _NAME in args:
                 self._kernels.append(self._seen(name, args, event))
-        elif name == _PARAM or self._row(name) is not None or self._is_note(name, event) or _NAME in args:
+        elif name == PARAM or self._row(name) is not None or self._is_note(name, event) or _NAME in args:
             self._cpu.append(self._seen(name, args, event))
 
     def _row(self, name: str) -> Row | None:
@@ -136,7 +119,7 @@ class Kineto(Collector):
         text = repr(args)
         if len(self._args) < _MOST_KNOWN:
             args = self._args.setdefault(text, args)
-        return _TraceEvent(name, args, tuple(map(str, thread)), start, start + length, self._number)
+        return _TraceEvent(name, self._number, args, tuple(map(str, thread)), start, start + length)
 
     def _apart(self, what: str) -> tuple[str, int]:
         """Note that an event's place cannot be read, and give it a thread of its own: whose call it is nobody knows."""
@@ -150,22 +133,31 @@ class Kineto(Collector):
 
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order in which they were begun."""
-        calls = list(_outermost(self._cpu, self._is_call))
-        if not calls and self._kernels:
-            calls = self._kernels
+        rows = sorted(self._cpu, key=lambda row: (row.thread, row.start, -row.end, row.number))
+        calls = outermost(rows, self._around, self._is_call) or self._kernels
         calls.sort(key=lambda seen: (seen.start, seen.number))
         for seen in calls:
             event = self._event(seen)
             if event is not None:
                 yield event
 
+    def _around(self, row: _TraceEvent, calls: dict[int, _TraceEvent]) -> _TraceEvent | None:
+        """Return the call that a row is inside of: the last one of its thread, if that one still runs.
+
+        A backend's note holds nothing: gloo's of a send lasts until the send is waited for.
+        """
+        outer = next(reversed(calls.values()), None)
+        if outer is None or row.thread != outer.thread or row.start >= outer.end:
+            return None
+        return outer if row.end <= outer.end + 1 or not self._is_call(row) else None
+
     def _is_call(self, seen: _TraceEvent) -> bool:
-        return self._row(seen.name) is not None or seen.name == _PARAM or _NAME in seen.args
+        return self._row(seen.name) is not None or seen.name == PARAM or _NAME in seen.args
 
     def _event(self, seen: _TraceEvent) -> Event | None:
         within = [seen, *seen.inner]
         told = next((one for one in within if _NAME in one.args), None)
-        note = next((one for one in within if "::" not in one.name and ":" in one.name), None)
+        note = next((one for one in within if one.is_note), None)
         where, row = f"event {seen.number}", self._row(seen.name)
         if row is not None:
             name = seen.name
@@ -173,7 +165,7 @@ class Kineto(Collector):
             text = told.args[_NAME] if told else note.name if note else None
             if not isinstance(text, str):
                 if _has_tensors(seen.args):  # without any, it is a wait
-                    self.notes.add("READ3", f"{_PARAM} without a name", where)
+                    self.notes.add("READ3", f"{PARAM} without a name", where)
                 return None
             name = spelled(text)[1]
             if not name_known(name, self.notes, where):
@@ -186,7 +178,9 @@ class Kineto(Collector):
             self._noted(event, note.args)
         if told is not None:
             self._read_param(event, told.args)
-        _complete(event, row)
+        dtypes = {spec.dtype for spec in event.reads or ()}
+        if row is not None and len(dtypes) == 1:
+            _give_dtype(event, dtypes.pop())
         return event
 
     def _compare_rows(self, seen: _TraceEvent, where: str) -> None:
@@ -211,7 +205,7 @@ class Kineto(Collector):
             if argument.kind == "Tensor":
                 value = self._tensor(argument.depth, shape, kind, at(strides, place), event.where)
             else:
-                value = _plain(literal(at(texts, place)), argument.kind, argument.depth)
+                value = scalar(literal(at(texts, place)), argument)
             if value is not None:
                 event.arguments[argument.name] = value
             elif argument.kind == "Tensor" and not _is_sound([shape or [], kind]):
@@ -244,9 +238,8 @@ class Kineto(Collector):
         event.group = group if isinstance(group, str) else ""
         event.size = read.number(args.get("Group size"), "Group size", where, least=1)
         ranks = read.numbers(args.get("Process Group Ranks"), "Process Group Ranks", where)
-        event.ranks = ranks or _spread(event.size, args.get("Global rank start"), args.get("Global rank stride"))
-        rank = read.number(args.get("Rank"), "Rank", where)
-        event.take_rank(rank)
+        event.ranks = ranks or evenly_spread(event.size, args.get("Global rank start"), args.get("Global rank stride"))
+        event.take_rank(read.number(args.get("Rank"), "Rank", where))
         event.read_splits = read.numbers(args.get("In split size"), "In split size", where)
         event.write_splits = read.numbers(args.get("Out split size"), "Out split size", where)
         event.blocking = not args["Is asynchronized op"] if type(args.get("Is asynchronized op")) is bool else None
@@ -258,17 +251,10 @@ class Kineto(Collector):
 
 
 def _is_sound(value: Any) -> bool:
-    """Whether it is text, a number, or a list of such: what torch writes."""
+    """Return whether `value` is what torch writes: text, a number, or a list of these."""
     if isinstance(value, list):
         return all(map(_is_sound, value))
     return isinstance(value, str) or is_number(value)
-
-
-def _spread(size: int | None, start: Any, stride: Any) -> tuple[int, ...]:
-    """A group's ranks where they are evenly spread; its list is shortened, and what is not so has a stride of 0."""
-    if size is None or size > _LARGEST_SPREAD or not (is_number(start) and is_number(stride, 1)):
-        return ()
-    return tuple(range(start, start + stride * size, stride))
 
 
 def _has_tensors(args: dict[str, Any]) -> bool:
@@ -276,44 +262,8 @@ def _has_tensors(args: dict[str, Any]) -> bool:
     return not isinstance(types, list) or any(dtype_of(one) or one == "TensorList" for one in types)
 
 
-def _complete(event: Event, row: Row | None) -> None:
-    """Let the dtype of the backend's note be that of the op's lists, which have none of their own."""
-    dtypes = {spec.dtype for spec in event.reads or ()}
-    if row is not None and len(dtypes) == 1:
-        _give_dtype(event, dtypes.pop())
-    if event.blocking is None and type(event.arguments.get("async_op")) is bool:
-        event.blocking = not event.arguments["async_op"]
-
-
 def _give_dtype(event: Event, dtype: Any) -> None:
+    """Give the dtype of the backend's record to the op's lists, which have none of their own."""
     for name, value in event.arguments.items():
         if isinstance(value, tuple) and any(isinstance(one, Spec) and one.dtype is None for one in value):
             event.arguments[name] = tuple(Spec(one.shape, dtype, one._stride) for one in value)
-
-
-def _plain(value: Any, kind: str, depth: int) -> Any:
-    """`value` where it is what the schema says; None where it is not."""
-    wanted: type = {"int": int, "bool": bool}.get(kind, type(None))
-    if depth == 1 and isinstance(value, list) and all(type(one) is wanted for one in value):
-        return tuple(value)
-    return value if depth == 0 and type(value) is wanted else None
-
-
-def _outermost(seen: list[_TraceEvent], is_call: Callable[[_TraceEvent], bool]) -> Iterator[_TraceEvent]:
-    """Yield the calls that are inside of no other of their thread, with all that is inside of them.
-
-    A backend's note holds nothing: gloo's of a send lasts until the send is waited for.
-    """
-    outer: _TraceEvent | None = None
-    for one in sorted(seen, key=lambda one: (one.thread, one.start, -one.end, one.number)):
-        one.inner.clear()
-        if (
-            outer is not None
-            and one.thread == outer.thread
-            and one.start < outer.end
-            and (one.end <= outer.end + 1 or not is_call(one))
-        ):
-            outer.inner.append(one)
-        elif is_call(one):
-            outer = one
-            yield one

@@ -39,7 +39,7 @@ _ENTRY = {"module": str, "phase": str, "step": int, "at": float}
 
 
 class LedgerWriter:
-    """Writes calls down as they are made, one line each; what was written is readable at any time.
+    """Writes calls to a file as they are made, one line each; the file is readable at any time.
 
     `path` is made anew, `{rank}` in it is replaced by the rank. `rank` and `world_size` are torch.distributed's own
     where they are left out: then the file is opened with the first call, when the process group is there. Each line is
@@ -168,7 +168,7 @@ def _record(made: Call | Entry) -> dict[str, Any]:
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    """Whether it is what a call has there; `None` is what it has by itself."""
+    """Return whether `value` fits the call's field `name`; every field may be None."""
     if name == "index" and value is not None:
         return is_size(value) and 0 <= value <= _LARGEST
     return value is None or type(value) is {"source": str, "index": int, "blocking": bool}[name]
@@ -220,7 +220,7 @@ class LedgerLines:
             self.notes.add("READ2", "it has no header, which names the rank")
 
     def _is_double(self, record: Any, line: str, where: str) -> bool:
-        """Whether the line was there before: its time, or the index in its group, makes it the only one of its kind."""
+        """Return whether the line was there before; its time or its index makes a line unique."""
         if not isinstance(record, dict) or not ({"at", "index"} & record.keys()):
             return False
         key = hash(line)
@@ -269,7 +269,7 @@ class LedgerLines:
         return self._alike(record, {}, where)
 
     def _alike(self, record: Any, own: dict[str, Any], where: str) -> Call | None:
-        """The call that `record` and `own` describe; those that differ in `own` alone share their arguments."""
+        """Return the call of `record` and `own`; calls that differ in `own` alone share their arguments."""
         key = json.dumps(record)
         own = {name: value for name, value in own.items() if name not in _ENTRY}
         known = self._known.get(key)

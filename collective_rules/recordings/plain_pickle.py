@@ -164,7 +164,7 @@ class _Builder:
         return value
 
     def result(self) -> Any:
-        """The one value that is left."""
+        """Return the one value that is left."""
         if len(self.stack) != 1 or self.stack[0] is _MARK:
             raise ValueError("it does not end with one value")
         return self.stack[0]

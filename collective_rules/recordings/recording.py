@@ -1,7 +1,4 @@
-"""What reading a recording gives: the calls, and what the file did not tell, as findings.
-
-The findings' ids are in `NOTES`. Most say which calls, or which parts of calls, nothing can be said of.
-"""
+"""What `read` returns: the calls of a recording, and findings about what the file does not tell (`NOTES`)."""
 
 from __future__ import annotations
 
@@ -18,16 +15,16 @@ from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Fi
 __all__ = ["NOTES", "Note", "Notes", "Recording", "SourceError", "named", "short"]
 
 _MOST = 40
-"""How many different details of one kind are told apart; a damaged file may have any number."""
+"""The most different details of one id; a damaged file may have any number."""
 
 
 class SourceError(CollectiveRulesError):
-    """A file that is no recording, or of which nothing can be read."""
+    """A file that is no recording, or that cannot be read at all."""
 
 
 @attrs.frozen
 class Note:
-    """A kind of thing that a file does not tell: `says` takes the detail, `advice` says what to do, `of` is counted."""
+    """One kind of note: `says` takes the detail, `advice` says what to do, `of` names what is counted."""
 
     severity: str
     says: str
@@ -131,17 +128,17 @@ class Recording:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the file ends early: of what the rank did then nothing is known."""
+        """Whether the file ends early: nobody knows what the rank did then."""
         return any(found.id == "READ1" for found in self.findings)
 
     @property
     def begins_late(self) -> bool:
-        """Whether the file lacks the beginning: what follows it is all there, in groups that have calls at all."""
+        """Whether the file lacks the beginning: what follows is complete, in groups that have calls at all."""
         return any(found.id == "READ13" for found in self.findings)
 
     @property
     def is_whole(self) -> bool:
-        """Whether `calls` are all that the file was to tell; else a call that others make may be among what is lost."""
+        """Whether `calls` are complete; if not, a call that seems missing may be one that the file lost."""
         return not (self.lost or self.is_cut or self.begins_late)
 
     def __repr__(self) -> str:
