@@ -1,7 +1,7 @@
-"""What gloo's own Flight Recorder writes down of a call: a second witness of what was sent, which knows no rules.
+"""The entries that gloo's own Flight Recorder makes of a call: a second witness of the traffic, which knows no rules.
 
-It is asked for by TORCH_FR_BUFFER_SIZE, before torch is imported. Of each collective it says the group, what gloo made
-of it, and the sizes and dtypes that gloo was given. It does not record
+TORCH_FR_BUFFER_SIZE asks for it, before torch is imported. It records the group of each collective, what gloo made of
+it, and the sizes and dtypes that gloo was given. It does not record
 
 - point-to-point calls and monitored_barrier, but it counts them;
 - the reduce op, the root, split sizes, strides, and whether the caller waits;
@@ -20,20 +20,11 @@ import torch
 import collective_rules as cr
 
 BUFFER = {"TORCH_FR_BUFFER_SIZE": "20000"}
-"""What the environment must say for a Flight Recorder of that many entries."""
+"""The environment for a Flight Recorder of that many entries."""
 
-_DTYPES = {
-    torch.float32: "Float",
-    torch.float64: "Double",
-    torch.float16: "Half",
-    torch.bfloat16: "BFloat16",
-    torch.int64: "Long",
-    torch.int32: "Int",
-    torch.int16: "Short",
-    torch.int8: "Char",
-    torch.uint8: "Byte",
-    torch.bool: "Bool",
-}
+_SAME_NAMES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Bool")
+_DTYPES = {getattr(torch, name.lower()): name for name in _SAME_NAMES}
+_DTYPES |= {torch.int8: "Char", torch.uint8: "Byte"}
 _POINT_TO_POINT = {"send", "recv", "batch_p2p"}
 _AS_WRITTEN = {"all_to_all", "all_to_all_single"}
 
@@ -134,5 +125,5 @@ def _sized(spec: cr.Spec) -> Sized:
 
 
 def _stacked(count: int, given: tuple[Sized, ...]) -> tuple[Sized, ...]:
-    """A list of `count` tensors, as the recorder tells it: as one, of the first tensor's sizes."""
+    """Return a list of `count` tensors as the recorder tells it: as one, of the first tensor's sizes."""
     return tuple(((count, *shape), dtype) for shape, dtype in given[:1])

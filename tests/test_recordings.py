@@ -70,10 +70,7 @@ VALID = {
         entry("nccl:all_to_all", [[1], [2]], [[1], [3]]),
         entry("nccl:all_to_all", [[3], [4]], [[2], [4]]),
     ],
-    "all_gather_v": [
-        entry("nccl:all_gather_v", [[2]], [[2], [3]]),
-        entry("nccl:all_gather_v", [[3]], [[2], [3]]),
-    ],
+    "all_gather_v": [entry("nccl:all_gather_v", [[2]], [[2], [3]]), entry("nccl:all_gather_v", [[3]], [[2], [3]])],
     "reduce_scatter_v": [
         entry("nccl:reduce_scatter_v", [[2], [3]], [[2]]),
         entry("nccl:reduce_scatter_v", [[2], [3]], [[3]]),
@@ -87,10 +84,7 @@ VALID = {
     "a 0-d all_reduce": [entry("gloo:all_reduce", [[]], [[]])] * 2,
     "an empty all_to_all": [entry("nccl:all_to_all", [[0]], [[0]])] * 2,
     "coalesced": [entry("nccl:allreduce_coalesced", [[4], [2, 2]], [[4], [2, 2]])] * 2,
-    "a pair": [
-        entry("nccl:send 0->1", [[4]], [[4]], is_p2p=True),
-        entry("nccl:recv 1<-0", [[4]], [[4]], is_p2p=True),
-    ],
+    "a pair": [entry("nccl:send 0->1", [[4]], [[4]], is_p2p=True), entry("nccl:recv 1<-0", [[4]], [[4]], is_p2p=True)],
 }
 WRONG = {
     "_all_gather_base, too short": [entry("nccl:_all_gather_base", [[4, 2]], [[7, 2]])] * 2,
@@ -100,10 +94,7 @@ WRONG = {
     ],
     "all_gather_single": [entry("nccl:all_gather_single", [[4]], [[9]])] * 2,
     "reduce_scatter_single": [entry("nccl:reduce_scatter_single", [[9]], [[4]])] * 2,
-    "all_to_all_single": [
-        entry("nccl:all_to_all_single", [[4]], [[4]]),
-        entry("nccl:all_to_all_single", [[6]], [[6]]),
-    ],
+    "all_to_all_single": [entry("nccl:all_to_all_single", [[4]], [[4]]), entry("nccl:all_to_all_single", [[6]], [[6]])],
     "an all_to_all of lists": [
         entry("nccl:all_to_all", [[1], [2]], [[1], [3]]),
         entry("nccl:all_to_all", [[4], [4]], [[2], [4]]),
@@ -159,6 +150,13 @@ def test_what_flight_recorder_does_not_tell_is_unknown(tmp_path: Path) -> None:
     assert {(2, (0, 1), "0")} == {(call.group.size, call.group.ranks, call.group.name) for call in (reduce, send)}
 
 
+def swap_sides(entries: list[dict[str, Any]]) -> None:
+    """Let a gather's entries be those of a scatter."""
+    for each in entries:
+        for way in ("sizes", "dtypes"):
+            each[f"input_{way}"], each[f"output_{way}"] = each[f"output_{way}"], each[f"input_{way}"]
+
+
 NO_LIST: list[tuple[list[list[int]], list[str]]] = [
     ([[]], []), ([[]], ["Float"]), ([[0]], ["Undefined"]), ([[0]], ["Float"]), ([], []),
 ]  # fmt: skip
@@ -177,9 +175,7 @@ def test_a_rank_without_a_list_is_not_the_root(
     for rank in (0, 2):
         entries[rank]["output_dtypes"] = dtypes
     if name == "scatter":
-        for each in entries:
-            for way in ("sizes", "dtypes"):
-                each[f"input_{way}"], each[f"output_{way}"] = each[f"output_{way}"], each[f"input_{way}"]
+        swap_sides(entries)
     assert [] == of_ranks(tmp_path, entries)
     call = recorded(tmp_path, dump([entries[2]], 3), "rank2.json").calls[0]
     part = "output_tensors" if name == "gather" else "input_tensors"
@@ -192,9 +188,7 @@ def test_scalars_and_empty_tensors_are_gathered_and_scattered(tmp_path: Path, na
     for shape, none in (([], [[]]), ([], []), ([0], [])):
         entries = [entry(f"nccl:{name}", [shape], [shape] * 3 if rank == 1 else none) for rank in range(3)]
         if name == "scatter":
-            for each in entries:
-                for way in ("sizes", "dtypes"):
-                    each[f"input_{way}"], each[f"output_{way}"] = each[f"output_{way}"], each[f"input_{way}"]
+            swap_sides(entries)
         assert [] == of_ranks(tmp_path, entries)
         root = recorded(tmp_path, dump([entries[1]], 3), "rank1.json").calls[0].arguments
         shares, listed = ("input_tensors", "output_tensors")[:: 1 if name == "gather" else -1]

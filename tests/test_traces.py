@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -76,10 +77,7 @@ def test_shapes_come_from_wherever_a_trace_has_them() -> None:
     assert (cr.Spec((53120,)),) == broadcast.arguments["tensors"]
     assert cr.UNKNOWN is broadcast.arguments["root_rank"]
     (gather,) = read(TRACES / "tracelens_b200_w8.json").calls
-    assert ((1, 25136), (8, 25136)) == (
-        gather.arguments["input_tensor"].shape,
-        gather.arguments["output_tensor"].shape,
-    )
+    assert ((1, 25136), (8, 25136)) == (gather.arguments["input_tensor"].shape, gather.arguments["output_tensor"].shape)
     assert tuple(range(8)) == gather.group.ranks
 
 
@@ -180,6 +178,13 @@ ROWS = [
 """Where a trace says again what a tensor is."""
 
 
+def reread(directory: Path, document: Any) -> Recording:
+    """Read rank 2's trace after a change."""
+    changed = directory / DLRM[2]
+    changed.write_text(json.dumps(document))
+    return read(changed)
+
+
 @pytest.mark.parametrize(("name", "field", "path"), ROWS, ids=str)
 def test_a_tensor_is_the_same_in_every_row_of_a_call(
     tmp_path: Path, name: str, field: str, path: tuple[int, ...]
@@ -190,17 +195,13 @@ def test_a_tensor_is_the_same_in_every_row_of_a_call(
     for key in path[:-1]:
         holder = holder[key]
     holder[path[-1]] += 1
-    changed = tmp_path / DLRM[2]
-    changed.write_text(json.dumps(document))
-    assert ["READ12"] == [finding.id for finding in read(changed).findings if finding.severity == "error"][:1]
+    assert ["READ12"] == [found.id for found in reread(tmp_path, document).findings if found.severity == "error"][:1]
 
 
 def test_a_dtype_is_the_same_in_every_row_of_a_call(tmp_path: Path) -> None:
     document = json.loads((TRACES / DLRM[2]).read_text())
     next(node for node in document["nodes"] if node["name"] == "nccl:all_reduce")["input_types"] = ["Tensor(int)"]
-    changed = tmp_path / DLRM[2]
-    changed.write_text(json.dumps(document))
-    assert "one tensor is torch.float32, and torch.int32" in read(changed).findings[0].message
+    assert "one tensor is torch.float32, and torch.int32" in reread(tmp_path, document).findings[0].message
 
 
 def test_each_row_of_a_summary_is_legal() -> None:

@@ -96,8 +96,8 @@ class Kineto(Collector):
         if name not in self._rows:
             if len(self._rows) > 10_000:
                 self._rows.clear()
-            known = name.startswith(("c10d::", "_c10d_functional")) and name_known(name, self.notes, self._where())
-            self._rows[name] = row_of(name) if known or not name.startswith(("c10d::", "_c10d_functional")) else None
+            is_foreign = not name.startswith(("c10d::", "_c10d_functional"))
+            self._rows[name] = row_of(name) if is_foreign or name_known(name, self.notes, self._where()) else None
         return self._rows[name]
 
     def _is_note(self, name: str, event: Any) -> bool:

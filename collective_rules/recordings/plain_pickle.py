@@ -26,11 +26,7 @@ _PLAIN, _EMPTY = (1, 0), (1, 1)
 """Size and depth of what is no container, and of an empty one."""
 _LARGEST_INT = 16
 """Bytes of a number."""
-_VALUES = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-}
+_VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _PUSH = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}

@@ -39,9 +39,7 @@ NOTES: Mapping[str, Note] = {
         "What stands before was read; nothing is said of what is lost. Compare only as far as all ranks reach.",
     ),
     "READ2": Note(
-        UNDECIDABLE,
-        "this cannot be read: {}",
-        "The call, or that part of it, is taken as unknown; the rest was read.",
+        UNDECIDABLE, "this cannot be read: {}", "The call, or that part of it, is taken as unknown; the rest was read."
     ),
     "READ3": Note(
         UNDECIDABLE,
@@ -53,11 +51,7 @@ NOTES: Mapping[str, Note] = {
         "the size of the group of {} is not recorded",
         "These calls are left out. Say how many ranks there are (world_size=), or record with a newer torch.",
     ),
-    "READ5": Note(
-        UNDECIDABLE,
-        "not recorded: {}",
-        "Nothing is said of it; a ledger written by RuleMode has it.",
-    ),
+    "READ5": Note(UNDECIDABLE, "not recorded: {}", "Nothing is said of it; a ledger written by RuleMode has it."),
     "READ6": Note(
         UNDECIDABLE,
         "the rank is not recorded: {}",
@@ -68,21 +62,13 @@ NOTES: Mapping[str, Note] = {
         "{} is a version that this library does not know",
         "It was read as the nearest one that is known; look at the calls before you trust them.",
     ),
-    "READ8": Note(
-        WARNING,
-        "{} was given before",
-        "Give one file for each rank.",
-    ),
+    "READ8": Note(WARNING, "{} was given before", "Give one file for each rank."),
     "READ9": Note(
         UNDECIDABLE,
         "{} sums up several collectives, and does not say which",
         "It is left out; where its members have rows of their own, those are read.",
     ),
-    "READ10": Note(
-        WARNING,
-        "the file contradicts itself: {}",
-        "The first one is believed, or what most calls show.",
-    ),
+    "READ10": Note(WARNING, "the file contradicts itself: {}", "The first one is believed, or what most calls show."),
     "READ11": Note(
         UNDECIDABLE,
         "the group is not recorded: {}",

@@ -52,32 +52,25 @@ NO_COLLECTIVES = frozenset({"wait", "wait_tensor", "mark", "init", "init_process
 """Rows that communicate nothing of their own."""
 
 _DTYPES: Mapping[str, torch.dtype] = {
-    "byte": torch.uint8,
-    "unsigned char": torch.uint8,
-    "unsigned short": torch.uint16,
-    "unsigned short int": torch.uint16,
-    "unsigned int": torch.uint32,
-    "unsigned long": torch.uint64,
-    "unsigned long int": torch.uint64,
-    "unsigned long long": torch.uint64,
-    "char": torch.int8,
-    "signed char": torch.int8,
-    "short int": torch.int16,
-    "long int": torch.int64,
-    "long long": torch.int64,
-    "long long int": torch.int64,
-    "complexhalf": torch.complex32,
-    "complexfloat": torch.complex64,
-    "complexdouble": torch.complex128,
-    "complex<half>": torch.complex32,
-    "complex<c10::half>": torch.complex32,
-    "complex<float>": torch.complex64,
-    "complex<double>": torch.complex128,
-    "fp8": torch.float8_e4m3fn,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp64": torch.float64,
+    name: dtype
+    for dtype, names in {
+        torch.uint8: "byte, unsigned char",
+        torch.uint16: "unsigned short, unsigned short int",
+        torch.uint32: "unsigned int",
+        torch.uint64: "unsigned long, unsigned long int, unsigned long long",
+        torch.int8: "char, signed char",
+        torch.int16: "short int",
+        torch.int64: "long int, long long, long long int",
+        torch.complex32: "complexhalf, complex<half>, complex<c10::half>",
+        torch.complex64: "complexfloat, complex<float>",
+        torch.complex128: "complexdouble, complex<double>",
+        torch.float8_e4m3fn: "fp8",
+        torch.float16: "fp16",
+        torch.bfloat16: "bf16",
+        torch.float32: "fp32",
+        torch.float64: "fp64",
+    }.items()
+    for name in names.split(", ")
 }
 """Spellings that are no name of torch's own: those of C++, and of c10::ScalarType."""
 
