@@ -218,11 +218,9 @@ def _where(group: list[Binding]) -> str:
 
 
 def _constraint_kind(row: Row, key: Key) -> str:
-    name = key.name
-    if name in ("dtype", "order", "reduce_op", "root", "tag"):
-        return str(name)
-    if name in ("length", "roots"):
-        return {"length": "lists", "roots": "root"}[name]
+    name = {"length": "lists", "roots": "root"}.get(key.name, key.name)
+    if name in ("dtype", "lists", "order", "reduce_op", "root", "tag"):
+        return name
     if name in row.rule.agreed:
         return "argument"
     return "pairs" if key.ranks and "pairs" in row.rule.constraints.values() else "sizes"

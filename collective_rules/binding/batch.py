@@ -29,8 +29,8 @@ def members(call: Call) -> Iterator[Call]:
         raise Unsolvable("lists", "its lists are empty: there is nothing to send or to receive")
     for kind, peer, tag, tensor in zip(*lists.values(), strict=True):
         if kind not in batch.ops:
-            known = ", ".join(map(repr, batch.ops))
-            raise Unsolvable("argument", f"{batch.kinds} holds {kind!r}, but should hold only {known}")
+            kinds = ", ".join(map(repr, batch.ops))
+            raise Unsolvable("argument", f"{batch.kinds} holds {kind!r}, but should hold only {kinds}")
         row = lookup(batch.ops[kind])
         part = row.spellings[0].statement.parts[0].path.name
         arguments = {part: tensor, row.peer: peer, row.tag: tag}

@@ -18,12 +18,12 @@ import attrs
 
 from collective_rules.binding.attributes import CONDITIONS, fixed_values
 from collective_rules.binding.bound import aliased
-from collective_rules.binding.splits import own_share
+from collective_rules.binding.splits import meaning, own_share
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.notation import Name, Part, Rest, Shares, Splits
 from collective_rules.notation.sizes import evaluate, solve
 from collective_rules.ops import Row
-from collective_rules.ops.op import Op
+from collective_rules.ops.op import EVEN, Op
 from collective_rules.rules import Form, Rule
 from collective_rules.spec import Spec
 
@@ -71,7 +71,7 @@ def _is_simple(row: Row) -> bool:
     spelling = row.spellings[0]
     statement, form = spelling.statement, spelling.form
     sizes = {side: {s for part in getattr(statement, side) for s in part.sizes} for side in ("reads", "writes")}
-    named = {side: {s.name for s in known if isinstance(s, _NAMED)} for side, known in sizes.items()}
+    named = {side: {s.name for s in each if isinstance(s, _NAMED)} for side, each in sizes.items()}
     listed = [part for part in statement.parts if "i" in part.path.index]
     varying = [s.name for s in sizes["reads"] | sizes["writes"] if isinstance(s, (Name, Rest))]
     return (
@@ -103,7 +103,7 @@ def _compile(row: Row, function: str) -> Callable[[Call], Any]:
         "UNKNOWN": UNKNOWN,
         "aliased": aliased,
         "own_share": own_share,
-        "splits": {column.argument: column for column in row.entry.splits.values()},
+        **{f"column_{column.argument}": column for column in row.entry.splits.values()},
         "may_share_memory": _may_share_memory,
         **fixed_values(row),
     }
@@ -261,9 +261,12 @@ class _Writer:
             yield f"{target} = {value}"
 
     def own_share(self, part: Part, rows: Any, own: Any) -> Iterator[str]:
-        argument = self.row.entry.splits[self.spelling.behind_of(part)].argument
+        column = self.row.entry.splits[self.spelling.behind_of(part)]
+        argument = column.argument
         given = f"a[{argument!r}]" if argument else None
-        yield f"w = own_share({given}, splits[{argument!r}], W, r, {rows}, {own})"
+        even = next(value for value in ((), None) if meaning(value, column, 1) == EVEN)
+        quick = "" if rows is None else f"({rows} // W, {rows}) if {given} == {even} and not {rows} % W else "
+        yield f"w = {quick}own_share({given}, column_{argument}, W, r, {rows}, {own})"
         yield "if w is None: return None"
 
     # -- results
@@ -284,7 +287,8 @@ class _Writer:
                 yield "else:"
                 yield from (f"    {line}" for line in (*self.tensors(part), *alias))
             else:
-                yield "if v is None: return None"
+                if part.path.index:
+                    yield "if v is None: return None"
                 yield from (*self.tensors(part), *alias)
 
     def made(self, part: Part, result: str) -> Iterator[str]:

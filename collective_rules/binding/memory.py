@@ -1,4 +1,4 @@
-"""What a call's memory must be: its layout, its order, and what may overlap."""
+"""The memory of a call's tensors: which layouts, orders of dims and overlaps are legal."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def _layout_fault(spec: Spec, layout: str) -> str:
         return ""
     if layout == CONTIGUOUS:
         return "must be contiguous"
-    order = spec.order
-    if order is None:
+    if spec.order is None:
         return "has gaps, or elements twice, in memory that travels as it is"
     if layout == FORMAT and not _is_channels_last(spec):
         return "must be contiguous or channels_last"
@@ -66,7 +65,7 @@ def _is_channels_last(spec: Spec) -> bool:
 
 
 def _loses_view(bound: Bound, slot: Slot, layouts_matter: bool) -> bool:
-    """Whether the dispatcher's fallback for lazy views loses what is written, or passes raw memory on.
+    """Return whether the dispatcher's fallback for lazy views loses what is written, or passes raw memory on.
 
     The fallback resolves tensors and lists of tensors into copies, but not lists of lists.
     """
@@ -91,7 +90,7 @@ def memory_order(bound: Bound) -> Iterator[tuple[Key, Slot, tuple[int, ...]]]:
 
 
 def _reduces_list(bound: Bound) -> bool:
-    """Whether the tensors of a list are reduced with each other, besides those of the other ranks."""
+    """Return whether the tensors of a list are reduced with each other, besides those of the other ranks."""
     return bound.call.row.entry.one_tensor and bool(bound.call.row.reduce_op)
 
 
@@ -116,13 +115,13 @@ def same_order(a: Spec, b: Spec) -> bool:
 def _mixed_orders(bound: Bound) -> Iterator[Problem]:
     seen: dict[Key, dict[Any, Slot]] = {}
     for key, slot, order in memory_order(bound):
-        known = seen.setdefault(key, {})
-        for origin in known.values():
+        earlier = seen.setdefault(key, {})
+        for origin in earlier.values():
             if not same_order(origin.spec, slot.spec):
                 verdict = f"{slot.label} and {origin.label} lie in memory in different orders of dims"
                 yield _problem("order", verdict, origin, slot)
                 return
-        known.setdefault((order, tuple(map(hint, slot.spec.shape))), slot)
+        earlier.setdefault((order, tuple(map(hint, slot.spec.shape))), slot)
 
 
 def _overlaps(bound: Bound) -> Iterator[Problem]:

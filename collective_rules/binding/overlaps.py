@@ -29,9 +29,9 @@ def sharing(specs: Sequence[Spec]) -> Iterator[tuple[int, int]]:
     first: dict[int, int] = {}
     for place, spec in enumerate(specs):
         if spec.shape is None or 0 not in map(hint, spec.shape):
-            known = first.setdefault(id(spec), place)
-            if known != place:
-                yield known, place
+            earlier = first.setdefault(id(spec), place)
+            if earlier != place:
+                yield earlier, place
     by_storage: dict[int, list[tuple[int, int, int]]] = {}
     for place in first.values():
         extent = specs[place].extent()
@@ -68,7 +68,7 @@ def _have_common_element(a: Spec, b: Spec) -> bool:
 
 
 def _boxes_apart(a: Spec, b: Spec) -> bool | None:
-    """Whether two boxes cut from one larger tensor are apart; None where they are not two such boxes."""
+    """Return whether two boxes cut from one larger tensor are apart; None where they are not two such boxes."""
     if a.stride != b.stride or a.memory is None or b.memory is None:
         return None
     if b.memory.offset < a.memory.offset:
