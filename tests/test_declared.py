@@ -3,6 +3,9 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from collective_rules.errors import CallError
 from collective_rules.sandbox import HANGS, OK, RAISES, SILENTLY_WRONG, Result, Sandbox
 from tests import toy_backend
 
+ROOT = Path(__file__).parents[1]
 TOY = str(Path(toy_backend.__file__))
 
 
@@ -303,3 +307,35 @@ def test_a_machine_without_a_gpu_says_what_is_missing(capsys: pytest.CaptureFixt
     err = capsys.readouterr().err
     assert "device='cuda', but torch " in err
     assert "found: none; " in err
+
+
+# -- a table beside the backend itself, under torchrun
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "line"),
+    [
+        ("gloo", 0, "the table is wrong about 0."),
+        (f"{TOY}:TABLE", 1, "c10d::broadcast_: the table says that it refuses float64: ok"),
+    ],
+    ids=["right", "wrong"],
+)
+def test_the_truth_about_a_table_is_told_by_real_ranks(limits: str, status: int, line: str) -> None:
+    """On gloo here; the script is for NCCL, where there are GPUs."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "benchmarks/nccl_truth.py"]
+    options = [
+        "--backend",
+        "gloo",
+        "--device",
+        "cpu",
+        "--limits",
+        limits,
+        "--select",
+        "c10d::broadcast_",
+        "--examples=2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", *launch, *options]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150, check=False)
+
+    assert (status, True) == (ran.returncode, line in ran.stdout), ran.stdout + ran.stderr
