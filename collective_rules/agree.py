@@ -15,8 +15,6 @@ from collective_rules.finding import ERROR, Finding
 from collective_rules.messages import worst_first
 from collective_rules.spec import is_size
 
-__all__ = ["agree"]
-
 
 def agree(
     calls: Iterable[Call], backend: str | None = None, *, ranks: Iterable[int] | None = None

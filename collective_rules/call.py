@@ -17,8 +17,6 @@ from collective_rules.ops.op import NONE
 from collective_rules.ops.row import Argument
 from collective_rules.spec import Group, Spec, is_size
 
-__all__ = ["UNKNOWN", "Call", "call", "must_be_call", "reduce_op_name"]
-
 
 class _Unknown(enum.Enum):
     UNKNOWN = "unknown"

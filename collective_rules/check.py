@@ -21,8 +21,6 @@ from collective_rules.messages import compose, finding_of, value_text, worst_fir
 from collective_rules.rules import Unsolvable
 from collective_rules.symbols import known
 
-__all__ = ["check"]
-
 
 def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
     """Return everything that is wrong with `call`, errors first; empty for a legal call.

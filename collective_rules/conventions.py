@@ -15,8 +15,6 @@ from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
 from collective_rules.traffic import traffic
 
-__all__ = ["chakra_comm_size", "collective_op_bytes"]
-
 
 def collective_op_bytes(call: Call) -> int:
     """Return the bytes of the call's communication tensor, by the convention of torch's `CollectiveOp`.

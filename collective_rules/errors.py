@@ -12,16 +12,6 @@ import attrs
 if TYPE_CHECKING:
     from collective_rules.finding import Finding
 
-__all__ = [
-    "CallError",
-    "CollectiveRulesError",
-    "DisagreementError",
-    "NotationError",
-    "SimulationError",
-    "UnknownFormError",
-    "UnknownOpError",
-]
-
 
 class CollectiveRulesError(Exception):
     """Anything that this library raises on purpose."""

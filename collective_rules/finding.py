@@ -7,8 +7,6 @@ from typing import Any
 
 import attrs
 
-__all__ = ["ERROR", "SEVERITIES", "UNDECIDABLE", "WARNING", "Finding"]
-
 ERROR, WARNING, UNDECIDABLE = "error", "warning", "undecidable"
 SEVERITIES = (ERROR, WARNING, UNDECIDABLE)
 

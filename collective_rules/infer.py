@@ -22,8 +22,6 @@ from collective_rules.ops.row import Output
 from collective_rules.spec import Spec
 from collective_rules.symbols import same
 
-__all__ = ["infer"]
-
 
 def infer(call: Call) -> dict[str, Any]:
     """Return what `call` writes and returns: name → `Spec`, or a (nested) tuple of them for a list.
@@ -82,8 +80,7 @@ def _infer_batch(call: Call) -> dict[str, Any]:
 
 def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
     torch._check(
-        demand.condition,
-        lambda: finding_of(call.row, bound.spelling, demand.problem, call.group.rank).message,
+        demand.condition, lambda: finding_of(call.row, bound.spelling, demand.problem, call.group.rank).message
     )
 
 

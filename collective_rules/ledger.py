@@ -19,8 +19,6 @@ from collective_rules.spec import Group, Spec
 from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
 
-__all__ = ["CallFacts", "Entry", "Ledger", "Total", "TotalKey"]
-
 _SUMS = ("read", "written", "sent", "buffer")
 _SIZES = 8
 _MOST_UNCOUNTED = 1000

@@ -16,8 +16,6 @@ from collective_rules.ops import Row, Spelling
 from collective_rules.rules import KINDS
 from collective_rules.spec import Spec
 
-__all__ = ["call_text", "compose", "finding_of", "ranks_text", "ranks_verb", "value_text", "where_text", "worst_first"]
-
 _MOST_VALUES, _MOST_SOURCES = 12, 3
 
 

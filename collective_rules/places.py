@@ -12,8 +12,6 @@ from typing import Any
 
 from collective_rules.errors import CallError
 
-__all__ = ["described", "found_at", "import_place"]
-
 
 def found_at(place: str, argument: str, fits: Callable[[Any], bool]) -> Any:
     """Return the object at `place`. `argument` names the parameter for errors, `fits` marks names for the hint.

@@ -18,8 +18,6 @@ from collective_rules.errors import CallError
 from collective_rules.ops import lookup
 from collective_rules.spec import Group, Memory, Spec, is_size
 
-__all__ = ["from_record", "to_record"]
-
 _DEEPEST, _LARGEST = 3, 2**63 - 1
 _UNKNOWN = {"unknown": True}
 

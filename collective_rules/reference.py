@@ -19,8 +19,6 @@ from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
 from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
 from collective_rules.rules import KINDS, RULES, Rule
 
-__all__ = ["notes", "reference", "returned", "summary"]
-
 _INTRODUCTION = """\
 # The rules
 

@@ -6,8 +6,6 @@ from collective_rules.errors import CallError
 from collective_rules.live import RankComparer
 from collective_rules.mode import DispatchMode
 
-__all__ = ["RuleMode"]
-
 
 class RuleMode(DispatchMode):
     """Applies the rules to the collectives of the block, in the manner of torch's `FlopCounterMode`.

@@ -12,8 +12,6 @@ import torch
 from collective_rules.errors import CallError
 from collective_rules.symbols import hint
 
-__all__ = ["Group", "Memory", "Spec", "contiguous_stride", "is_size"]
-
 
 def is_size(value: object) -> TypeGuard[int]:
     """Return whether `value` can be a size: an int or a SymInt, not a bool."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["hint", "known", "number", "same"]
-
 
 def hint(size: Any) -> int | None:
     """Return the number behind `size`: itself, the hint of a backed SymInt, or None for an unbacked SymInt."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Table", "visible"]
-
 
 @attrs.frozen
 class Table:

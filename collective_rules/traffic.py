@@ -18,8 +18,6 @@ from collective_rules.infer import infer
 from collective_rules.rules.volumes import Volume, smaller
 from collective_rules.spec import Spec
 
-__all__ = ["Traffic", "traffic"]
-
 
 @attrs.frozen
 class Traffic:

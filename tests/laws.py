@@ -507,7 +507,7 @@ STATED: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
         [
             {"input_tensor": (3,), "output_tensor": (6,), "root_rank": 0},
             {"input_tensor": (3,), "output_tensor": (7,), "root_rank": 0},
-        ],
+        ]
     ],
     # each rank says which of its own tensors it broadcasts
     "c10d::broadcast_": [[{"tensors": [(2,), (2,)], "root_rank": 1, "root_tensor": n} for n in (0, 1)]],
@@ -554,7 +554,7 @@ BETWEEN: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
             for kind, peer, shape in messages
         ]
         for messages in [(("isend", 1, (2,)), ("irecv", 0, (3,))), (("isend", 1, (2,)), ("isend", 0, (2,)))]
-    ],
+    ]
 }
 """Groups in which only agree finds what is wrong: the sizes of a message, a send without its receive."""
 
@@ -580,10 +580,10 @@ def _int64(*shape: int) -> cr.Spec:
 
 BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], tuple[float, ...]]]] = {
     "c10d::allgather_coalesced_": [
-        ({"size": 3, "input_list": [(2,), (3,)], "output_lists": [[(2,), (3,)]] * 3}, (20, 60, 40, 60, 2 / 3)),
+        ({"size": 3, "input_list": [(2,), (3,)], "output_lists": [[(2,), (3,)]] * 3}, (20, 60, 40, 60, 2 / 3))
     ],
     "c10d::allgather_": [
-        ({"size": 3, "input_tensors": [(1,)], "output_tensors": [[(1,), (2,), (3,)]]}, (4, 24, 8, 24, 2 / 3)),
+        ({"size": 3, "input_tensors": [(1,)], "output_tensors": [[(1,), (2,), (3,)]]}, (4, 24, 8, 24, 2 / 3))
     ],
     "c10d::allgather_into_tensor_coalesced_": [({"size": 3, "inputs": [(2,), (3,)]}, (20, 60, 40, 60, 2 / 3))],
     "c10d::reduce_scatter_": [
@@ -611,7 +611,7 @@ BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], tuple[float, ...]]]] = {
         (
             {"size": 2, "rank": 1, "input": (3,), "input_split_sizes": [1, 2], "output_split_sizes": [4, 2]},
             (12, 24, 4, 24, 0.5),
-        ),
+        )
     ],
     "_dtensor::shard_dim_alltoall": [
         ({"rank": rank, "input": F32, "gather_dim": 1, "shard_dim": 0}, (96, 96, 72, 96, 0.75)) for rank in (0, 1, 3)
@@ -624,24 +624,19 @@ BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], tuple[float, ...]]]] = {
 SYMM_MEM_BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], int, int, tuple[float, ...]]]] = {
     # eight bools; a local sum of two of them is an int64
     "_low_contention_reduce_scatter": [
-        ({"tensor": cr.Spec((8,), torch.bool), "reduce_op": "sum"}, 0, 4, (8, 16, 6, 8, 0.75)),
+        ({"tensor": cr.Spec((8,), torch.bool), "reduce_op": "sum"}, 0, 4, (8, 16, 6, 8, 0.75))
     ],
     "nvshmem_put": [({"tensor": (3, 4), "peer": 1}, 3, 4, (48, 0, 48, 48, 1))],
     "multi_root_tile_reduce": [
-        ({"in_tiles": [(4, 6)] * 2, "roots": [2, 0], "out_tile": (4, 6)}, 3, 4, (192, 0, 192, 192, 1)),
+        ({"in_tiles": [(4, 6)] * 2, "roots": [2, 0], "out_tile": (4, 6)}, 3, 4, (192, 0, 192, 192, 1))
     ],
     "nccl_reduce_scatter_offset": [({"input": F32, "dim": 0, "out": [(2, 3)]}, 0, 4, (96, 24, 72, 96, 0.75))],
     "all_to_all_vdev": [
-        (
-            {"input": (10, 3), "in_splits": cr.Spec((4,), torch.int64), "out": (20, 3)},
-            3,
-            4,
-            (152, 304, 152, 152, 0.75),
-        ),
+        ({"input": (10, 3), "in_splits": cr.Spec((4,), torch.int64), "out": (20, 3)}, 3, 4, (152, 304, 152, 152, 0.75))
     ],
     "get_remote_tensors": [({"x": (3, 4)}, 1, 4, (0, 0, 0, 0, 1))],
     "fused_matmul_reduce_scatter": [
-        ({"A": (8, 6), "B": (6, 12), "reduce_op": "sum", "scatter_dim": 0}, 0, 4, (480, 96, 288, 384, 0.75)),
+        ({"A": (8, 6), "B": (6, 12), "reduce_op": "sum", "scatter_dim": 0}, 0, 4, (480, 96, 288, 384, 0.75))
     ],
 }
 """As above, with the rank and the group's size: beyond those of `test_symm_mem`."""
@@ -650,7 +645,7 @@ SYMM_MEM_OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "reduce_scatter_out": [
         {"input": (8, 3), "output": (2, 3), "split_last_dim": True},
         {"input": (4, 3), "output": (3,), "split_last_dim": True},
-    ],
+    ]
 }
 """Arguments of forms that only other ops of the rule take, in the first legal call of `test_symm_mem`; not drawn."""
 

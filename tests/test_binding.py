@@ -23,13 +23,7 @@ A, B, C, S = Name("a"), Shares("b"), Name("c"), Rest("s")
 
 
 @pytest.mark.parametrize(
-    ("sizes", "wanted"),
-    [
-        ((), (0, False)),
-        ((A, B), (2, False)),
-        ((S,), (0, True)),
-        ((A, S, C), (2, True)),
-    ],
+    ("sizes", "wanted"), [((), (0, False)), ((A, B), (2, False)), ((S,), (0, True)), ((A, S, C), (2, True))]
 )
 def test_a_part_needs_a_dim_for_each_size_and_a_rest_takes_more(sizes: tuple[Size, ...], wanted: Any) -> None:
     """The rest may be empty."""

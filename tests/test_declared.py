@@ -96,10 +96,7 @@ def test_a_lie_is_found_with_a_program_that_reproduces_it(
 
 @pytest.mark.parametrize(
     ("table", "op", "note"),
-    [
-        ("CLAIMS_LESS", "c10d::broadcast_", "int64"),
-        ("LACKS_A_BARRIER", "c10d::barrier", "the op itself"),
-    ],
+    [("CLAIMS_LESS", "c10d::broadcast_", "int64"), ("LACKS_A_BARRIER", "c10d::barrier", "the op itself")],
 )
 def test_a_limit_that_is_none_is_a_note(box: Sandbox, table: str, op: str, note: str) -> None:
     found = measured(box, table, op)

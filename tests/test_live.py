@@ -53,11 +53,7 @@ AT_THE_END = {
 }
 """What gloo carries out without a word."""
 
-HANGS = {
-    "one_less": ("AR11", (1,)),
-    "other_root": ("BC3", (1,)),
-    "message_tag": ("RE4", (0, 1)),
-}
+HANGS = {"one_less": ("AR11", (1,)), "other_root": ("BC3", (1,)), "message_tag": ("RE4", (0, 1))}
 """What hangs in gloo until its time-out, which is the deadline."""
 
 DEADLINE = 3.0

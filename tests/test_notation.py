@@ -111,16 +111,13 @@ GOLDEN = {
     "->": Statement((), ()),
     "input: -> output: W": Statement((Part(Path("input"), ()),), (Part(Path("output"), (GroupSize(),)),)),
     "input: d *s -> output: (W d) *s": Statement(
-        (Part(Path("input"), (Name("d"), Rest("s"))),),
-        (Part(Path("output"), (Shares("d"), Rest("s"))),),
+        (Part(Path("input"), (Name("d"), Rest("s"))),), (Part(Path("output"), (Shares("d"), Rest("s"))),)
     ),
     "input: *s (W d) -> output: *s d": Statement(
-        (Part(Path("input"), (Rest("s"), Shares("d"))),),
-        (Part(Path("output"), (Rest("s"), Name("d"))),),
+        (Part(Path("input"), (Rest("s"), Shares("d"))),), (Part(Path("output"), (Rest("s"), Name("d"))),)
     ),
     "inputs[p]: *s @root -> output: *s": Statement(
-        (Part(Path("inputs", ("p",)), (Rest("s"),), root_only=True),),
-        (Part(Path("output"), (Rest("s"),)),),
+        (Part(Path("inputs", ("p",)), (Rest("s"),), root_only=True),), (Part(Path("output"), (Rest("s"),)),)
     ),
     "inputs[p]: *s[r,p] -> outputs[p]: *s[p,r]": Statement(
         (Part(Path("inputs", ("p",)), (Rest("s", ("r", "p")),)),),
@@ -133,10 +130,7 @@ GOLDEN = {
     "-> output: *s[peer,r]": Statement((), (Part(Path("output"), (Rest("s", ("peer", "r")),)),)),
     "input: *s ->": Statement((Part(Path("input"), (Rest("s"),)),), ()),
     "a[1][p]: 2 W, b: k n[r] -> c[p][i]:": Statement(
-        (
-            Part(Path("a", ("1", "p")), (Number(2), GroupSize())),
-            Part(Path("b"), (Name("k"), Name("n", ("r",)))),
-        ),
+        (Part(Path("a", ("1", "p")), (Number(2), GroupSize())), Part(Path("b"), (Name("k"), Name("n", ("r",))))),
         (Part(Path("c", ("p", "i")), ()),),
     ),
 }

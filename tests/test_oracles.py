@@ -164,11 +164,7 @@ def reduce_scatter_blocks(d: Draw) -> Case:
 def gather(d: Draw) -> Case:
     inputs = d.tensors(*d.shape())
     calls = [
-        {
-            "input_tensors": [inputs[rank]],
-            "output_tensors": [inputs] if rank == d.root else [],
-            "root_rank": d.root,
-        }
+        {"input_tensors": [inputs[rank]], "output_tensors": [inputs] if rank == d.root else [], "root_rank": d.root}
         for rank in d.ranks
     ]
     values = [list(inputs) if rank == d.root else None for rank in d.ranks]
@@ -185,11 +181,7 @@ def gather_into_tensor(d: Draw) -> Case:
 def scatter(d: Draw) -> Case:
     sent = [d.tensor(rank, *shape) for shape in [d.shape()] for rank in d.ranks]
     calls = [
-        {
-            "input_tensors": [sent] if rank == d.root else [],
-            "output_tensors": [sent[rank]],
-            "root_rank": d.root,
-        }
+        {"input_tensors": [sent] if rank == d.root else [], "output_tensors": [sent[rank]], "root_rank": d.root}
         for rank in d.ranks
     ]
     inputs = [sent if rank == d.root else None for rank in d.ranks]

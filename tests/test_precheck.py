@@ -211,9 +211,7 @@ def test_of_ranks_that_the_user_vouches_for_the_first_is_run(run):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"ranks": [4]}, {"ranks": []}, {"ranks": [-1]}, {"alike": [[0, 1], [1, 2]]}, {"alike": [[9]]}],
-    ids=str,
+    "options", [{"ranks": [4]}, {"ranks": []}, {"ranks": [-1]}, {"alike": [[0, 1], [1, 2]]}, {"alike": [[9]]}], ids=str
 )
 def test_ranks_that_cannot_be_are_refused(run, options):
     with pytest.raises(CallError, match=r"^(ranks|alike)"):

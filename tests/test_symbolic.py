@@ -66,28 +66,15 @@ class Case:
 
 F = "_c10d_functional::"
 CASES = {
-    "all_gather_into_tensor": Case(
-        F + "all_gather_into_tensor",
-        lambda x: {"input": x},
-        lambda a, b: (W * a, b),
-    ),
+    "all_gather_into_tensor": Case(F + "all_gather_into_tensor", lambda x: {"input": x}, lambda a, b: (W * a, b)),
     "all_gather_into_tensor_coalesced": Case(
-        F + "all_gather_into_tensor_coalesced",
-        lambda x: {"inputs": [x]},
-        lambda a, b: (W * a, b),
-        written="outputs",
+        F + "all_gather_into_tensor_coalesced", lambda x: {"inputs": [x]}, lambda a, b: (W * a, b), written="outputs"
     ),
     "_allgather_base_": Case(
-        "c10d::_allgather_base_",
-        lambda x: {"input_tensor": x},
-        lambda a, b: (W * a, b),
-        written="output_tensor",
+        "c10d::_allgather_base_", lambda x: {"input_tensor": x}, lambda a, b: (W * a, b), written="output_tensor"
     ),
     "reduce_scatter_tensor": Case(
-        F + "reduce_scatter_tensor",
-        lambda x: {"input": x, "reduce_op": "sum"},
-        lambda a, b: (a // W, b),
-        divides=True,
+        F + "reduce_scatter_tensor", lambda x: {"input": x, "reduce_op": "sum"}, lambda a, b: (a // W, b), divides=True
     ),
     "_reduce_scatter_base_": Case(
         "c10d::_reduce_scatter_base_",
@@ -96,18 +83,11 @@ CASES = {
         divides=True,
         written="output_tensor",
     ),
-    "all_reduce": Case(
-        F + "all_reduce",
-        lambda x: {"input": x, "reduce_op": "sum"},
-        lambda a, b: (a, b),
-    ),
+    "all_reduce": Case(F + "all_reduce", lambda x: {"input": x, "reduce_op": "sum"}, lambda a, b: (a, b)),
     "allreduce_": Case("c10d::allreduce_", lambda x: {"tensors": [x]}, lambda a, b: (a, b), written="tensors"),
     "broadcast": Case(F + "broadcast", lambda x: {"input": x, "src": 0}, lambda a, b: (a, b)),
     "all_to_all_single, even": Case(
-        "c10d_functional::all_to_all_single",
-        lambda x: {"input": x},
-        lambda a, b: (W * (a // W), b),
-        divides=True,
+        "c10d_functional::all_to_all_single", lambda x: {"input": x}, lambda a, b: (W * (a // W), b), divides=True
     ),
     "shard_dim_alltoall": Case(
         "_dtensor::shard_dim_alltoall",

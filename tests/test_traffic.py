@@ -82,10 +82,7 @@ CASES = {
         ("c10d::alltoall_", {"input_tensors": [(2,)] * 4, "output_tensors": [(2,)] * 4}),
         (32, 32, 24, 32, 0.75),
     ),
-    "all_to_all_single, even": (
-        ("c10d::alltoall_base_", {"input": (8, 2), "output": (8, 2)}),
-        (64, 64, 48, 64, 0.75),
-    ),
+    "all_to_all_single, even": (("c10d::alltoall_base_", {"input": (8, 2), "output": (8, 2)}), (64, 64, 48, 64, 0.75)),
     "all_to_all_single, uneven": (
         (
             "_c10d_functional::all_to_all_single",
@@ -93,10 +90,7 @@ CASES = {
         ),
         (80, 16, 64, 80, 0.75),
     ),
-    "all_to_all_single, nothing": (
-        ("c10d::alltoall_base_", {"input": (0, 2), "output": (0, 2)}),
-        (0, 0, 0, 0, 0.75),
-    ),
+    "all_to_all_single, nothing": (("c10d::alltoall_base_", {"input": (0, 2), "output": (0, 2)}), (0, 0, 0, 0, 0.75)),
     "all_to_all, of elements": (
         ("symm_mem::nvshmem_all_to_all", {"size": 3, "input": (2, 3), "out": (2, 3)}),
         (24, 24, 16, 24, 2 / 3),
@@ -233,12 +227,7 @@ SYMBOLIC = {
     ),
     "batched p2p": (
         "_c10d_functional::batch_p2p_ops",
-        lambda a, b: {
-            "op_list": ["isend", "irecv"],
-            "peer_list": [0, 0],
-            "tag_list": [0, 0],
-            "tensors": [(a,), (b,)],
-        },
+        lambda a, b: {"op_list": ["isend", "irecv"], "peer_list": [0, 0], "tag_list": [0, 0], "tensors": [(a,), (b,)]},
     ),
     "put": ("symm_mem::memcpy_to_multicast_", lambda a, b: {"src": (a,), "symm_mem_out": (b,), "byte_offset": 0}),
 }

@@ -24,8 +24,6 @@ from collective_rules.ops.op import EVEN
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = ["common_values", "compare"]
-
 
 def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     """Yield the disagreements between the calls of one collective: one or more calls, at most one of each rank."""

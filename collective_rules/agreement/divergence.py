@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import attrs
 
-__all__ = ["EXTRA", "LOOK_AHEAD", "REORDERED", "SKIPPED", "Divergence", "explain"]
-
 REORDERED, SKIPPED, EXTRA = "reordered", "skipped", "extra"
 
 _MUST_MATCH, _LONGEST = 16, 8

@@ -23,8 +23,6 @@ from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.messages import call_text, ranks_text, ranks_verb, where_text
 
-__all__ = ["compare_in_order"]
-
 _MOST_LINES, _MOST_ERRORS = 8, 100
 _MOST_UNLIKE = 2
 """The comparison ends after so many steps in a row in which ranks make different collectives."""

@@ -22,8 +22,6 @@ from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 
-__all__ = ["MatchedMessages", "Message"]
-
 Message = tuple[int, int]
 """A send or a receive: the group rank, and its place among the rank's messages of the group."""
 

@@ -25,8 +25,6 @@ from collective_rules.ops import Row
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group, Spec
 
-__all__ = ["CallSequence", "GroupCalls", "JobCalls", "Signatures", "arrange", "blocks"]
-
 _MOST_REMEMBERED = 100_000
 _LARGEST = 2**63 - 1
 _ASYNC = ("async_op", "asyncOp")

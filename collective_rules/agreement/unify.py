@@ -18,8 +18,6 @@ from collective_rules.ops import Row
 from collective_rules.rules import KINDS
 from collective_rules.symbols import hint
 
-__all__ = ["Binding", "disagreement", "odd_ones", "unify"]
-
 _MOST_IN_MATRIX, _MOST_OF_LIST = 8, 3
 
 

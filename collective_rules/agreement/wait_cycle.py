@@ -16,8 +16,6 @@ from collective_rules.call import Call
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
 from collective_rules.messages import call_text, ranks_text
 
-__all__ = ["WAIT_CYCLE", "find_wait_cycle"]
-
 WAIT_CYCLE = "WAIT1"
 """The id of the finding that ranks wait for each other in a cycle."""
 

@@ -21,25 +21,6 @@ from collective_rules.ops import Row
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = [
-    "CONDITIONS",
-    "DEMANDS",
-    "PROSE",
-    "SCOPES",
-    "Breaches",
-    "Condition",
-    "Demand",
-    "Plain",
-    "Scope",
-    "demands_of",
-    "holds_for",
-    "matters",
-    "must_be_stated",
-    "promoted",
-    "refuses",
-    "sets",
-]
-
 Breaches = Iterator[tuple[str, Mapping[str, object]]]
 """What goes beyond a limit: a verdict that follows the backend's name, and the values that it speaks of."""
 

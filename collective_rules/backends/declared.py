@@ -22,8 +22,6 @@ from collective_rules.finding import ERROR, WARNING
 from collective_rules.ops import OPS, Row, lookup
 from collective_rules.places import found_at
 
-__all__ = ["constraint_ids", "declared"]
-
 
 @functools.cache
 def declared(place: str) -> Backend:

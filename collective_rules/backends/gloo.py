@@ -11,8 +11,6 @@ import torch
 from collective_rules.backends.limit import Backend, Limit
 from collective_rules.finding import WARNING
 
-__all__ = ["GLOO"]
-
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _INTS = frozenset({torch.int8, torch.uint8, torch.int32, torch.int64})
 _BOOL = frozenset({torch.bool})

@@ -12,8 +12,6 @@ import torch
 
 from collective_rules.finding import ERROR
 
-__all__ = ["Backend", "Limit"]
-
 
 @attrs.frozen
 class Limit:

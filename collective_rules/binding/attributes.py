@@ -11,8 +11,6 @@ from collective_rules.call import Call
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.ops import Row
 
-__all__ = ["CONDITIONS", "REDUCE_OPS", "TAGS", "attribute_problems", "fixed_values"]
-
 REDUCE_OPS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
 """The reduce ops that torch has (torch/csrc/distributed/c10d/Types.hpp), by their lower-case names."""
 

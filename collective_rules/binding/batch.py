@@ -9,8 +9,6 @@ from collective_rules.errors import CallError
 from collective_rules.ops import lookup
 from collective_rules.rules import Unsolvable
 
-__all__ = ["members", "well_formed_members"]
-
 
 def members(call: Call) -> Iterator[Call]:
     """Yield the single calls of a batched op, in order; of another op, the call itself.

@@ -43,8 +43,6 @@ from collective_rules.rules.size_functions import Sizing
 from collective_rules.spec import Spec
 from collective_rules.symbols import known, same
 
-__all__ = ["bind", "bind_as"]
-
 
 def bind(call: Call) -> Bound:
     """Bind the names of `call` under the form that fits, or is nearest."""

@@ -13,8 +13,6 @@ from collective_rules.notation import Name, Part, Rest, Shares, Size
 from collective_rules.ops import Spelling
 from collective_rules.spec import Spec
 
-__all__ = ["LENGTH", "Bound", "Demand", "Key", "Problem", "Slot", "aliased", "slots", "walk"]
-
 
 class Key(NamedTuple):
     """A name that calls bind; `str(key)` is the name as messages write it.

@@ -27,8 +27,6 @@ from collective_rules.ops.op import EVEN, Op
 from collective_rules.rules import Form, Rule
 from collective_rules.spec import Spec
 
-__all__ = ["Plan", "plan_of"]
-
 _UNDERSTOOD = {
     Op: "op rule parts forms attributes splits returns also_reads row_scales one_tensor layouts layouts_from overlap "
     "sparse reduce_ops elements exact everywhere group_size_ignored meets done since schema",

@@ -11,8 +11,6 @@ from collective_rules.ops.op import ANY, CONTIGUOUS, FORMAT, FREE, NEVER, ORDER,
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = ["memory_order", "memory_problems", "same_order"]
-
 _CHANNELS_LAST = ((0, 2, 3, 1), (0, 2, 3, 4, 1))
 
 

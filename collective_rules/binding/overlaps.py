@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
-__all__ = ["sharing"]
-
 _MOST_OPEN = 64
 """How many intervals that are open at once are compared: beyond, the tensors are interleaved views of one matrix."""
 

@@ -7,8 +7,6 @@ from typing import Any
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.ops.op import EVEN, SplitSizes
 
-__all__ = ["meaning", "own_share", "split_sizes", "total"]
-
 
 def meaning(given: Any, column: SplitSizes, group_size: int) -> Any:
     """Return what `given` means as the argument of `column`: one size for each rank, `EVEN`, or `UNKNOWN`.

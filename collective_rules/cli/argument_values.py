@@ -28,8 +28,6 @@ from collective_rules.errors import CallError
 from collective_rules.ops import Argument, Row
 from collective_rules.spec import Spec
 
-__all__ = ["DTYPES", "parse_arguments", "parse_value"]
-
 DTYPES: Mapping[str, torch.dtype] = {
     name: value for name, value in sorted(vars(torch).items()) if isinstance(value, torch.dtype)
 }

@@ -11,8 +11,6 @@ import typer
 
 from collective_rules.cli.output import AsJson, Backend, ContextCalls, Report, ReportFiles
 
-__all__ = ["compare_recordings"]
-
 
 def compare_recordings(
     paths: Annotated[

@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from collective_rules.conformance.process_runner import Ranks
     from collective_rules.conformance.results import Conformance
 
-__all__ = ["measure_backend"]
-
-
 RanksAre = Literal["threads", "processes", "torchrun"]
 
 

@@ -23,8 +23,6 @@ from collective_rules.text_table import Table
 if TYPE_CHECKING:
     from collective_rules.dryrun.script import Result
 
-__all__ = ["dry_run_script"]
-
 
 def dry_run_script(
     script: Script,

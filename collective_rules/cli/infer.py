@@ -30,8 +30,6 @@ from collective_rules.spec import Group, Spec
 from collective_rules.text_table import Table
 from collective_rules.traffic import Traffic, traffic
 
-__all__ = ["infer_call"]
-
 _MOST_RANKS = 1_000_000
 """Lists have an entry for each rank, and so has the answer."""
 

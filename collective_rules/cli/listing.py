@@ -19,8 +19,6 @@ from collective_rules.ops import OPS, lookup
 from collective_rules.rules import RULES
 from collective_rules.text_table import Table
 
-__all__ = ["list_ops"]
-
 
 def list_ops(
     namespace: Annotated[str | None, typer.Option(help="Only the ops of one namespace, such as c10d.")] = None,

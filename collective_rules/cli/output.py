@@ -11,8 +11,6 @@ import typer
 
 from collective_rules.text_table import Table
 
-__all__ = ["AsJson", "Backend", "CommandError", "ContextCalls", "Report", "ReportFiles", "suggestion"]
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Backend = Annotated[str | None, typer.Option(help="Check this backend's own limits, too, such as gloo.")]
 ContextCalls = Annotated[int, typer.Option(min=0, help="Calls to show before and after the place where ranks part.")]

@@ -21,8 +21,6 @@ from collective_rules.cli.script_options import Item, LocalWorldSize, Script, Sc
 if TYPE_CHECKING:
     from collective_rules.comparison.rehearsal import Rehearsal
 
-__all__ = ["parse_ranks", "precheck_script"]
-
 _MOST_RANKS = 1 << 20
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from collective_rules.cli.output import Report
 from collective_rules.text_table import Table, visible
 
-__all__ = ["plain", "render"]
-
 
 def render(report: Report) -> None:
     """Write `report` to standard output."""

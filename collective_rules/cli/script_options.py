@@ -10,8 +10,6 @@ from typer.core import TyperCommand
 
 from collective_rules.cli.output import CommandError
 
-__all__ = ["Item", "LocalWorldSize", "Script", "ScriptArguments", "ScriptCommand", "Steps", "WorldSize"]
-
 Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="A script, or a module as after python -m.")]
 ScriptArguments = Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")]
 WorldSize = Annotated[int, typer.Option(min=1, help="The number of ranks.")]

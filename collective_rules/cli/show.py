@@ -30,8 +30,6 @@ from collective_rules.reference import notes, returned, summary
 from collective_rules.rules import KINDS
 from collective_rules.text_table import Table
 
-__all__ = ["show_op"]
-
 _ROLES = ("group_size", "reduce_op", "root", "peer", "tag")
 
 

@@ -29,8 +29,6 @@ from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.recordings import Recording
 
-__all__ = ["Damage", "certain_findings", "doubtful_findings"]
-
 _MOST_RANKS = 8
 _NAMED_BY_BACKEND = "flight recorder"
 

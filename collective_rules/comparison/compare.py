@@ -21,8 +21,6 @@ from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import ranks_text, worst_first
 from collective_rules.recordings import Recording, same_ranks
 
-__all__ = ["Comparison", "File", "compare"]
-
 _ABSENT, _WORLDS = "COMPARE1", "COMPARE2"
 
 

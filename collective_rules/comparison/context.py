@@ -24,8 +24,6 @@ from collective_rules.finding import ERROR, Finding
 from collective_rules.ops import lookup
 from collective_rules.rules import Unsolvable
 
-__all__ = ["Column", "Context", "Divergence", "Line", "Timeline", "divergences", "earliest_first"]
-
 _NOTHING = "(nothing more in this group)"
 _MOST_NAMES = 3
 

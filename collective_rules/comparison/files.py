@@ -13,8 +13,6 @@ from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.recordings import Recording, SourceError, read
 
-__all__ = ["read_all"]
-
 _UNREADABLE, _NO_RECORDING = "FILE1", "FILE2"
 _DIGITS = re.compile(r"(\d{1,9})\D*$")
 

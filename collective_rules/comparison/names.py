@@ -10,8 +10,6 @@ from collective_rules.call import Call
 from collective_rules.messages import ranks_text
 from collective_rules.spec import Group
 
-__all__ = ["GroupNames", "group_text"]
-
 _MOST_CACHED = 100_000
 
 

@@ -13,8 +13,6 @@ from collective_rules.errors import CallError
 from collective_rules.messages import ranks_text
 from collective_rules.ops import lookup
 
-__all__ = ["PrecheckOptions"]
-
 _LEAST_SECONDS, _MOST_SECONDS = 0.1, 10**8
 _MOST_CALLS = 5_000_000
 

@@ -6,8 +6,6 @@ from collective_rules.comparison.compare import Comparison
 from collective_rules.comparison.text import context_title, divergence_title, file_table, finding_text, headline
 from collective_rules.pages import render
 
-__all__ = ["page"]
-
 _MOST_FILES = 2000
 
 

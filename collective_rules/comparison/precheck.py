@@ -9,8 +9,6 @@ from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.comparison.rehearsal import Rehearsal, rehearse
 from collective_rules.errors import CallError
 
-__all__ = ["precheck"]
-
 
 def precheck(
     script: str | os.PathLike[str],

@@ -23,8 +23,6 @@ from collective_rules.pages.wording import plural
 from collective_rules.recordings import Recording, SourceError, read
 from collective_rules.sandbox import DIES, HANGS, OK, Result, Sandbox
 
-__all__ = ["RankResult", "Rehearsal", "rehearse", "results_text"]
-
 _JOB = "collective_rules.comparison.worker:run_rank"
 _PATIENCE = 10.0
 """Seconds that a rank has to end by itself once its deadline is over, before it is killed."""

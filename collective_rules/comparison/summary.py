@@ -9,8 +9,6 @@ from typing import Any
 from collective_rules.call import Call
 from collective_rules.spec import Spec
 
-__all__ = ["call_text", "tensors_text"]
-
 _MOST_SIZES, _MOST_SPLITS = 3, 8
 _ATTRIBUTES = ("reduce_op", "root", "roots", "peer", "tag")
 

@@ -17,17 +17,6 @@ from collective_rules.pages.markdown import document, escaped, fenced, table_tex
 from collective_rules.pages.wording import plural
 from collective_rules.text_table import Table
 
-__all__ = [
-    "as_json",
-    "blocks",
-    "context_title",
-    "divergence_title",
-    "file_table",
-    "finding_text",
-    "headline",
-    "markdown",
-]
-
 _MOST_FINDINGS, _MOST_GROUPS, _MOST_CONTEXTS, _MOST_FILES = 20, 4, 6, 40
 _MARK = "▶"
 

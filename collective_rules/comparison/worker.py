@@ -18,8 +18,6 @@ from collective_rules.errors import CollectiveRulesError, SimulationError
 from collective_rules.mode.call_sites import source_line
 from collective_rules.recordings import write_ledger
 
-__all__ = ["run_rank"]
-
 
 class _Alarm:
     """Ends the script after a number of seconds, and keeps the script's line at that moment."""

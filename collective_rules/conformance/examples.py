@@ -26,8 +26,6 @@ from collective_rules.testing.broken import Broken, Scene, ways_of
 from collective_rules.testing.drawing import Wish, draw_calls, legal_dtypes, untaken
 from collective_rules.testing.strategies import sample
 
-__all__ = ["Calls", "Example", "ExamplePlan", "Kind", "key_of", "simplest", "smallest"]
-
 Calls = tuple[Call, ...]
 Kind = tuple[str, torch.dtype]
 """A reduce op ("" where there is none) and a dtype."""

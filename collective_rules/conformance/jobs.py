@@ -18,15 +18,7 @@ from collective_rules.testing.run_calls import carry_out, sandbox_warm_up
 from collective_rules.testing.tensors import make
 from collective_rules.testing.world import WorldTimeout, world
 
-__all__ = [
-    "KNOW_BACKEND",
-    "TRY_GROUP",
-    "TRY_GROUPS",
-    "know_backend",
-    "sandbox_warm_up",
-    "try_group",
-    "try_groups",
-]
+__all__ = ["KNOW_BACKEND", "TRY_GROUP", "TRY_GROUPS", "know_backend", "sandbox_warm_up", "try_group", "try_groups"]
 
 TRY_GROUP, TRY_GROUPS, KNOW_BACKEND = (f"{__name__}:{job}" for job in ("try_group", "try_groups", "know_backend"))
 """The sandbox's names for the jobs."""

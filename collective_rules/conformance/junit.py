@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 from collective_rules.conformance.results import Conformance, Failure, OpResult
 from collective_rules.conformance.summary import failing_title, headline
 
-__all__ = ["junit"]
-
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold."""
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Launch", "launch"]
-
 
 @attrs.frozen
 class Launch:

@@ -10,8 +10,6 @@ from typing import Any
 import attrs
 import torch
 
-__all__ = ["Writer", "alike", "literal"]
-
 _INFERRED = {torch.float32, torch.int64, torch.bool}
 _ARANGES = {torch.float32, torch.float64, torch.int64, torch.int32}
 _LONG = 8

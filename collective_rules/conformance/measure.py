@@ -27,8 +27,6 @@ from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import drawable
 from collective_rules.testing.process_groups import resolve
 
-__all__ = ["measure", "ops_to_measure", "plan_of", "unsupported"]
-
 _SHRINKING, _LEAST_SHRINKING, _ALL_SHRINKING = 30.0, 3.0, 120.0
 """Seconds for the failing example of an op at most, at least, and for those of all ops together."""
 

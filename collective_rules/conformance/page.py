@@ -11,8 +11,6 @@ from collective_rules.conformance.summary import alike, headline, left_out, lega
 from collective_rules.pages import render
 from collective_rules.sandbox import DIES, HANGS, OK, RAISES
 
-__all__ = ["page"]
-
 _BROKEN = {RAISES: "good", HANGS: "mild", DIES: "bad", "accepted": "worse"}
 _KINDS = {
     OK: ("good", "yes"),

@@ -18,8 +18,6 @@ from collective_rules.conformance.runner import Watch, nobody
 from collective_rules.ops import Row
 from collective_rules.sandbox import DIES, Result
 
-__all__ = ["EndedError", "Ranks", "TerminatedError", "first_failure", "run_legal"]
-
 
 class Ranks(Protocol):
     """What carries out groups of calls."""
@@ -43,10 +41,7 @@ class TerminatedError(BaseException):
 
 
 def run_legal(
-    ranks: Callable[[int], AbstractContextManager[Ranks]],
-    plan: ExamplePlan,
-    rows: Sequence[Row],
-    watch: Watch = nobody,
+    ranks: Callable[[int], AbstractContextManager[Ranks]], plan: ExamplePlan, rows: Sequence[Row], watch: Watch = nobody
 ) -> tuple[dict[str, LegalResults], str]:
     """Try the legal examples of each op in worlds of each size; return op → the results, and why the run ended early.
 

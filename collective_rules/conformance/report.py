@@ -25,8 +25,6 @@ from collective_rules.pages.markdown import document, escaped, fenced, table_tex
 from collective_rules.sandbox import DIES, HANGS, OK, SILENTLY_WRONG
 from collective_rules.text_table import Table
 
-__all__ = ["dtype_matrix", "kind_tables", "markdown", "matrix", "write"]
-
 
 def matrix(found: Conformance) -> Table:
     """Return the op × outcome matrix: how many legal calls passed, and the outcomes of the broken ones."""

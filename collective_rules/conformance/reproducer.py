@@ -21,8 +21,6 @@ from collective_rules.testing.expected import Place, expected_values
 from collective_rules.testing.methods import METHODS, method_source
 from collective_rules.testing.tensors import Made, flat, make, mapped
 
-__all__ = ["reproducer"]
-
 _STRAYS = "elements changed that the op does not write"
 _MOST_LINES, _LONGEST, _WIDTH = 6, 300, 110
 

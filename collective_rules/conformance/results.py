@@ -15,20 +15,6 @@ from collective_rules.call import Call
 from collective_rules.records import to_record
 from collective_rules.sandbox import DIES, HANGS, OK, RAISES, SILENTLY_WRONG, UNDEFINED, Result
 
-__all__ = [
-    "BROKEN_OUTCOMES",
-    "Conformance",
-    "Failure",
-    "KindResult",
-    "LegalResults",
-    "OpResult",
-    "WayResult",
-    "broken_outcome",
-    "counted",
-    "failure_of",
-    "gives_up",
-]
-
 BROKEN_OUTCOMES = (RAISES, HANGS, DIES, "accepted")
 """What a backend may do with a broken call. `accepted`: nobody raised, whatever came back."""
 

@@ -29,8 +29,6 @@ from collective_rules.ops import Row
 from collective_rules.records import to_record
 from collective_rules.sandbox import HANGS, OK, RAISES, REFUSED, UNDEFINED, Result, Sandbox
 
-__all__ = ["Runner", "Watch", "checked_deadline", "nobody"]
-
 Watch = Callable[[str, int, int], None]
 """Called with the stage of a run, how many tries of it are done, and how many there are."""
 

@@ -14,8 +14,6 @@ from collective_rules.backends.declared import constraint_ids
 from collective_rules.errors import CallError, UnknownOpError
 from collective_rules.ops import OPS, lookup
 
-__all__ = ["Selection", "expectations_of", "expected_failures_in", "selection_of"]
-
 
 @attrs.frozen
 class Selection:

@@ -23,8 +23,6 @@ from collective_rules.ops import lookup
 from collective_rules.sandbox import DIES, HANGS, SILENTLY_WRONG
 from collective_rules.testing.process_groups import Factory
 
-__all__ = ["conformance_suite", "place_of"]
-
 
 def conformance_suite(
     backend: str | Factory,

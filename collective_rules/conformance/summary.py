@@ -8,8 +8,6 @@ from urllib.parse import quote
 from collective_rules.conformance.results import Conformance, Failure, KindResult, OpResult
 from collective_rules.sandbox import OK
 
-__all__ = ["NONE", "alike", "badge", "failing_title", "headline", "left_out", "legal_text", "notes", "settings_line"]
-
 NONE = "–"
 
 

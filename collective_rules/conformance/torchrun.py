@@ -30,8 +30,6 @@ from collective_rules.sandbox.result import read_result
 from collective_rules.testing.rank import Rank, in_step, merged
 from collective_rules.testing.run_calls import no_answer
 
-__all__ = ["Job", "follow", "is_follower", "is_launched", "led", "world_size"]
-
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START_LIMIT, _PATIENCE = 120.0, 600.0  # seconds for the ranks to connect, and for rank 0 to draw the next calls
 _GRACE = 5.0

@@ -16,8 +16,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention.flex_attention import AuxOutput
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["attend", "is_distributed_attention"]
-
 _aten = torch.ops.aten
 
 

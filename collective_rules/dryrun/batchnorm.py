@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from collective_rules.dryrun.patches import Patches
 
-__all__ = ["patch_batch_norm"]
-
 
 def patch_batch_norm(patches: Patches, is_mapped: Callable[[], bool]) -> None:
     """Have SyncBatchNorm work on the cpu where `is_mapped()` says that the program means an accelerator."""

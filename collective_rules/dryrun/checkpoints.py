@@ -104,8 +104,7 @@ def _save_at_once(original: object, state_dict: Any, **named: Any) -> Any:
     future: Future[Any] = Future()
     if kind == state_dict_saver.AsyncCheckpointerType.PROCESS:
         warnings.warn(
-            "async_save in a process of its own: the ledger of a dry run lacks the calls of that process",
-            stacklevel=3,
+            "async_save in a process of its own: the ledger of a dry run lacks the calls of that process", stacklevel=3
         )
         future.set_result(None)
     else:

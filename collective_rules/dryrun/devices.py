@@ -21,8 +21,6 @@ from collective_rules.dryrun.host_tensors import MAKERS, HostTensors
 from collective_rules.dryrun.patches import Patches, calling_module
 from collective_rules.mode.call_sites import is_program
 
-__all__ = ["DeclaredDevices", "on_cpu", "patch_devices"]
-
 _KINDS = ("cuda", "xpu", "hpu", "npu", "mtia", "mps")
 _NAME = re.compile(rf"(?:{'|'.join(_KINDS)})(?::\d+)?\Z")
 

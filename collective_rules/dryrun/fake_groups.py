@@ -20,8 +20,6 @@ from collective_rules.dryrun.devices import DeclaredDevices
 from collective_rules.dryrun.patches import Patches, calling_module
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["patch_groups", "torchrun_environment"]
-
 
 def patch_groups(patches: Patches, devices: DeclaredDevices, world_size: int, rank: int) -> None:
     """Have every process group be a fake one, and object collectives and meshes work without values."""

@@ -30,8 +30,6 @@ from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode.call_sites import is_program, place_text, source_line
 from collective_rules.mode.simulated import is_unknown, make_unknown
 
-__all__ = ["FakeValues", "UnknownValueError", "line_of", "unknown"]
-
 _SMALL = 1024
 """The number of elements up to which a tensor of integers is real; `_EACH` for each rank, in a large world."""
 

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["MAKERS", "HostTensors"]
-
 _NAMES = "arange empty eye full linspace ones rand randint randn randperm tensor zeros"
 MAKERS = frozenset(getattr(torch, name) for name in _NAMES.split())
 """The functions that make a tensor on the cpu, where the program names no other device."""

@@ -19,8 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._redistribute import clear_redistribute_planner_cache
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["kept_state"]
-
 
 @contextlib.contextmanager
 def kept_state() -> Iterator[None]:

@@ -8,8 +8,6 @@ import attrs
 
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["DryRunOptions", "JobOptions", "must_be_whole"]
-
 _NODE, _MOST_RANKS = 8, 2**31 - 1
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["PATCHES", "Patch"]
-
 
 @attrs.frozen
 class Patch:
@@ -140,10 +138,7 @@ PATCHES = (
     Patch(_DDP, "__init__", "training.wrap_on_cpu", _ON_CPU),
     Patch(_DDP, "_check_comm_hook", "training.check_comm_hook", "it refuses a torch without CUDA"),
     Patch(
-        "torch.distributed.utils",
-        "_verify_param_shape_across_processes",
-        "fake_groups._with_real_tensors",
-        _NO_VALUES,
+        "torch.distributed.utils", "_verify_param_shape_across_processes", "fake_groups._with_real_tensors", _NO_VALUES
     ),
     Patch(f"{_FSDP}.FullyShardedDataParallel", "__init__", "training.shard_on_cpu", _ON_CPU),
     Patch(f"{_FSDP}._flat_param.FlatParamHandle", "_all_gather_flat_param", "training.gather_in_one", _OTHER_OPS),

@@ -18,8 +18,6 @@ import torch
 from collective_rules.dryrun.patch_table import PATCHES, Patch
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["Patches", "absent", "calling_module", "is_in_force"]
-
 _ABSENT = object()
 
 

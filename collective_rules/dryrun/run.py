@@ -26,8 +26,6 @@ from collective_rules.errors import CollectiveRulesError
 from collective_rules.ledger import Ledger
 from collective_rules.mode import DispatchMode
 
-__all__ = ["StepsDone", "dry_run"]
-
 
 class StepsDone(BaseException):
     """Ends a program after the given number of optimizer steps; `dry_run` suppresses it."""

@@ -17,8 +17,6 @@ from collective_rules.dryrun.run import StepsDone, dry_run
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.ledger import Ledger
 
-__all__ = ["Result", "run_script"]
-
 
 @attrs.frozen
 class Result:

@@ -23,8 +23,6 @@ from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.zero_optimizer import patch_consolidation
 from collective_rules.mode.simulated import is_unknown
 
-__all__ = ["patch_training"]
-
 
 def patch_training(patches: Patches, devices: DeclaredDevices, local_rank: int) -> None:
     """Replace functions that would read values, write files or start processes."""

@@ -16,8 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 from collective_rules.dryrun.patches import Patches
 
-__all__ = ["patch_consolidation"]
-
 
 def patch_consolidation(patches: Patches) -> None:
     """Have `consolidate_state_dict` work without values."""

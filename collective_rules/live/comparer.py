@@ -28,8 +28,6 @@ from collective_rules.live.timed_work import TimedWork
 from collective_rules.live.watchdog import TICK, Watchdog
 from collective_rules.spec import Group
 
-__all__ = ["ALWAYS", "EXIT", "RankComparer"]
-
 ALWAYS, EXIT = "always", "exit"
 _MOST_LAST, _MOST_WORKS = 20_000, 4096
 
@@ -52,12 +50,7 @@ class RankComparer:
     """
 
     def __init__(
-        self,
-        how: str | int,
-        deadline: float,
-        *,
-        ranks: tuple[int, ...] | None = None,
-        whole: bool = False,
+        self, how: str | int, deadline: float, *, ranks: tuple[int, ...] | None = None, whole: bool = False
     ) -> None:
         counts = isinstance(how, int) and not isinstance(how, bool) and how > 0
         if not counts and how not in (ALWAYS, EXIT):

@@ -26,21 +26,6 @@ from collective_rules.live.session import MISSING, Meeting, Session
 from collective_rules.messages import ranks_text, worst_first
 from collective_rules.mode.call_sites import is_program, place_text
 
-__all__ = [
-    "RankState",
-    "answer",
-    "ask",
-    "by_cause",
-    "departed",
-    "in_order",
-    "is_in_collective",
-    "last_calls",
-    "missing_of",
-    "not_come",
-    "silent",
-    "tails",
-]
-
 _LAST, _SHOWN = 2_000, 5
 _AT_WORK = (os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "distributed", ""), timed_work.__file__)
 """The files whose functions are at work while a thread is in a collective."""

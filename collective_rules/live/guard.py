@@ -12,8 +12,6 @@ from collective_rules.ledger import Ledger
 from collective_rules.live.comparer import ALWAYS, RankComparer
 from collective_rules.mode import DispatchMode
 
-__all__ = ["Guard", "guard"]
-
 
 class Guard:
     """The block of a `guard`.

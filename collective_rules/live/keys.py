@@ -43,29 +43,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "ANSWER",
-    "CALM",
-    "ERROR",
-    "EXIT",
-    "GONE",
-    "HERE",
-    "LAST",
-    "LEAD",
-    "LEFT",
-    "REST",
-    "TAIL",
-    "TAILS",
-    "WAKE",
-    "any_source",
-    "come",
-    "left_over",
-    "of_meeting",
-    "of_rank",
-    "posts",
-    "verdict",
-]
-
 HERE, LAST, WAKE, ANSWER, TAIL = _OF_RANK = ("here", "last", "wake", "answer", "tail")
 ERROR, LEAD, CALM, LEFT, REST, GONE = _OF_BLOCK = ("error", "lead", "calm", "left", "rest", "gone")
 

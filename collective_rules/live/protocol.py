@@ -19,17 +19,6 @@ from collective_rules.ledger import CallFacts, Entry
 from collective_rules.records import from_record, to_record
 from collective_rules.spec import Group
 
-__all__ = [
-    "Arrival",
-    "CallDecoder",
-    "CallEncoder",
-    "EncodedCall",
-    "pack_findings",
-    "pack_tail",
-    "unpack_findings",
-    "unpack_tail",
-]
-
 _MOST = 10_000
 _HEAD = struct.Struct("<IHI?")
 

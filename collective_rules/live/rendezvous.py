@@ -26,8 +26,6 @@ from collective_rules.live.session import Meeting, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
 
-__all__ = ["Rendezvous"]
-
 _MOST_ALIKE, _MOST_OPEN = 4096, 4096
 _SMALL = 32
 """In larger groups a rank that waits does not read the others' calls: each call would be read W times."""

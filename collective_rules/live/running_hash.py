@@ -14,8 +14,6 @@ import attrs
 from collective_rules.live.protocol import EncodedCall
 from collective_rules.spec import Group
 
-__all__ = ["RunningHash"]
-
 _FACTOR, _MASK = 0x5851F42D4C957F2D, (1 << 63) - 1
 
 

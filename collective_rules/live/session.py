@@ -20,8 +20,6 @@ from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findin
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.spec import Group
 
-__all__ = ["LOST", "MISSING", "Meeting", "Session", "Waiting", "call_text", "error_of"]
-
 MISSING = "LIVE1"
 """The id of the finding that a rank did not come to the place where the others wait."""
 LOST = "LIVE2"

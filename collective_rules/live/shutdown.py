@@ -18,8 +18,6 @@ from collective_rules.live.running_hash import RunningHash, differing
 from collective_rules.live.session import Meeting, Session
 from collective_rules.live.watchdog import hang, leads
 
-__all__ = ["compare_at_end", "explain", "is_failure", "say_goodbye", "tell_of_leaving"]
-
 _LAST = 20_000
 _COMPARING = 120.0  # seconds beyond the deadline for one rank to compare the calls of all
 _FAILED = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset)", re.IGNORECASE)

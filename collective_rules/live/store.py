@@ -14,8 +14,6 @@ import torch.distributed as dist
 
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["LostStoreError", "RankStore"]
-
 _T = TypeVar("_T")
 _LONGEST = 7 * 24 * 3600.0
 _ABSENT = "\0absent"

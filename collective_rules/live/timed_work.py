@@ -9,8 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["TimedWork"]
-
 
 class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
     """Behaves as `work`, but a wait without a limit of its own ends after `seconds`.

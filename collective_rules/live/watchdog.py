@@ -26,8 +26,6 @@ from collective_rules.live.protocol import Arrival
 from collective_rules.live.session import Session, Waiting
 from collective_rules.live.store import LostStoreError
 
-__all__ = ["TICK", "Watchdog", "hang"]
-
 TICK = 0.1
 _CONNECTING = 30.0
 """Seconds beyond the deadline for a rank to connect to the store: a name server that does not answer takes 5."""

@@ -13,12 +13,7 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _get_current_dispatch_mode_stack,
-    _pop_mode,
-    _push_mode,
-)
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
 from collective_rules.backends import BACKENDS
 from collective_rules.check import check as check_call
@@ -31,8 +26,6 @@ from collective_rules.mode.postcheck import difference
 from collective_rules.mode.reader import ArgumentReader, ArgumentReaders, DeviceTypes
 from collective_rules.mode.simulated import Simulator
 from collective_rules.mode.threads import follow, unfollow
-
-__all__ = ["NO_TABLE", "UNWAITED", "DispatchMode"]
 
 UNWAITED = "MODE2"
 """The id of the finding that a functional collective's result was never waited on."""

@@ -15,8 +15,6 @@ import torch.distributed as dist
 from collective_rules.ops import Row
 from collective_rules.spec import Group
 
-__all__ = ["GroupResolver", "ResolvedGroup"]
-
 
 @attrs.frozen(eq=False)
 class ResolvedGroup:

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 from collective_rules.finding import Finding
 from collective_rules.ledger import Entry
 
-__all__ = ["Observer"]
-
 
 class Observer(Protocol):
     """Follows the calls of one block. Every method may raise: the program then gets that error."""

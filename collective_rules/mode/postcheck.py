@@ -12,8 +12,6 @@ from collective_rules.infer import infer
 from collective_rules.ledger import CallFacts
 from collective_rules.spec import Spec
 
-__all__ = ["RETURNED", "difference"]
-
 RETURNED = "MODE1"
 """The id of the finding that an op returned something else than `infer` says."""
 

@@ -18,8 +18,6 @@ from collective_rules.ledger import CallFacts
 from collective_rules.mode.group_arguments import GroupResolver, ResolvedGroup
 from collective_rules.ops import OPS, Row, lookup
 
-__all__ = ["ArgumentReader", "ArgumentReaders", "DeviceTypes"]
-
 _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
 _MOST_FACTS = 100_000
 _ASYNC = ("async_op", "asyncOp")

@@ -31,8 +31,6 @@ from collective_rules.ops.op import EVEN
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
 
-__all__ = ["FILLERS", "Simulator", "is_unknown", "make_unknown"]
-
 _UNKNOWN = "_collective_rules_unknown"
 
 _WORKS = 4096

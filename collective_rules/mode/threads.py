@@ -12,8 +12,6 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
-__all__ = ["follow", "unfollow"]
-
 _lock = threading.Lock()
 _followed: list[TorchDispatchMode] = []
 _replaced: list[tuple[Any, Any]] = []

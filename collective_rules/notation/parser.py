@@ -39,15 +39,7 @@ from collective_rules.notation.ast import (
 )
 from collective_rules.notation.tokenizer import END, NAME, NUMBER, Token, tokenize
 
-__all__ = ["parse", "parse_path"]
-
-_RESERVED = {
-    "W": "the group size",
-    "r": "this rank",
-    "p": "the ranks",
-    "i": "the list",
-    "peer": "the partner",
-}
+_RESERVED = {"W": "the group size", "r": "this rank", "p": "the ranks", "i": "the list", "peer": "the partner"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -185,10 +177,7 @@ class _Parser:
         first = self.expect(NAME, "'W'")
         if first.text != "W":
             message = "write (W {}): the ranks' pieces lie one after another"
-            self.fail(
-                message.format(first.text) if self.next.text == "W" else "only (W d) can be in brackets",
-                first,
-            )
+            self.fail(message.format(first.text) if self.next.text == "W" else "only (W d) can be in brackets", first)
         name = self.fresh_name()
         self.expect(")", "')'")
         return Shares(name)

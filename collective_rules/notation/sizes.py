@@ -11,8 +11,6 @@ from typing import Any
 
 from collective_rules.notation.ast import ANY, GroupSize, Name, Number, Rest, Shares, Size, Splits
 
-__all__ = ["evaluate", "pairs", "solve"]
-
 
 def solve(size: Size, value: Any, group_size: Any) -> tuple[Any, Any]:
     """Return (condition, number): `value` is of this size if the condition holds, and its name then is the number.

@@ -9,8 +9,6 @@ import attrs
 
 from collective_rules.errors import NotationError
 
-__all__ = ["END", "NAME", "NUMBER", "Token", "tokenize"]
-
 NAME, NUMBER, END = "name", "number", "end"
 
 _TOKEN = re.compile(r"(?P<space>[ ]+)|(?P<name>[A-Za-z_][A-Za-z_0-9]*)|(?P<number>[0-9]+)|(?P<mark>->|[:,*@()\[\]])")

@@ -7,19 +7,7 @@ memory of the arguments named below to the transport as it is.
 
 from __future__ import annotations
 
-from collective_rules.ops.op import (
-    CONTIGUOUS,
-    DENSE,
-    FORMAT,
-    NEVER,
-    ORDER,
-    OWN,
-    UP_TO_OWN,
-    Op,
-    SplitSizes,
-)
-
-__all__ = ["C10D"]
+from collective_rules.ops.op import CONTIGUOUS, DENSE, FORMAT, NEVER, ORDER, OWN, UP_TO_OWN, Op, SplitSizes
 
 _TENSOR_FORMS = ("concatenated", "stacked")
 _UNEVEN = ("even", "uneven")
@@ -38,10 +26,7 @@ C10D = (
         layouts_from=2,
     ),
     Op(
-        "c10d::allreduce_coalesced_",
-        "all_reduce",
-        {"input": "tensors[i]", "output": "tensors[i]"},
-        attributes=_REDUCES,
+        "c10d::allreduce_coalesced_", "all_reduce", {"input": "tensors[i]", "output": "tensors[i]"}, attributes=_REDUCES
     ),
     Op(
         "c10d::broadcast_",
@@ -111,12 +96,7 @@ C10D = (
         attributes=_REDUCES,
         layouts={"inputs": ORDER},
     ),
-    Op(
-        "c10d::gather_",
-        "gather",
-        {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"},
-        attributes=_ROOT,
-    ),
+    Op("c10d::gather_", "gather", {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"}, attributes=_ROOT),
     Op(
         "c10d::gather_into_tensor_",
         "gather_into_tensor",
@@ -136,12 +116,7 @@ C10D = (
         layouts={"input_tensors": DENSE, "output_tensors": DENSE},
         overlap=OWN,
     ),
-    Op(
-        "c10d::alltoall_",
-        "all_to_all",
-        {"inputs": "input_tensors[p]", "outputs": "output_tensors[p]"},
-        forms=_UNEVEN,
-    ),
+    Op("c10d::alltoall_", "all_to_all", {"inputs": "input_tensors[p]", "outputs": "output_tensors[p]"}, forms=_UNEVEN),
     Op(
         "c10d::alltoall_base_",
         "all_to_all_single",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["EXCLUSIONS"]
-
 _FSDP = "It copies between this rank's own tensors; FSDP's collectives are c10d ops of their own."
 _SIGNAL = "It blocks the stream until a signal arrives on this rank; no tensor moves."
 

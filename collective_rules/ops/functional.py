@@ -10,8 +10,6 @@ from __future__ import annotations
 from collective_rules.ops.op import CONTIGUOUS, DENSE, NONE, Batch, Op, SplitSizes
 from collective_rules.rules import size_functions as sizes
 
-__all__ = ["FUNCTIONAL"]
-
 _ONE = {"input": "input", "output": "output"}
 _LIST = {"input": "inputs[i]", "output": "outputs[i]"}
 _IN_PLACE = {"input": "input", "output": "input"}
@@ -24,10 +22,7 @@ _SIZED = {"group_size": "group_size"}
 _REDUCES_SIZED = {"reduce_op": "reduce_op", "group_size": "group_size"}
 _LEGACY_REDUCES = {"reduce_op": "reduceOp", "group_size": "group_size"}
 
-_SPLITS = {
-    "input": SplitSizes("input_split_sizes"),
-    "output": SplitSizes("output_split_sizes", empty=NONE),
-}
+_SPLITS = {"input": SplitSizes("input_split_sizes"), "output": SplitSizes("output_split_sizes", empty=NONE)}
 # Named by a string, which torch/csrc/distributed/c10d/Functional.cpp maps; premul_sum has a factor and no name there.
 _NAMED = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor")
 
@@ -53,14 +48,7 @@ FUNCTIONAL = (
         reduce_ops=_NAMED,
     ),
     Op(_F + "broadcast", "broadcast", _ONE, attributes={"root": "src"}),
-    Op(
-        _F + "broadcast_",
-        "broadcast",
-        _IN_PLACE,
-        attributes={"root": "src"},
-        layouts={"input": DENSE},
-        layouts_from=2,
-    ),
+    Op(_F + "broadcast_", "broadcast", _IN_PLACE, attributes={"root": "src"}, layouts={"input": DENSE}, layouts_from=2),
     Op(_F + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, attributes=_SIZED),
     Op(
         _F + "all_gather_into_tensor_out",

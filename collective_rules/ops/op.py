@@ -11,23 +11,6 @@ from typing import Any
 import attrs
 import torch
 
-__all__ = [
-    "ANY",
-    "CONTIGUOUS",
-    "DENSE",
-    "EVEN",
-    "FORMAT",
-    "FREE",
-    "NEVER",
-    "NONE",
-    "ORDER",
-    "OWN",
-    "UP_TO_OWN",
-    "Batch",
-    "Op",
-    "SplitSizes",
-]
-
 ANY, ORDER, DENSE, FORMAT, CONTIGUOUS = "any", "order", "dense", "format", "contiguous"
 """Layouts that an op takes, from the laxest to the strictest.
 

@@ -23,8 +23,6 @@ from collective_rules.ops.op import Op
 from collective_rules.ops.symm_mem import SYMM_MEM
 from collective_rules.rules import RULES, Form, Rule
 
-__all__ = ["OPS", "Argument", "Output", "Row", "Spelling", "lookup"]
-
 OPS: Mapping[str, Op] = {op.op: op for op in C10D + FUNCTIONAL + SYMM_MEM}
 
 _REGISTER = (

@@ -16,8 +16,6 @@ import torch
 from collective_rules.ops.op import CONTIGUOUS, Op, SplitSizes
 from collective_rules.rules import size_functions as sizes
 
-__all__ = ["SYMM_MEM"]
-
 _S = "symm_mem::"
 _ONE = {"input": "input", "output": "output"}
 _OUT = {"input": "input", "output": "out"}

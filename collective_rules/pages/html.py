@@ -14,8 +14,6 @@ import jinja2
 from collective_rules.messages import ranks_text
 from collective_rules.pages.wording import bytes_text, cut, exact, plain, plural, share_text
 
-__all__ = ["render"]
-
 
 def render(template: str, **values: Any) -> str:
     """Return the page of a template, named as "reports/page.html"; the template reads the `values` by their names."""

@@ -8,8 +8,6 @@ from html import escape
 
 from collective_rules.text_table import Table
 
-__all__ = ["document", "escaped", "fenced", "table_text"]
-
 
 def document(parts: Iterable[str]) -> str:
     """Return the parts with an empty line between each two."""

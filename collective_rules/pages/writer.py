@@ -12,8 +12,6 @@ import attrs
 
 from collective_rules.errors import CollectiveRulesError
 
-__all__ = ["Writer", "must_be_in_folder", "must_be_writable", "write_text"]
-
 T = TypeVar("T")
 
 _SUFFIXES = (".html", ".md", ".json")

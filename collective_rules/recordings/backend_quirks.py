@@ -15,8 +15,6 @@ from collective_rules.recordings.events import Event
 from collective_rules.recordings.spellings import SPELLINGS
 from collective_rules.spec import Group, Spec
 
-__all__ = ["is_stacked", "listed_arguments", "op_behind", "recorded_parts", "split_sizes"]
-
 _Tensors = tuple[Spec, ...] | None
 _Sides = tuple[_Tensors, _Tensors]
 

@@ -15,8 +15,6 @@ from typing import IO
 
 from collective_rules.recordings.recording import SourceError, named
 
-__all__ = ["ByteStream", "TextStream", "opened"]
-
 CHUNK = 1 << 20
 _PIECE = 1 << 15
 """Bytes of packed data that are unpacked at once."""

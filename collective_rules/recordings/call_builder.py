@@ -17,8 +17,6 @@ from collective_rules.recordings.groups import RecordedGroups
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.spec import Group, Spec
 
-__all__ = ["built"]
-
 _AS_IT_IS = frozenset(
     f"c10d::{name}"
     for name in ("allreduce_", "broadcast_", "_allgather_base_", "_reduce_scatter_base_", "alltoall_base_")

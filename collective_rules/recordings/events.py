@@ -19,8 +19,6 @@ from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import NO_COLLECTIVES, SPELLINGS, SUMMARIES
 from collective_rules.spec import Spec
 
-__all__ = ["Event", "FieldReader", "at", "is_number", "literal", "name_known", "row_of"]
-
 _LARGEST = 2**63 - 1
 _LONGEST = 1 << 20
 _MOST_DIMS = 64

@@ -23,8 +23,6 @@ from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import SPELLINGS, dtype_of, spelled
 from collective_rules.spec import Memory, Spec
 
-__all__ = ["ExecutionTrace"]
-
 _GROUPS = "## process_group:init ##"
 _KNOWN = re.compile(r"1\.[01]\.\d+")
 _DEEPEST = 4

@@ -21,8 +21,6 @@ from collective_rules.recordings.groups import Collector
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import EVEN, SPELLINGS, SUMMARIES, dtype_of, spelled
 
-__all__ = ["FlightRecorder"]
-
 _KNOWN = re.compile(r"2\.\d+")
 _PAIR = re.compile(r"(\d+)(->|<-)(\d+)$")
 _OWN = re.compile(r"/torch/|/collective_rules/mode/|^<|/(runpy|threading|contextlib|typing_extensions)\.py$")

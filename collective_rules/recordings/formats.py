@@ -22,8 +22,6 @@ from collective_rules.recordings.ledger_lines import FORMAT, LedgerLines
 from collective_rules.recordings.plain_pickle import load_plain
 from collective_rules.recordings.recording import Notes, Recording, SourceError, named, short
 
-__all__ = ["read", "same_ranks"]
-
 _Source = Kineto | ExecutionTrace | FlightRecorder
 _ARRAYS: Mapping[str, type[_Source]] = {
     "traceEvents": Kineto,

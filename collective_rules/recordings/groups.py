@@ -20,8 +20,6 @@ from collective_rules.recordings.events import Event, FieldReader, row_of
 from collective_rules.recordings.recording import Notes, short
 from collective_rules.spec import Group, Spec
 
-__all__ = ["Collector", "RecordedGroups"]
-
 _LARGEST_GROUP = 1 << 24
 
 

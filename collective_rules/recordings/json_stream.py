@@ -14,8 +14,6 @@ from typing import Any
 
 from collective_rules.recordings.byte_stream import TextStream
 
-__all__ = ["BEGINS", "JsonStream"]
-
 BEGINS = object()
 """Stands for a chosen array that begins."""
 

@@ -22,8 +22,6 @@ from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import dtype_of, spelled
 from collective_rules.spec import Spec
 
-__all__ = ["Kineto"]
-
 _NAME = "Collective name"
 _KEPT = (
     *("Input Dims", "Input type", "Input Strides", "Concrete Inputs", _NAME, "In msg nelems", "Out msg nelems"),

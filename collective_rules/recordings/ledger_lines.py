@@ -27,8 +27,6 @@ from collective_rules.recordings.recording import Notes, SourceError, short
 from collective_rules.records import from_record, to_record
 from collective_rules.spec import is_size
 
-__all__ = ["FORMAT", "LedgerLines", "LedgerWriter", "write_ledger"]
-
 FORMAT = "collective_rules ledger"
 _VERSION = 1
 _LONGEST = 1 << 26

@@ -14,8 +14,6 @@ import attrs
 from collective_rules.ops import Argument
 from collective_rules.recordings.events import is_number
 
-__all__ = ["PARAM", "TraceRow", "evenly_spread", "outermost", "scalar"]
-
 PARAM = "record_param_comms"
 """The row in which torch names the group, the rank and the split sizes of a backend's collective."""
 _LARGEST_SPREAD = 1 << 20

@@ -13,8 +13,6 @@ from typing import Any
 
 from collective_rules.recordings.recording import SourceError, short
 
-__all__ = ["load_plain"]
-
 _MARK = object()
 _DEEPEST = 32
 _MOST = 50_000_000

@@ -12,8 +12,6 @@ from collective_rules.call import Call
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 
-__all__ = ["NOTES", "Note", "Notes", "Recording", "SourceError", "named", "short"]
-
 _MOST = 40
 """The most different details of one id; a damaged file may have any number."""
 

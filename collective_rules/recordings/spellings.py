@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["EVEN", "NO_COLLECTIVES", "SPELLINGS", "SUMMARIES", "dtype_of", "spelled"]
-
-
 _NAMES: Mapping[str, str] = {
     "c10d::allreduce_": "all_reduce allreduce all_reduce_sparse allreduce_sparse",
     "c10d::allreduce_coalesced_": "allreduce_coalesced all_reduce_coalesced",

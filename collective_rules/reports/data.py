@@ -14,8 +14,6 @@ from collective_rules.symbols import number
 if TYPE_CHECKING:
     from collective_rules.ledger import Entry, Ledger
 
-__all__ = ["as_json"]
-
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
     """Return the ledger as dicts, lists, text and numbers.

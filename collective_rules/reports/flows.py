@@ -26,8 +26,6 @@ from collective_rules.traffic import Traffic, traffic
 if TYPE_CHECKING:
     from collective_rules.ledger import Ledger
 
-__all__ = ["ASSUMPTION", "Cell", "Flows", "flows", "own_rank"]
-
 ASSUMPTION = (
     "A rule says how many bytes a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go "
     "around a ring in the order of the group's ranks, broadcast and reduce along that ring from or to the root, and "

@@ -11,8 +11,6 @@ from collective_rules.reports.sections import findings, group_table, headline, n
 if TYPE_CHECKING:
     from collective_rules.ledger import Ledger
 
-__all__ = ["markdown"]
-
 
 def markdown(ledger: Ledger) -> str:
     """Return the report as Markdown.

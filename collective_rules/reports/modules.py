@@ -13,8 +13,6 @@ from collective_rules.text_table import visible
 if TYPE_CHECKING:
     from collective_rules.ledger import Ledger
 
-__all__ = ["by_pattern", "tree"]
-
 OUTSIDE = "(outside modules)"
 _MOST_LINES, _DEEPEST, _LONGEST = 400, 64, 120
 

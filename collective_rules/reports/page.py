@@ -19,8 +19,6 @@ from collective_rules.text_table import Table
 if TYPE_CHECKING:
     from collective_rules.ledger import Entry, Ledger
 
-__all__ = ["page"]
-
 _COLOURS = 10
 """Classes c0 … c9 of the style sheet; all further ops share the last."""
 _MOST_BARS, _MOST_LANES, _MOST_COLUMNS, _MOST_MARKS, _MOST_CALLS = 12, 24, 400, 3000, 400

@@ -12,8 +12,6 @@ from collective_rules.text_table import Table
 if TYPE_CHECKING:
     from collective_rules.ledger import Ledger
 
-__all__ = ["blocks", "findings", "group_label", "group_table", "headline", "notes", "op_table", "phase_table"]
-
 _MOST_FINDINGS = 20
 _MOST_GROUPS = 40
 

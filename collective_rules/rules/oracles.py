@@ -18,8 +18,6 @@ from torch import Tensor
 
 from collective_rules.errors import UnknownFormError
 
-__all__ = ["REDUCTIONS", "Oracle", "reduction"]
-
 PerRank = list[Any]
 
 

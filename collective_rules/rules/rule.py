@@ -15,8 +15,6 @@ import torch
 from collective_rules.notation import Statement, parse
 from collective_rules.rules.oracles import Oracle
 
-__all__ = ["KINDS", "Form", "Kind", "Rule", "Unsolvable", "Volumes"]
-
 
 @attrs.frozen
 class Kind:
@@ -32,8 +30,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "divides": Kind(
-        "a size written `(W d)` is a multiple of the group size",
-        "Pad that size to a multiple of the group size.",
+        "a size written `(W d)` is a multiple of the group size", "Pad that size to a multiple of the group size."
     ),
     "dims": Kind(
         "a tensor has the dimensions that its sizes name",
@@ -90,8 +87,7 @@ KINDS: Mapping[str, Kind] = {
         "Post the matching call on the other rank.",
     ),
     "group_size": Kind(
-        "the argument group_size is the group's size",
-        "Pass the size of the very group that is named, group.size().",
+        "the argument group_size is the group's size", "Pass the size of the very group that is named, group.size()."
     ),
     "dense": Kind(
         "a tensor that travels as raw memory is dense: no gaps, no element twice",

@@ -17,8 +17,6 @@ from collective_rules.rules.rule import Unsolvable
 from collective_rules.spec import contiguous_stride
 from collective_rules.symbols import same
 
-__all__ = ["Sizing"]
-
 Shape = tuple[int, ...]
 
 

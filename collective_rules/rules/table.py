@@ -14,18 +14,13 @@ from collective_rules.rules import oracles, volumes
 from collective_rules.rules import size_functions as sizes
 from collective_rules.rules.rule import Form, Rule, Volumes
 
-__all__ = ["RULES"]
-
 _DOCS = "torch.distributed documentation, "
 
 _ROWS = (
     Rule(
         name="all_reduce",
         title="Every rank gets the elementwise reduction of all ranks' tensors.",
-        forms=(
-            Form("even", "input: *s -> output: *s"),
-            Form("copied", "input: *s -> buffer: *s, output: *s"),
-        ),
+        forms=(Form("even", "input: *s -> output: *s"), Form("copied", "input: *s -> buffer: *s, output: *s")),
         constraints="AR: sizes dtype reduce_op lists dense order overlap view strided call ranks group_size argument",
         agreed=("dtype", "reduce_op"),
         volumes=Volumes(sent=volumes.ring_all_reduce, buffer=volumes.inputs, bus_factor=volumes.twice_share),
@@ -70,10 +65,7 @@ _ROWS = (
     Rule(
         name="all_gather",
         title="Every rank gets every rank's tensor, as a list.",
-        forms=(
-            Form("even", "input: *s -> outputs[p]: *s"),
-            Form("uneven", "input: *s[r] -> outputs[p]: *s[p]"),
-        ),
+        forms=(Form("even", "input: *s -> outputs[p]: *s"), Form("uneven", "input: *s[r] -> outputs[p]: *s[p]")),
         constraints="AG: lists sizes dtype overlap strided call ranks pairs",
         volumes=Volumes(sent=volumes.to_every_other, buffer=volumes.outputs, bus_factor=volumes.share),
         route="ring",
@@ -98,10 +90,7 @@ _ROWS = (
     Rule(
         name="reduce_scatter",
         title="Rank r gets the elementwise reduction of every rank's r-th tensor.",
-        forms=(
-            Form("even", "inputs[p]: *s -> output: *s"),
-            Form("uneven", "inputs[p]: *s[p] -> output: *s[r]"),
-        ),
+        forms=(Form("even", "inputs[p]: *s -> output: *s"), Form("uneven", "inputs[p]: *s[p] -> output: *s[r]")),
         constraints="RS: lists sizes dtype reduce_op dense order overlap view strided call ranks pairs",
         agreed=("dtype", "reduce_op"),
         volumes=Volumes(sent=volumes.all_but_outputs, buffer=volumes.inputs, bus_factor=volumes.share),
@@ -203,10 +192,7 @@ _ROWS = (
     Rule(
         name="all_to_all_nd",
         title="One of the first two dims is scattered over the ranks, and the other gathered.",
-        forms=(
-            Form("stacked", "input: *s -> output: *t"),
-            Form("concatenated", "input: *s -> output: *u"),
-        ),
+        forms=(Form("stacked", "input: *s -> output: *t"), Form("concatenated", "input: *s -> output: *u")),
         constraints="AAN: divides sizes dims dtype argument dense order overlap view strided call ranks",
         agreed=("dtype", "scatter_dim", "gather_dim"),
         derived={"t": sizes.stacked_exchange, "u": sizes.concatenated_exchange},
@@ -316,10 +302,7 @@ _ROWS = (
     Rule(
         name="put",
         title="One tensor is written into the peer's memory, which takes no part.",
-        forms=(
-            Form("even", "input: *s ->"),
-            Form("multicast", "input: *s -> output: *t"),
-        ),
+        forms=(Form("even", "input: *s ->"), Form("multicast", "input: *s -> output: *t")),
         constraints="PU: peer dense strided argument overlap view",
         agreed=(),
         one_sided=True,

@@ -10,8 +10,6 @@ from __future__ import annotations
 import attrs
 import torch
 
-__all__ = ["Volume", "smaller"]
-
 
 @attrs.frozen
 class Volume:

@@ -8,8 +8,6 @@ import select
 import socket
 from typing import Any
 
-__all__ = ["Channel"]
-
 
 class Channel:
     """Lines both ways over a socket, without ever blocking; `ended` when the other side has gone."""

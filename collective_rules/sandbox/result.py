@@ -15,21 +15,6 @@ import attrs
 
 from collective_rules.errors import CallError
 
-__all__ = [
-    "DIES",
-    "FAILS",
-    "HANGS",
-    "OK",
-    "OUTCOMES",
-    "RAISES",
-    "REFUSED",
-    "SILENTLY_WRONG",
-    "UNDEFINED",
-    "Result",
-    "read_result",
-    "signal_text",
-]
-
 OK, RAISES, HANGS, DIES, SILENTLY_WRONG, REFUSED, UNDEFINED, FAILS = OUTCOMES = (
     "ok",
     "raises",

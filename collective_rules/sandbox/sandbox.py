@@ -34,8 +34,6 @@ from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.sandbox.channel import Channel
 from collective_rules.sandbox.result import DIES, Result, read_result
 
-__all__ = ["Sandbox"]
-
 START_LIMIT = 60.0
 """How many seconds the imports may take."""
 

@@ -9,8 +9,6 @@ import torch
 from collective_rules.errors import CallError
 from collective_rules.testing.tensors import Made, mapped
 
-__all__ = ["DeviceTensors", "checked_device", "device_count"]
-
 
 def checked_device(name: str) -> torch.device:
     """Return the device called `name`: "cpu", or the type of this machine's accelerator, of which each rank gets one.

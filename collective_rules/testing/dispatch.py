@@ -26,21 +26,6 @@ from collective_rules.ops import Argument, Row, lookup
 from collective_rules.testing.methods import METHODS, call_method, left_out, reduce_op_of
 from collective_rules.testing.tensors import flat
 
-__all__ = [
-    "SLICE",
-    "PostedOp",
-    "RankGroup",
-    "Returned",
-    "announced",
-    "blocks",
-    "boxed_reduce_op",
-    "has_cpu_kernel",
-    "post",
-    "prepared",
-    "wait",
-    "wait_until",
-]
-
 _BLOCKING = frozenset({"c10d::monitored_barrier_", "_dtensor::shard_dim_alltoall"})
 """Ops that return only when the other ranks have come too, as do those of point-to-point rules: send waits for recv."""
 

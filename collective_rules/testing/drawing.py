@@ -32,20 +32,6 @@ from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 from collective_rules.testing.tensors import flat, mapped
 
-__all__ = [
-    "DTYPES",
-    "Drawing",
-    "Values",
-    "Wish",
-    "copied",
-    "draw_calls",
-    "draw_size",
-    "drawable",
-    "dtypes_of",
-    "legal_dtypes",
-    "untaken",
-]
-
 DTYPES = (
     torch.float32,
     *(torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),

@@ -24,8 +24,6 @@ from collective_rules.rules import RULES
 from collective_rules.spec import Spec
 from collective_rules.testing.tensors import Made, flat
 
-__all__ = ["Difference", "Place", "differences", "expected_values"]
-
 Place = tuple[str, int]
 """The place of a tensor: its argument or return, and its number among all tensors of the (nested) lists there."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["CHANNELS_LAST", "EXPANDED", "SLICED", "STRAIGHT", "TRANSPOSED", "strides"]
-
 STRAIGHT, TRANSPOSED, CHANNELS_LAST = "contiguous", "transposed", "channels_last"
 SLICED, EXPANDED = "sliced", "expanded"
 

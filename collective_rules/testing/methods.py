@@ -23,8 +23,6 @@ from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.errors import CallError
 from collective_rules.ops import Argument, Row, lookup
 
-__all__ = ["METHODS", "Method", "call_method", "left_out", "method_name", "method_source", "reduce_op_of"]
-
 
 @attrs.frozen
 class Method:

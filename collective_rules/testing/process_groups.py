@@ -24,8 +24,6 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.places import described, found_at
 
-__all__ = ["Factory", "Provider", "resolve"]
-
 Factory = Callable[[Any, int, int, timedelta], Any]
 """`factory(store, rank, size, timeout)`, as `torch.distributed.Backend.register_backend` takes it.
 

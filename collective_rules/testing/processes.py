@@ -37,8 +37,6 @@ from collective_rules.testing.device import checked_device
 from collective_rules.testing.rank import Rank, checked_backend, in_step, merged
 from collective_rules.testing.run_calls import by_rank, no_answer
 
-__all__ = ["ProcessWorld"]
-
 _START_LIMIT = 120.0  # seconds for W processes to import torch and connect, on a busy machine
 _GRACE = 0.5  # seconds for the other ranks to answer when one has died
 _FAREWELL = 3.0  # seconds for a process to leave by itself

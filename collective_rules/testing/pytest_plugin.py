@@ -13,8 +13,6 @@ import pytest
 
 from collective_rules.testing.world import World, close_worlds, world
 
-__all__ = ["GlooWorld", "gloo_world"]
-
 
 class GlooWorld(Protocol):
     """The type of `gloo_world`: `gloo_world(4)` is a world of four ranks, made on first use and then used again."""

@@ -25,8 +25,6 @@ from collective_rules.testing.process_groups import resolve
 from collective_rules.testing.run_calls import raised_lines, result_of
 from collective_rules.testing.tensors import make
 
-__all__ = ["Rank", "checked_backend", "in_step", "merged"]
-
 _BY_GRAVITY = (DIES, RAISES, HANGS, SILENTLY_WRONG, UNDEFINED, OK)
 
 

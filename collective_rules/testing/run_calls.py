@@ -14,18 +14,6 @@ from collective_rules.testing.expected import differences
 from collective_rules.testing.tensors import Made, make
 from collective_rules.testing.world import Returned, World, WorldTimeout, world
 
-__all__ = [
-    "TRY_CALLS",
-    "by_rank",
-    "carry_out",
-    "no_answer",
-    "payload_of",
-    "raised_lines",
-    "result_of",
-    "sandbox_warm_up",
-    "try_calls",
-]
-
 TRY_CALLS = f"{__name__}:try_calls"
 """The sandbox's name for `try_calls`."""
 

@@ -17,8 +17,6 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.spec import Spec
 
-__all__ = ["Allocation", "Made", "flat", "make", "mapped"]
-
 _PAD, _CANARY, _UNWRITTEN = 8, 77, 5
 
 _FEW_VALUES = {  # how many integers, from 0, a dtype holds apart

@@ -15,15 +15,7 @@ import torch.distributed.fsdp  # fsdp
 import torch.distributed.tensor  # _dtensor
 
 NAMESPACES = frozenset(
-    {
-        "_c10d_functional",
-        "_c10d_functional_autograd",
-        "_dtensor",
-        "c10d",
-        "c10d_functional",
-        "fsdp",
-        "symm_mem",
-    }
+    {"_c10d_functional", "_c10d_functional_autograd", "_dtensor", "c10d", "c10d_functional", "fsdp", "symm_mem"}
 )
 
 

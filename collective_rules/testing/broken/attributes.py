@@ -11,8 +11,6 @@ from collective_rules.testing.broken.edits import edited, slots_of, with_argumen
 from collective_rules.testing.broken.scene import Breach, Broken, Scene
 from collective_rules.testing.broken.traits import has_attribute, holds_two_alike, is_collective
 
-__all__ = ["ATTRIBUTES"]
-
 
 def _other_dtype(scene: Scene) -> Broken:
     calls = scene.legal(min_size=1, min_tensors=2 if scene.row.entry.one_tensor else 1)

@@ -10,8 +10,6 @@ from collective_rules.call import Call, call
 from collective_rules.spec import Spec
 from collective_rules.testing.drawing import Calls
 
-__all__ = ["edited", "grown", "replaced", "slots_of", "with_arguments"]
-
 
 def slots_of(one: Call) -> list[Slot]:
     """Return the tensors of a call that its rule names."""

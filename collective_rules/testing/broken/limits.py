@@ -18,8 +18,6 @@ from collective_rules.testing.broken.edits import edited, replaced, slots_of
 from collective_rules.testing.broken.scene import Broken, Scene
 from collective_rules.testing.drawing import Calls, Dtypes, dtypes_of
 
-__all__ = ["UNBREAKABLE", "WAYS", "beyond"]
-
 
 def beyond(row: Row, backend: str | None) -> Iterator[tuple[Limit, str, Callable[[Scene], Broken]]]:
     """Yield the ways to go beyond the backend's limits for `row`: the limit, its column, and how to draw such calls."""

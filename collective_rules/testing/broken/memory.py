@@ -19,8 +19,6 @@ from collective_rules.testing.broken.traits import given_parts, has_layout, is_c
 from collective_rules.testing.drawing import Dtypes
 from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
 
-__all__ = ["MEMORY"]
-
 _RAW = (DENSE, FORMAT, CONTIGUOUS)
 
 

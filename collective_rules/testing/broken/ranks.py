@@ -15,8 +15,6 @@ from collective_rules.testing.broken.scene import Breach, Broken, Scene
 from collective_rules.testing.broken.traits import is_collective
 from collective_rules.testing.drawing import Calls
 
-__all__ = ["RANKS"]
-
 
 def _another_collective(scene: Scene) -> Broken:
     calls = scene.legal(min_ranks=2, min_dims=1, min_size=1)

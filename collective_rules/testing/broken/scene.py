@@ -14,8 +14,6 @@ from collective_rules.ops import Row
 from collective_rules.testing.broken.edits import replaced, slots_of
 from collective_rules.testing.drawing import Calls, Drawing, Dtypes, Wish, draw_calls, draw_size, legal_dtypes
 
-__all__ = ["Breach", "Broken", "Scene"]
-
 
 @attrs.frozen
 class Broken:

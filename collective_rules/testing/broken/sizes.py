@@ -21,8 +21,6 @@ from collective_rules.testing.broken.traits import (
 )
 from collective_rules.testing.drawing import copied
 
-__all__ = ["SIZES"]
-
 _NAMED = (Name, Shares, Splits)
 
 

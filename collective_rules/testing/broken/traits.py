@@ -7,17 +7,6 @@ from typing import Any
 
 from collective_rules.ops import Row
 
-__all__ = [
-    "given_parts",
-    "has_attribute",
-    "has_layout",
-    "has_size",
-    "holds_two_alike",
-    "is_collective",
-    "list_parts",
-    "may_be_uneven",
-]
-
 
 def is_collective(row: Row) -> bool:
     """Return whether all ranks take part."""
