@@ -44,6 +44,12 @@ class ExecutionTrace(Collector):
     """Collects the nodes of one trace."""
 
     name = "execution trace"
+    arrays = ("nodes",)
+
+    @classmethod
+    def has_keys(cls, keys: set[str]) -> bool:
+        """Return whether a file without nodes is a trace."""
+        return "schema" in keys and bool(keys & {"start_ts", "nodes"})
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(notes)

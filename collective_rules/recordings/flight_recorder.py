@@ -32,6 +32,13 @@ class FlightRecorder(Collector):
     """Collects the entries of one dump."""
 
     name = "flight recorder"
+    arrays = ("entries",)
+
+    @classmethod
+    def has_keys(cls, keys: set[str]) -> bool:
+        """Return whether a file without entries is a dump."""
+        own = {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"}
+        return bool(keys & own) or {"version", "entries"} <= keys
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(notes)

@@ -16,19 +16,17 @@ from collective_rules.recordings.byte_stream import ByteStream, TextStream, open
 from collective_rules.recordings.call_builder import built
 from collective_rules.recordings.execution_trace import ExecutionTrace
 from collective_rules.recordings.flight_recorder import FlightRecorder
+from collective_rules.recordings.groups import Collector
 from collective_rules.recordings.json_stream import BEGINS, JsonStream
 from collective_rules.recordings.kineto import Kineto
 from collective_rules.recordings.ledger_lines import FORMAT, LedgerLines
 from collective_rules.recordings.plain_pickle import load_plain
 from collective_rules.recordings.recording import Notes, Recording, SourceError, named, short
 
-_Source = Kineto | ExecutionTrace | FlightRecorder
-_ARRAYS: Mapping[str, type[_Source]] = {
-    "traceEvents": Kineto,
-    "": Kineto,
-    "nodes": ExecutionTrace,
-    "entries": FlightRecorder,
-}
+_FORMATS: tuple[type[Collector], ...] = (FlightRecorder, Kineto, ExecutionTrace)
+"""The formats of other tools; the first that has a file's keys takes it."""
+
+_ARRAYS: Mapping[str, type[Collector]] = {array: format_ for format_ in _FORMATS for array in format_.arrays}
 _LARGEST_PICKLE = 1 << 30
 _HEAD = 1 << 16
 _IN_NAME = re.compile(
@@ -96,7 +94,7 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
     return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
 
 
-def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
+def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, int]:
     data = b"".join(iter(stream.read, b""))[: _LARGEST_PICKLE + 1]
     if len(data) > _LARGEST_PICKLE:
         raise SourceError(f"{named(path)} is a pickle of more than {_LARGEST_PICKLE} bytes")
@@ -114,7 +112,7 @@ def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, 
     return source, len(dump["entries"])
 
 
-def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, int]:
+def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, int]:
     text = TextStream(stream)
 
     def pass_over(why: str) -> None:
@@ -122,7 +120,7 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
         notes.lose()
 
     document = JsonStream(text, _ARRAYS, pass_over)
-    source: _Source | None = None
+    source: Collector | None = None
     before: list[tuple[str, Any]] = []
     records = 0
     for key, is_item, value in document:
@@ -138,7 +136,8 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
         else:
             before.append((key, value))
     if source is None:
-        source = _by_keys({key for key, _ in before}, notes)
+        keys = {key for key, _ in before}
+        source = next((format_(notes) for format_ in _FORMATS if format_.has_keys(keys)), None)
     if source is None:
         what = f" ({document.cut})" if document.cut else ""
         raise SourceError(
@@ -154,17 +153,8 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[_Source, in
     return source, records
 
 
-def _by_keys(keys: set[str], notes: Notes) -> _Source | None:
-    """Return the format of a document without records, by its other keys."""
-    if keys & {"pg_config", "pg_status", "nccl_comm_state", "comm_lib_version"} or {"version", "entries"} <= keys:
-        return FlightRecorder(notes)
-    if keys & {"distributedInfo", "schemaVersion", "deviceProperties", "traceEvents"}:
-        return Kineto(notes)
-    return ExecutionTrace(notes) if "schema" in keys and keys & {"start_ts", "nodes"} else None
-
-
 def _recording(
-    path: str, source: _Source, records: int, notes: Notes, rank: int | None, world_size: int | None
+    path: str, source: Collector, records: int, notes: Notes, rank: int | None, world_size: int | None
 ) -> Recording:
     rank = source.rank if rank is None else rank
     size = source.world_size if world_size is None else world_size

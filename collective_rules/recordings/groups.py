@@ -6,10 +6,11 @@ for each rank, the number of split sizes, how many times larger a gathered tenso
 
 from __future__ import annotations
 
+import abc
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -108,7 +109,7 @@ class RecordedGroups:
             self.notes.add("READ11", f"all calls are taken to be of all {self.said} ranks")
 
     def of(self, event: Event, rank: int | None) -> Group | None:
-        """Return the group of `event` as global rank `rank` sees it; None where its size is not group."""
+        """Return the group of `event` as global rank `rank` sees it; None where the file does not tell its size."""
         group = self.by_name[event.group]
         size, name = group.size, event.group
         if size is None and not name:
@@ -131,8 +132,32 @@ class RecordedGroups:
         return Group(size, place, name, ranks)
 
 
-class Collector:
-    """Collects a file of another tool: the groups, its rank and the world's size."""
+class Collector(abc.ABC):
+    """Collects a file of another tool: a format's reader. This part collects the groups, the rank and the world's size.
+
+    `name` is the format's, as people read it. `arrays` are the lists of the file's top level whose items are records.
+    The reader takes each record by `item`, every other value of the top level by `value`; `events` comes last.
+    """
+
+    name: ClassVar[str]
+    arrays: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abc.abstractmethod
+    def has_keys(cls, keys: set[str]) -> bool:
+        """Return whether a file without records is of this format, by the other keys of its top level."""
+
+    @abc.abstractmethod
+    def value(self, key: str, value: Any) -> None:
+        """Take in a value of the top level."""
+
+    @abc.abstractmethod
+    def item(self, item: Any, /) -> None:
+        """Take in one record, whatever it is: what cannot be read is noted."""
+
+    @abc.abstractmethod
+    def events(self) -> Iterator[Event]:
+        """Yield the collectives that were read, in the order of their making."""
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes

@@ -46,6 +46,12 @@ class Kineto(Collector):
     """Collects the events of one trace."""
 
     name = "kineto"
+    arrays = ("traceEvents", "")
+
+    @classmethod
+    def has_keys(cls, keys: set[str]) -> bool:
+        """Return whether a file without events is a trace."""
+        return bool(keys & {"distributedInfo", "schemaVersion", "deviceProperties", "traceEvents"})
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(notes)
