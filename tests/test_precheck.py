@@ -167,7 +167,7 @@ def test_a_rank_that_ends_early_is_named_and_what_the_others_wait_for_is_an_erro
     [("loops", "RUN3", "error", "late"), ("value", "RUN5", "undecidable", "unknown value")],
 )
 def test_a_rank_whose_end_is_not_known_is_named_and_what_it_did_not_do_is_undecidable(run, fault, id_, severity, ended):
-    found = run(fault, deadline=4.0 if fault == "loops" else 60.0)
+    found = run(fault, deadline=15.0 if fault == "loops" else 60.0)
     told = _told(found)
     assert (id_, severity, (1,)) == told[0]
     assert _line(fault)[0] in found.comparison.findings[0].message
@@ -178,7 +178,7 @@ def test_a_rank_whose_end_is_not_known_is_named_and_what_it_did_not_do_is_undeci
 def test_a_rank_that_cannot_be_stopped_is_killed_and_one_that_dies_is_named(run, monkeypatch):
     monkeypatch.setattr("collective_rules.comparison.rehearsal._PATIENCE", 0.5)
     for fault, id_, ended in (("stuck", "RUN3", "killed"), ("dies", "RUN4", "died")):
-        found = run(fault, deadline=6.0 if fault == "stuck" else 60.0)
+        found = run(fault, deadline=15.0 if fault == "stuck" else 60.0)
         assert (id_, "error", (1,)) == _told(found)[0]
         assert (ended, (0, 2, 3)) == (found.results[1].ended, found.comparison.ranks)
 
