@@ -11,6 +11,7 @@ with warnings.catch_warnings():
     import torch as _torch
 
 from collective_rules.agree import agree
+from collective_rules.backends import Backend
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.check import check
 from collective_rules.conventions import chakra_comm_size, collective_op_bytes
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNKNOWN",
+    "Backend",
     "Call",
     "CallError",
     "CollectiveRulesError",

@@ -8,7 +8,7 @@ from collective_rules.agreement.order import compare_in_order
 from collective_rules.agreement.point_to_point import MatchedMessages
 from collective_rules.agreement.sequences import JobCalls, arrange
 from collective_rules.agreement.wait_cycle import find_wait_cycle
-from collective_rules.backends import limits_of
+from collective_rules.backends import Backend, limits_of
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
@@ -17,7 +17,7 @@ from collective_rules.spec import is_size
 
 
 def agree(
-    calls: Iterable[Call], backend: str | None = None, *, ranks: Iterable[int] | None = None
+    calls: Iterable[Call], backend: str | Backend | None = None, *, ranks: Iterable[int] | None = None
 ) -> tuple[Finding, ...]:
     """Return the disagreements between ranks; empty if their calls belong together.
 
@@ -58,7 +58,7 @@ def agree(
     return worst_first(_findings(job, backend, None if ranks is None else _global_ranks(ranks)))
 
 
-def _findings(job: JobCalls, backend: str | None, global_ranks: frozenset[int] | None) -> Iterator[Finding]:
+def _findings(job: JobCalls, backend: str | Backend | None, global_ranks: frozenset[int] | None) -> Iterator[Finding]:
     matched: dict[int, MatchedMessages] = {}
     has_errors = False
     for group in job.groups:

@@ -80,6 +80,20 @@ class Call:
         return None if value is UNKNOWN else value
 
 
+def on_device(one: Call, device: str) -> Call:
+    """Return the call with all its tensors on a device of this type; "meta" where it is not known."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, tuple) and any(isinstance(item, (Spec, tuple)) for item in value):
+            return tuple(map(moved, value))
+        if not isinstance(value, Spec):
+            return value
+        shape, dtype, stride = value.shape, value.dtype, value._stride
+        return Spec(shape, dtype, stride, device, layout=value.layout, view=value.view, memory=value.memory)
+
+    return attrs.evolve(one, arguments={name: moved(value) for name, value in one.arguments.items()})
+
+
 def must_be_call(value: Any) -> Call:
     """Return `value`; raise `CallError` if it is no `Call`."""
     if isinstance(value, Call):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from collective_rules.backends import Limit, admits, limits_of
+from collective_rules.backends import Backend, Limit, admits, as_backend, limits_of
 from collective_rules.backends.columns import demands_of, matters
 from collective_rules.binding.attributes import attribute_problems
 from collective_rules.binding.batch import members
@@ -22,11 +22,12 @@ from collective_rules.rules import Unsolvable
 from collective_rules.symbols import known
 
 
-def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
+def check(call: Call, backend: str | Backend | None = None) -> tuple[Finding, ...]:
     """Return everything that is wrong with `call`, errors first; empty for a legal call.
 
     Without a backend: what every backend needs. With one ("gloo"): its own limits too. What the data cannot decide
-    (an unknown shape, an unbacked size) is a finding of severity "undecidable".
+    (an unknown shape, an unbacked size) is a finding of severity "undecidable"; so is a limit that depends on the
+    backend's version or on the devices, unless a `Backend` tells them.
 
     Raises `CallError` for an unknown backend.
 
@@ -47,21 +48,22 @@ def check(call: Call, backend: str | None = None) -> tuple[Finding, ...]:
     return _check(call, backend, limits_of(backend, call.row))
 
 
-def _check(call: Call, backend: str | None, limits: tuple[Limit, ...]) -> tuple[Finding, ...]:
-    """`check`, for every call."""
+def _check(
+    call: Call, backend: str | Backend | None, limits: tuple[Limit, ...], *, batched: bool = False
+) -> tuple[Finding, ...]:
+    """`check`, for every call; `batched`: it is a message in a batch."""
     if call.row.entry.batch is not None:
-        return _check_batch(call, backend)
+        return _check_batch(call, backend, limits)
     bound = bind(call)
     root = call.attribute("root")
-    problems = list(attribute_problems(call))
+    problems = list(attribute_problems(call, batched=batched))
     if root is None or 0 <= root < call.group.size:
         problems += bound.problems
     problems += [_undecided(demand.problem) for demand in bound.demands if known(demand.condition) is None]
     problems += memory_problems(bound)
     problems += _unknown(bound)
     found = [finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in problems]
-    found += (finding for limit in limits for finding in _beyond(bound, limit, backend or ""))
-    return worst_first(found)
+    return worst_first([*found, *_beyond(bound, limits, backend)])
 
 
 def _unknown(bound: Bound) -> Iterator[Problem]:
@@ -81,7 +83,7 @@ def _undecided(problem: Problem) -> Problem:
     return attrs.evolve(problem, severity=UNDECIDABLE, verdict=f"cannot tell whether {problem.verdict}", advice=advice)
 
 
-def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
+def _check_batch(call: Call, backend: str | Backend | None, limits: tuple[Limit, ...]) -> tuple[Finding, ...]:
     """Judge each of the batch's ops, and what their tensors share."""
     spelling = call.row.spellings[0]
     try:
@@ -93,8 +95,9 @@ def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
     found = [
         attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}")
         for place, member in enumerate(each)
-        for one in check(member, backend)
+        for one in _check(member, backend, limits_of(backend, member.row), batched=True)
     ]
+    found += _beyond(Bound(call, spelling), limits, backend)
     received = {place for place, member in enumerate(each) if member.row.writes}
     for a, b in sharing(call.arguments[name]):
         if {a, b} & received:
@@ -105,15 +108,28 @@ def _check_batch(call: Call, backend: str | None) -> tuple[Finding, ...]:
     return worst_first(found)
 
 
-def _beyond(bound: Bound, limit: Limit, backend: str) -> Iterator[Finding]:
-    """Yield what goes beyond `limit`, of a backend; undecidable where the call does not tell whether it matters."""
-    call, applies = bound.call, matters(limit, bound)
+def _beyond(bound: Bound, limits: tuple[Limit, ...], backend: str | Backend | None) -> Iterator[Finding]:
+    """Yield what goes beyond `limits` of a backend."""
+    refused: set[tuple[str, str]] = set()
+    for limit in limits:
+        for column, finding in _beyond_one(bound, limit, as_backend(backend or "")):
+            labels = {(column, name) for name in finding.names} if column == "layouts" else set()
+            if not labels & refused:  # of the limits on one tensor's layout, the first that refuses it speaks
+                yield finding
+            refused |= labels
+
+
+def _beyond_one(bound: Bound, limit: Limit, backend: Backend) -> Iterator[tuple[str, Finding]]:
+    """Yield what goes beyond `limit`, with the column; undecidable where it is not known whether the limit matters."""
+    call, applies = bound.call, matters(limit, bound, backend)
     if applies is False:
         return
     severity = limit.severity if applies else UNDECIDABLE
-    for breach, slot_specs in (each for demand in demands_of(limit) for each in demand.breaches(limit, bound)):
+    for column, breach, slot_specs in (
+        (column, *each) for column, demand in demands_of(limit).items() for each in demand.breaches(limit, bound)
+    ):
         values = [(name, value_text(value), "") for name, value in slot_specs.items()]
         part = next((slot.part for slot in bound.slots if slot.label in slot_specs), None)
-        verdict = f"{backend} {breach}"
+        verdict = f"{backend.name} {breach}" + (f": it {limit.follows}" if limit.follows else "")
         message = compose(call.row, bound.spelling, (part, None), verdict, limit.id, values, limit.advice)
-        yield Finding(limit.id, severity, message, (call.group.rank,), dict(slot_specs), op=call.op)
+        yield column, Finding(limit.id, severity, message, (call.group.rank,), dict(slot_specs), op=call.op)

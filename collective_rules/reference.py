@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from collective_rules.backends import BACKENDS, Backend, Limit
+from collective_rules.backends import BACKENDS, BackendTable, Limit
 from collective_rules.backends.columns import CONDITIONS, SCOPES
 from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
 from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
-from collective_rules.rules import KINDS, RULES, Rule
+from collective_rules.rules import KINDS, RULES, Form, Rule
 
 _INTRODUCTION = """\
 # The rules
@@ -56,7 +56,8 @@ _NOTATION = (
 
 _AFTER_NOTATION = """\
 A rule that has several forms admits each of them; an op names those that it takes, the usual one first. A *flat* form
-sees every tensor as one dim of all its elements. A constraint's id is the one that messages show. What all ranks must
+sees every tensor as one dim of all its elements. One that is *not documented* gets a warning: torch does not promise
+it, and some backends refuse it. A constraint's id is the one that messages show. What all ranks must
 pass alike stands under *agreed*.
 
 *Sent* is what one rank sends under a bandwidth-optimal algorithm. *S* and *bus factor* are nccl-tests': S divided by
@@ -71,6 +72,7 @@ Layouts, from the laxest to the strictest:
 _LAYOUTS = (
     ("any", "copied element by element (an argument without a layout is of this kind)"),
     ("order", "copied too, but a dense tensor keeps its memory order, and all such tensors must have one order"),
+    ("sent", "as dense where it goes to another rank or comes from one; what stays on this rank is copied"),
     ("dense", "travels as raw memory: no gaps, no element twice, one order"),
     ("format", "dense, and contiguous or channels_last; another is refused"),
     ("contiguous", "another is refused"),
@@ -208,8 +210,14 @@ def _besides(rows: Iterable[Row]) -> Iterator[str]:
 
 def _forms(rule: Rule) -> str:
     width = max(len(form.name) for form in rule.forms)
-    lines = [f"    {form.name:<{width}}  {form.text}{'  (flat)' if form.flat else ''}" for form in rule.forms]
+    lines = [f"    {form.name:<{width}}  {form.text}{_besides_text(form)}" for form in rule.forms]
     return "\n".join([*lines, ""])
+
+
+def _besides_text(form: Form) -> str:
+    behind = " behind the first dim" if form.kept else ""
+    words = [f"flat{behind}"] * form.flat + ["not documented"] * (not form.documented)
+    return f"  ({', '.join(words)})" if words else ""
 
 
 def _facts(rule: Rule) -> Iterator[str]:
@@ -246,12 +254,13 @@ def _op(row: Row) -> tuple[str, ...]:
     )
 
 
-def _backend(backend: Backend) -> str:
-    columns = ("id", "it takes", "severity", "instead", "where")
+def _backend(backend: BackendTable) -> str:
+    columns = ("id", "it takes", "severity", "beyond", "instead", "where")
+    source = f"{_prose(backend.source)}; {_prose(backend.verified)}"
     return "\n".join(
         [
             f"## What {backend.name} takes\n",
-            f"Where it takes less than the rules allow. Source: {_prose(backend.source)}\n",
+            f"Where it takes less than the rules allow. Source: {source}.\n",
             _table(columns, map(_limit, backend.limits)),
         ]
     )
@@ -261,7 +270,7 @@ def _limit(limit: Limit) -> tuple[str, ...]:
     where = [scope.words(name) for column, scope in SCOPES.items() for name in getattr(limit, column)]
     when = [words for words in (condition.words(limit) for condition in CONDITIONS.values()) if words]
     place = ", ".join(where) + (f" ({', '.join(when)})" if when else "")
-    return limit.id, _prose(limit.says), limit.severity, _prose(limit.advice), place
+    return limit.id, _prose(limit.says), limit.severity, limit.follows, _prose(limit.advice), place
 
 
 def _code(text: str) -> str:

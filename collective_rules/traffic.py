@@ -123,7 +123,8 @@ def _kept(call: Call, bound: Bound, reads: list[Slot], inputs: int) -> float:
     share = bound.names.get(Key("S", None, (rank, rank)))
     if share is None:
         return 0
-    rows = reads[0].spec.numel if bound.spelling.form.flat else reads[0].spec.shape[0]
+    form = bound.spelling.form
+    rows = reads[0].spec.numel if form.flat and not form.kept else reads[0].spec.shape[0]
     if isinstance(rows, int):
         return inputs * share / rows if rows else 0
     return inputs * share / torch.sym_max(rows, 1)  # not asked whether it is 0, which only the run may know

@@ -445,6 +445,26 @@ def _specs(dtype: torch.dtype) -> list[cr.Spec]:
 
 
 LEGAL: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
+    # what stays on the rank is copied in whatever order, and what is read may lie in what another rank's is written to
+    "c10d::reduce_scatter_": [
+        [
+            {
+                "input_tensors": [[cr.Spec((2, 3), stride=(1, 2) if rank == own else None) for rank in range(2)]],
+                "output_tensors": [(2, 3)],
+            }
+            for own in range(2)
+        ]
+    ],
+    "c10d::gather_": [
+        [
+            {
+                "input_tensors": [cr.Spec((2,), memory=Memory(0, 2))],
+                "output_tensors": [[cr.Spec((2,), memory=Memory(0, 2 * rank)) for rank in range(2)]],
+                "root_rank": 0,
+            },
+            {"input_tensors": [(2,)], "output_tensors": [], "root_rank": 0},
+        ]
+    ],
     # in place, in lists: reduced with the other ranks' and with each other
     "c10d::allreduce_": [
         [{"tensors": _specs(torch.int64), "reduce_op": reduce_op} for _ in range(2)]
@@ -539,10 +559,10 @@ OTHER_COUNTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "all_gather_into_tensor": [
         {"input": (3,), "output": (5, 3)},
         {"input": (3,), "output": (8, 3)},
-        {"input": (3, 2), "output": (1, 24)},
+        {"input": (3, 2), "output": (1, 23)},
     ],
     # by the number of elements
-    "all_to_all_single": [{"input": (2, 4)}, {"input": (2, 4), "output": (2, 4)}],
+    "all_to_all_single": [{"input": (2, 4)}, {"input": (2, 3), "output": (2, 3)}],
     "gather_into_tensor": [{"input": (3,), "output": (5, 3)}, {"input": (3, 2), "output": (2, 12)}],
 }
 """Shapes that no op outside symmetric memory takes in a group of four, by part of the rule."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,7 +57,20 @@ def _is_judged(backend: str, posts: Sequence[Post], before: list[list[tuple[str,
 
 
 def _judged(backend: str, group: Group) -> list[list[tuple[str, str]]]:
-    return [[(found.id, found.severity) for found in cr.check(call, backend)] for call in group]
+    return [
+        [(found.id, found.severity) for found in cr.check(call, named)] for call in group for named in _named(backend)
+    ]
+
+
+@functools.cache
+def _named(backend: str) -> tuple[cr.Backend, ...]:
+    """Return the backend with nothing told, and with each version at which one of its limits begins or ends."""
+    facts = {(fact, least) for limit in BACKENDS[backend].limits for fact, least in limit.before.items()}
+    told: Any = {}
+    for fact, (major, *minor) in facts:
+        told.setdefault(fact, set()).update({(major - 1, *minor), (major, *minor)})
+    every = [dict(zip(told, values, strict=True)) for values in itertools.product(*told.values())] if told else []
+    return (cr.Backend(backend), *(cr.Backend(backend, **values) for values in every))
 
 
 @st.composite

@@ -7,18 +7,19 @@ makes a change say the same as before (`_ADDS`); of any other column a change mu
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 
 import collective_rules as cr
-from collective_rules.backends import Backend, Limit
+from collective_rules.backends import BackendTable, Limit
 from collective_rules.backends.columns import CONDITIONS, DEMANDS, PROSE, SCOPES, holds_for, refuses, sets
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.ops import OPS
+from collective_rules.ops import op as op_columns
 from collective_rules.rules import RULES
 from collective_rules.testing.dispatch import has_cpu_kernel
 from collective_rules.testing.drawing import DTYPES
@@ -30,12 +31,12 @@ Values = Iterator[tuple[str, Any]]
 """What is changed in a column, and the column's other value."""
 
 
-def limit_mutants(backend: Backend, id_: str) -> Iterator[Mutant]:
+def limit_mutants(backend: BackendTable, id_: str) -> Iterator[Mutant]:
     """Change each column of one of a backend's limits, one entry at a time, and leave the limit out."""
     place = next(place for place, limit in enumerate(backend.limits) if limit.id == id_)
     limit, seen = backend.limits[place], set()
 
-    def with_limits(*instead: Limit) -> Backend:
+    def with_limits(*instead: Limit) -> BackendTable:
         return attrs.evolve(backend, limits=(*backend.limits[:place], *instead, *backend.limits[place + 1 :]))
 
     yield Mutant(f"{id_}: left out", backend=with_limits())
@@ -48,7 +49,7 @@ def limit_mutants(backend: Backend, id_: str) -> Iterator[Mutant]:
                 yield Mutant(f"{id_}: {field.name}, {what}", backend=with_limits(changed), same=same)
 
 
-def limited_otherwise(backend: Backend, mutant: Mutant) -> tuple[str, ...]:
+def limited_otherwise(backend: BackendTable, mutant: Mutant) -> tuple[str, ...]:
     """Return the ops of this torch that the mutant's limits treat in another way than the backend's, by any name."""
     assert mutant.backend is not None
     before, after = backend.limits, mutant.backend.limits
@@ -78,6 +79,8 @@ def _other_values(limit: Limit, field: attrs.Attribute[Any]) -> Values:
         yield "turned", not value
     elif isinstance(value, int):
         yield from ((f"{value} → {size}", size) for size in (1, 2, 3))
+    elif column in _OF_COLUMNS:
+        yield from _OF_COLUMNS[column](limit, value) if value else ()  # no condition that the limit does not have
     elif isinstance(value, Mapping):
         yield from _other_mappings(limit, column, value)
     elif isinstance(value, (tuple, frozenset)):
@@ -113,6 +116,31 @@ def _other_mappings(limit: Limit, column: str, known: Mapping[str, Any]) -> Valu
             yield f"{key} {'without' if item in items else 'also'} {item}", {**known, key: items ^ {item}}
 
 
+_LAYOUTS = (op_columns.DENSE, op_columns.FLAT, op_columns.FORMAT, op_columns.CONTIGUOUS)
+_OVERLAPS = (op_columns.FREE, op_columns.UP_TO_OWN, op_columns.OWN, op_columns.NEVER)
+
+
+def _other_words(known: Mapping[str, str], words: Sequence[str]) -> Values:
+    for key, word in known.items():
+        yield f"without {key}", {other: each for other, each in known.items() if other != key}
+        yield from ((f"{key} {other}", {**known, key: other}) for other in words if other != word)
+
+
+def _other_versions(known: Mapping[str, tuple[int, ...]]) -> Values:
+    for fact, (major, *minor) in known.items():
+        yield f"without {fact}", {other: each for other, each in known.items() if other != fact}
+        yield f"{fact}, an earlier major", {**known, fact: (major - 1, *minor)}
+        yield f"{fact}, a later minor", {**known, fact: (major, *(number + 1 for number in minor))}
+
+
+_OF_COLUMNS: Mapping[str, Callable[[Limit, Any], Values]] = {
+    "in_forms": lambda limit, value: _other_sets(limit, "in_forms", value),
+    "overlap": lambda limit, value: ((other, other) for other in _OVERLAPS if other != value),
+    "layouts": lambda limit, value: _other_words(value, _LAYOUTS),
+    "before": lambda limit, value: _other_versions(value),
+}
+"""Columns whose values are changed in a way of their own."""
+
 _ON_CPU = [cr.lookup(op) for op in OPS if has_cpu_kernel(cr.lookup(op))]
 
 
@@ -122,13 +150,14 @@ def _items(limit: Limit, column: str) -> list[Any]:
         return list(dict.fromkeys(SCOPES[column].of(row) for row in _ON_CPU))
     limited = [row for row in _ON_CPU if holds_for(limit, row)]
     forms = dict.fromkeys(form.name for row in limited for form in RULES[row.entry.rule].forms)
-    return list({"dtype": DTYPES, "reduce op": REDUCE_OPS, "form": forms}.get(DEMANDS[column].items, ()))
+    items = DEMANDS[column].items if column in DEMANDS else {"in_forms": "form"}.get(column, "")
+    return list({"dtype": DTYPES, "reduce op": REDUCE_OPS, "form": forms}.get(items, ()))
 
 
 # -- limits that say the same
 
 
-def _same_limit(backend: Backend, known: Limit, other: Limit) -> str:
+def _same_limit(backend: BackendTable, known: Limit, other: Limit) -> str:
     """Return why `other` refuses the same calls, "" where it does not. Nothing is known of ops that torch lacks."""
     if (known.id, known.severity) != (other.id, other.severity):
         return ""
@@ -169,7 +198,9 @@ def _adds(limit: Limit, row: cr.Row, others: list[Limit]) -> bool:
     """Whether a limit refuses calls of an op that neither the op's rule nor the other limits refuse."""
     least, most = _tensors_given(row)
     wider = [other for other in others if _matters_as_often(other, limit, row)]
-    if row.entry.batch or any(other.missing for other in wider):
+    if row.entry.batch:
+        return limit.to_others and not any(other.to_others for other in wider)
+    if any(other.missing for other in wider):
         return False
     if limit.missing:
         return True
@@ -220,6 +251,91 @@ def _adds_sparse(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
     return bool((_refused_sparse(limit) & _reduced_somehow(row, wider)).difference(*map(_refused_sparse, wider)))
 
 
+def _part_names(row: cr.Row, parts: Iterable[str]) -> set[str]:
+    """Return the arguments that play the parts."""
+    bound = {path: part for part, path in reversed(row.entry.parts.items())}  # in place, the part that is read
+    return {path.partition("[")[0] for path, part in bound.items() if part in parts} & row.by_name.keys()
+
+
+_REFUSED_LAYOUTS = {
+    **dict.fromkeys((op_columns.ANY, op_columns.ORDER), frozenset[str]()),
+    **dict.fromkeys((op_columns.SENT, op_columns.DENSE), frozenset({"sliced"})),
+    op_columns.FLAT: frozenset({"transposed", "channels_last"}),
+    op_columns.FORMAT: frozenset({"sliced", "transposed"}),
+    op_columns.CONTIGUOUS: frozenset({"sliced", "transposed", "channels_last"}),
+}
+
+
+def _refused_layouts(limit: Limit, row: cr.Row) -> set[tuple[str, str, bool]]:
+    """Return the layouts that a limit refuses, by argument, of what stays on the rank and of what is sent."""
+    return {
+        (name, refused, stays)
+        for part, layout in (limit.layouts or {}).items()
+        for name in _part_names(row, [part])
+        for refused in _REFUSED_LAYOUTS[layout]
+        for stays in (False, True)
+        if not (stays and limit.spares_own) and (not stays or _may_stay(row, part))
+    }
+
+
+def _may_stay(row: cr.Row, part: str) -> bool:
+    return bool(row.root_only) or "[p]" in row.entry.parts[part]
+
+
+def _adds_layouts(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    own = {
+        (name, refused, stays)
+        for name, layout in row.entry.layouts.items()
+        for refused in _REFUSED_LAYOUTS[layout]
+        for stays in ((False,) if layout == op_columns.SENT else (False, True))
+        if limit.from_size >= row.entry.layouts_from
+    }
+    return bool(_refused_layouts(limit, row).difference(own, *(_refused_layouts(other, row) for other in wider)))
+
+
+def _adds_ordered(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    """Whether tensors of one call are ordered; what the ranks must agree on, `agree` compares."""
+    names = _part_names(row, limit.ordered or ())
+    raw = {name for name in names if row.layout_of(name) not in (op_columns.ANY, op_columns.SENT)}
+    return len(names) > 1 and raw != names and not any(names <= _part_names(row, o.ordered or ()) for o in wider)
+
+
+def _adds_overlap(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    refused = _refused_overlaps(limit.overlap or op_columns.FREE, row)
+    own = _refused_overlaps(row.entry.overlap, row) - {"twice"}
+    return bool(refused.difference(own, *(_refused_overlaps(o.overlap or op_columns.FREE, row) for o in wider)))
+
+
+def _refused_overlaps(overlap: str, row: cr.Row) -> set[str]:
+    """Return what may not share memory: what is read of the ranks before, of this one, and behind; what is written."""
+    parts = [part for part in row.spellings[0].statement.parts if part.path.name in row.by_name]
+    read, written = ({part.path.name for part in parts if part.path.name in side} for side in (row.reads, row.writes))
+    refused = {"twice"} if row.in_place and row.reduce_op and not row.entry.one_tensor else set()
+    if not (read - written and written - read):
+        return refused
+    listed = any("p" in part.path.index for part in parts)
+    ranks = {"before", "own", "behind"}
+    spared = {op_columns.OWN: {"own"}, op_columns.UP_TO_OWN: {"before", "own"} if listed else set(), "free": ranks}
+    return refused | (ranks - spared.get(overlap, set()))
+
+
+def _adds_devices(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    return not any({*(other.devices or ())} <= {*(limit.devices or ())} for other in wider if other.devices is not None)
+
+
+def _adds_most(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    most = min([other.most_tensors for other in wider if other.most_tensors is not None], default=float("inf"))
+    return _tensors_given(row)[1] > (limit.most_tensors or 0) and most > (limit.most_tensors or 0)
+
+
+def _adds_divides(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
+    names = _part_names(row, limit.divides or ())
+    flat = any(spelling.form.flat and not spelling.form.kept for spelling in row.spellings)
+    return (
+        flat and bool(names and row.entry.splits) and not any(_part_names(row, other.divides or ()) for other in wider)
+    )
+
+
 _ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
     "dtypes": _adds_kinds,
     "reduces": _adds_kinds,
@@ -231,6 +347,13 @@ _ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
     "single": _adds_single,
     "fresh_strides": _adds_strides,
     "sparse_reduces": _adds_sparse,
+    "layouts": _adds_layouts,
+    "ordered": _adds_ordered,
+    "overlap": _adds_overlap,
+    "devices": _adds_devices,
+    "most_tensors": _adds_most,
+    "divides": _adds_divides,
+    "to_others": lambda limit, row, wider: False,  # of a batch, above
 }
 """Whether a limit refuses calls by a column beyond the op's rule, and beyond other limits that matter as often."""
 
@@ -239,11 +362,17 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     """Whether one limit matters wherever another does, and is as severe."""
     _, most = _tensors_given(row)
     smallest = 2 if row.rule.point_to_point else 1
-    sizes_ = max(other.from_size, smallest) <= max(limit.from_size, smallest)
-    alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
+    most_ranks = (other.to_size or float("inf"), limit.to_size or float("inf"))
+    sizes_ = max(other.from_size, smallest) <= max(limit.from_size, smallest) and most_ranks[0] >= most_ranks[1]
     of_contents = any(sets(limit, column) for column in (*_OF_KINDS, "sparse_reduces", "nonempty"))
+    forms = not other.in_forms or (bool(limit.in_forms) and {*limit.in_forms} <= {*other.in_forms})
+    told = not other.before or other.before == limit.before
+    own = not other.spares_own or limit.spares_own or not (limit.layouts or limit.ordered or of_contents)
+    alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
     empty = not of_contents or not other.spares_empty or limit.spares_empty
-    return sizes_ and alone and empty and (other.severity == ERROR or limit.severity == WARNING)
+    return (
+        sizes_ and alone and empty and forms and told and own and (other.severity == ERROR or limit.severity == WARNING)
+    )
 
 
 Kinds = frozenset[tuple[str, torch.dtype]]

@@ -19,7 +19,7 @@ import torch
 
 import collective_rules as cr
 from collective_rules import backends
-from collective_rules.backends import Backend
+from collective_rules.backends import BackendTable
 from collective_rules.binding import compiled
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.call import _call_schema
@@ -60,7 +60,7 @@ class Mutant:
     name: str
     ops: Mapping[str, Op] = attrs.field(factory=dict)
     rules: Mapping[str, Rule] = attrs.field(factory=dict)
-    backend: Backend | None = None
+    backend: BackendTable | None = None
     same: str = ""
 
     @contextlib.contextmanager
@@ -87,12 +87,14 @@ class Mutant:
 
 
 @contextlib.contextmanager
-def in_backends(backend: Backend) -> Iterator[None]:
+def in_backends(backend: BackendTable) -> Iterator[None]:
     """Put a backend's table in `BACKENDS`, beside the others or in the place of one."""
     with contextlib.ExitStack() as stack:
         stack.callback(legal_dtypes.cache_clear)
         stack.callback(backends.forget)
-        stack.enter_context(mock.patch.dict(cast("dict[str, Backend]", backends.BACKENDS), {backend.name: backend}))
+        stack.enter_context(
+            mock.patch.dict(cast("dict[str, BackendTable]", backends.BACKENDS), {backend.name: backend})
+        )
         legal_dtypes.cache_clear()
         backends.forget()
         yield
@@ -108,7 +110,14 @@ def _forget(plans_before: set[Any]) -> None:
 
 # -- rows of the op table
 
-_LAYOUTS = (op_columns.ANY, op_columns.ORDER, op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)
+_LAYOUTS = (
+    op_columns.ANY,
+    op_columns.ORDER,
+    op_columns.SENT,
+    op_columns.DENSE,
+    op_columns.FORMAT,
+    op_columns.CONTIGUOUS,
+)
 _OVERLAPS = (op_columns.FREE, op_columns.OWN, op_columns.UP_TO_OWN, op_columns.NEVER)
 _LEVELS = ("1", "i", "p")
 

@@ -15,7 +15,7 @@ import torch
 
 import collective_rules as cr
 from collective_rules import backends, reference
-from collective_rules.backends import Backend, Limit
+from collective_rules.backends import BackendTable, Limit
 from collective_rules.backends.columns import CONDITIONS, DEMANDS, PROSE, SCOPES, Condition, Demand, Plain
 from collective_rules.ops.op import Op
 from collective_rules.testing.broken.limits import UNBREAKABLE, WAYS
@@ -46,7 +46,7 @@ IRRELEVANT: Mapping[tuple[str, ...], Mapping[str, str]] = {
         "done": _NOT_SHOWN,
     },
     ("collective_rules/testing/drawing.py",): {
-        **dict.fromkeys(("op", "rule", "parts", "forms", "layouts", "schema"), "read through the row"),
+        **dict.fromkeys(("op", "rule", "forms", "layouts", "schema"), "read through the row"),
         **dict.fromkeys(("returns", "scratch", "dtypes", "strides", "promotes", "omits", "own"), _SAYS_RESULTS),
         **dict.fromkeys(("row_scales", "elements", "exact", "group_size_ignored"), _UNDRAWN),
         "sparse": "strided tensors alone are drawn",
@@ -112,70 +112,70 @@ def test_every_column_of_limit_is_stated_once() -> None:
 
 @attrs.frozen
 class Placed(Limit):
-    """A limit with two columns more: where the tensors are, and the backend's version."""
+    """A limit with two columns more: how the devices are linked, and the driver's version."""
 
-    devices: tuple[str, ...] | None = None
-    version: tuple[int, ...] | None = None
+    links: tuple[str, ...] | None = None
+    driver: tuple[int, ...] | None = None
 
 
 def all_reduce(*specs: Any, size: int = 2) -> cr.Call:
     return cr.call("c10d::allreduce_", group=cr.Group(size), tensors=list(specs))
 
 
-def table(*limits: Limit, name: str = "acme") -> Backend:
-    return Backend(name, "made up", limits)
+def table(*limits: Limit, name: str = "acme") -> BackendTable:
+    return BackendTable(name, "made up", limits)
 
 
-ON_GPUS = Placed("ACME1", "CUDA tensors", "Move them.", rules=("all_reduce",), devices=("cuda",))
+LINKED = Placed("ACME1", "linked devices", "Link them.", rules=("all_reduce",), links=("cuda",))
 
 
 def test_a_limit_with_a_column_that_nothing_states_is_an_error() -> None:
     """Never silently no limit, whether the call is plain or not; and what is missing is said."""
-    with in_backends(table(ON_GPUS)):
+    with in_backends(table(LINKED)):
         for call in (all_reduce((3,)), all_reduce(cr.Spec((2, 2), stride=(1, 2)))):
-            with pytest.raises(NotImplementedError, match="ACME1 sets the column 'devices', of which backends/columns"):
+            with pytest.raises(NotImplementedError, match="ACME1 sets the column 'links', of which backends/columns"):
                 cr.check(call, "acme")
         assert cr.check(cr.call("c10d::barrier", group=cr.Group(2)), "acme") == ()
     assert [
-        "backends/columns.py: state the column 'devices' of Limit in one table, not in 0",
-        "backends/columns.py: state the column 'version' of Limit in one table, not in 0",
+        "backends/columns.py: state the column 'links' of Limit in one table, not in 0",
+        "backends/columns.py: state the column 'driver' of Limit in one table, not in 0",
     ] == list(unstated(Placed))
 
 
 def elsewhere(limit: Any, bound: Any) -> Iterator[tuple[str, Mapping[str, object]]]:
     for slot in bound.slots:
-        if slot.spec.device not in limit.devices:
+        if slot.spec.device not in limit.links:
             yield f"does not take tensors on {slot.spec.device}", {slot.label: slot.spec}
             return
 
 
 def test_a_new_demand_is_stated_once() -> None:
     """Check finds it, no plain call passes beside it, drawn calls meet it, and its mutants are noticed or named."""
-    with mock.patch.dict(DEMANDS, {"devices": Demand(elsewhere)}), in_backends(table(ON_GPUS)):
+    with mock.patch.dict(DEMANDS, {"links": Demand(elsewhere)}), in_backends(table(LINKED)):
         (found,) = cr.check(all_reduce((3,)), "acme")
         assert (found.id, found.severity) == ("ACME1", "error")
         assert found.message.startswith("c10d::allreduce_: acme does not take tensors on cpu   [ACME1]")
         assert cr.check(all_reduce(cr.Spec((3,), device="cuda")), "acme") == ()
-        nowhere = attrs.evolve(ON_GPUS, devices=("cpu", "cuda"))
+        nowhere = attrs.evolve(LINKED, links=("cpu", "cuda"))
         with in_backends(table(nowhere)):
             assert all(
                 not cr.check(call, "acme")
                 for group in sample(calls("c10d::allreduce_", backend="acme"), 20)
                 for call in group
             )
-        changed = [mutant.name for mutant in limit_mutants(table(ON_GPUS), "ACME1")]
-        assert {"ACME1: devices, without cuda", "ACME1: devices, left out"} <= {*changed}
+        changed = [mutant.name for mutant in limit_mutants(table(LINKED), "ACME1")]
+        assert {"ACME1: links, without cuda", "ACME1: links, left out"} <= {*changed}
         assert [
-            "broken/limits.py: say in WAYS how to go beyond 'devices', or why not in UNBREAKABLE",
-            "backends/columns.py: state the column 'version' of Limit in one table, not in 0",
+            "broken/limits.py: say in WAYS how to go beyond 'links', or why not in UNBREAKABLE",
+            "backends/columns.py: state the column 'driver' of Limit in one table, not in 0",
         ] == list(unstated(Placed))
 
 
 def test_a_new_condition_may_not_tell() -> None:
     """Then the finding is undecidable."""
-    until = attrs.evolve(ON_GPUS, devices=None, dtypes=frozenset({torch.float32}), version=(2, 24))
-    condition = Condition(lambda limit, bound: None, words=lambda limit: "before 2.24")
-    with mock.patch.dict(CONDITIONS, {"version": condition}), in_backends(table(until)):
+    until = attrs.evolve(LINKED, links=None, dtypes=frozenset({torch.float32}), driver=(2, 24))
+    condition = Condition(lambda limit, bound, backend: None, words=lambda limit: "before 2.24")
+    with mock.patch.dict(CONDITIONS, {"driver": condition}), in_backends(table(until)):
         (found,) = cr.check(all_reduce(cr.Spec((3,), torch.int64)), "acme")
         assert (found.id, found.severity) == ("ACME1", "undecidable")
         assert reference._limit(until)[-1] == "[all_reduce](#all_reduce) (before 2.24)"
@@ -234,24 +234,24 @@ ACME = table(
 
 
 @pytest.fixture
-def acme() -> Iterator[Backend]:
+def acme() -> Iterator[BackendTable]:
     """A second backend among the others, of three limits."""
     with in_backends(ACME):
         yield ACME
 
 
-def test_a_second_backend_is_tested_by_what_tests_the_first(acme: Backend) -> None:
+def test_a_second_backend_is_tested_by_what_tests_the_first(acme: BackendTable) -> None:
     """The laws of its ids and names hold, and the page has its section."""
     test_tables.test_the_ids_of_a_backend_are_its_name_and_count_up(acme)
     test_tables.test_a_backend_limits_ops_and_rules_that_exist(acme)
     test_tables.test_no_two_rules_share_a_prefix_and_no_id_is_used_twice()
     page = reference.reference()
     assert "- [What acme takes](#what-acme-takes)" in page
-    assert "| ACME3 | nothing empty | error | Do not. | `c10d::broadcast_` (groups of 2 or more) |" in page
+    assert "| ACME3 | nothing empty | error |  | Do not. | `c10d::broadcast_` (groups of 2 or more) |" in page
 
 
 @pytest.mark.parametrize("op", ["c10d::reduce_", "c10d::_allgather_base_", "c10d::broadcast_"])
-def test_legal_calls_of_a_second_backend_are_within_its_limits(acme: Backend, op: str) -> None:
+def test_legal_calls_of_a_second_backend_are_within_its_limits(acme: BackendTable, op: str) -> None:
     """And those that go beyond one are found by its id."""
     assert all(not cr.check(call, "acme") for group in sample(calls(op, backend="acme"), 30) for call in group)
     beyond = [way for way in ways_to_break(op, backend="acme") if way.startswith("beyond ")]
@@ -261,7 +261,7 @@ def test_legal_calls_of_a_second_backend_are_within_its_limits(acme: Backend, op
 
 
 @pytest.mark.parametrize("id_", [limit.id for limit in ACME.limits])
-def test_a_changed_limit_of_a_second_backend_is_noticed(acme: Backend, id_: str) -> None:
+def test_a_changed_limit_of_a_second_backend_is_noticed(acme: BackendTable, id_: str) -> None:
     """Its mutants are made and judged on generated calls; one in eight."""
     mutants = [mutant for place, mutant in enumerate(limit_mutants(acme, id_)) if place % 8 == 0]
     assert len(mutants) > 5

@@ -476,7 +476,7 @@ def test_the_smallest_failing_example_is_found() -> None:
         (["--seed", "x"], "'--seed'"),
         (["--deadline", "0"], "deadline=0.0, but should be a number of seconds"),
         (["--deadline", "nan"], "deadline=nan, but should be a number of seconds"),
-        (["--limits", "nccl"], "limits='nccl', but should be one of 'gloo'"),
+        (["--limits", "mccl"], "limits='mccl', but should be one of 'gloo'"),
         (["--report", "report.pdf"], "report.pdf: a report ends in .html, .md or .json"),
         (["--report", "/no/such/folder/report.md"], "/no/such/folder/report.md: there is no folder /no/such/folder"),
     ],

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules.backends import Backend, Limit, table_of
+from collective_rules.backends import BackendTable, Limit, table_of
 from collective_rules.backends.declared import declared
 from collective_rules.cli import main
 from collective_rules.conformance import Conformance, Failure, OpResult, WayResult, measure
@@ -171,7 +171,7 @@ def test_a_limit_that_cannot_be_meant_is_refused(
 ) -> None:
     """With what to write instead, where that can be guessed."""
     columns: dict[str, Any] = {"id": "X1", "says": "", "advice": "", "ops": ("c10d::allreduce_",), "nonempty": True}
-    monkeypatch.setattr(toy_backend, "WRONG", Backend("x", "", (Limit(**{**columns, **limit}),)), raising=False)
+    monkeypatch.setattr(toy_backend, "WRONG", BackendTable("x", "", (Limit(**{**columns, **limit}),)), raising=False)
     declared.cache_clear()
     with pytest.raises(CallError, match=message):
         table_of("tests.toy_backend:WRONG")

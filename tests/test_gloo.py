@@ -271,6 +271,8 @@ SYMMETRIC = "only symm_mem's ops can violate it"
 UNREACHABLE = {
     ("reduce", "overlap"): RAW,
     ("recv", "overlap"): RAW,
+    ("recv", "order"): "gloo takes contiguous messages alone",
+    ("send", "order"): "gloo takes contiguous messages alone",
     ("all_gather_into_tensor", "dense"): SYMMETRIC,
     ("all_gather_into_tensor", "order"): SYMMETRIC,
     ("all_reduce", "argument"): SYMMETRIC,

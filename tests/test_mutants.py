@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 import collective_rules as cr
-from collective_rules.backends import BACKENDS, Backend
+from collective_rules.backends import BACKENDS, BackendTable
 from collective_rules.backends.gloo import GLOO
 from collective_rules.ops import OPS
 from collective_rules.rules import RULES
@@ -38,6 +38,7 @@ EQUIVALENT: Mapping[str, str] = {
     "matmul_reduce_scatter: even, input: *s, weight: k[r] n -> output: *o": _TIED,
     "matmul_reduce_scatter: reshaped, input: *s, weight: k[r] n -> output: *q": _TIED,
     "GLOO6: from_size, 1 → 2": "in a group of one every list is even",
+    "GLOO21: from_size, 1 → 2": "in a group of one all that is read is this rank's own",
 }
 """Mutants that survive, each with the reason why it is the same statement."""
 
@@ -101,7 +102,7 @@ def in_turn(groups: Iterable[Sequence[Law]]) -> Iterator[Law]:
         yield from (law for law in laws if law is not None)
 
 
-def laws_of_limits(backend: Backend) -> Callable[[Mutant], list[Law]]:
+def laws_of_limits(backend: BackendTable) -> Callable[[Mutant], list[Law]]:
     """Return what gives the laws of a mutant: what is known of the ops that the mutant limits in another way."""
 
     def laws(mutant: Mutant) -> list[Law]:
@@ -163,8 +164,10 @@ def test_a_changed_rule_is_noticed(rule: str) -> None:
 
 
 @pytest.mark.parametrize(("backend", "id_"), LIMITS.values(), ids=LIMITS)
-def test_a_changed_limit_is_noticed(backend: Backend, id_: str) -> None:
+def test_a_changed_limit_is_noticed(backend: BackendTable, id_: str) -> None:
     """Each op, dtype and reduce op that a limit names, and each other column."""
+    if backend.name != "gloo" and not THOROUGH:
+        pytest.skip("the laws of a backend that cannot be run are generated: a minute or more for each limit")
     mutants = some(limit_mutants(backend, id_))
     assert expected(mutants) == survivors(mutants, laws_of_limits(backend))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules.backends import BACKENDS, Backend, limits_of, spellings_of
+from collective_rules.backends import BACKENDS, BackendTable, limits_of, spellings_of
 from collective_rules.backends.columns import demands_of, holds_for
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.mode import simulated
@@ -20,8 +20,8 @@ from collective_rules.ops import op as op_columns
 from collective_rules.rules import KINDS, RULES, Rule, size_functions
 
 FOLLOWERS = {name: [lookup(op) for op, entry in OPS.items() if entry.rule == name] for name in RULES}
-LAYOUTS = (op_columns.ANY, op_columns.ORDER, op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)
-RAW = (op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)
+RAW = (op_columns.SENT, op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)
+LAYOUTS = (op_columns.ANY, op_columns.ORDER, *RAW)
 OWN_KIND = ("reduce_op", "root", "peer", "tag", "group_size")
 NOT_AGREED = ("peer", "group_size", "root_tensor")
 """Attributes that may differ between the ranks, or are compared with the group instead."""
@@ -48,19 +48,19 @@ def test_no_two_rules_share_a_prefix_and_no_id_is_used_twice() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
-def test_the_ids_of_a_backend_are_its_name_and_count_up(backend: Backend) -> None:
+def test_the_ids_of_a_backend_are_its_name_and_count_up(backend: BackendTable) -> None:
     """`GLOO1`, `GLOO2` and so on."""
     wanted = [f"{backend.name.upper()}{number}" for number in range(1, len(backend.limits) + 1)]
     assert wanted == [limit.id for limit in backend.limits]
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
-def test_a_backend_limits_ops_and_rules_that_exist(backend: Backend) -> None:
+def test_a_backend_limits_ops_and_rules_that_exist(backend: BackendTable) -> None:
     """A misspelt name would limit nothing."""
     assert [] == list(wrong_names(backend))
 
 
-def wrong_names(backend: Backend) -> Iterator[str]:
+def wrong_names(backend: BackendTable) -> Iterator[str]:
     """What is wrong with the names in a backend's table, in sentences."""
     known = {
         "op": {*OPS},
@@ -78,7 +78,11 @@ def wrong_names(backend: Backend) -> Iterator[str]:
         if not demands_of(limit):
             yield f"{limit.id} demands nothing"
         forms = {spelling.form.name for row in rows for spelling in row.spellings}
-        yield from (f"{limit.id}: no op that it names has the form {form!r}" for form in {*(limit.forms or ())} - forms)
+        named_forms = {*(limit.forms or ()), *limit.in_forms}
+        yield from (f"{limit.id}: no op that it names has the form {form!r}" for form in named_forms - forms)
+        parts = {part for row in rows for part in row.entry.parts}
+        named_parts = {*(limit.layouts or ()), *(limit.ordered or ())}
+        yield from (f"{limit.id}: no op that it names has the part {part!r}" for part in named_parts - parts)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -204,7 +208,7 @@ def kinds_of_memory(row: cr.Row) -> Iterator[str]:
     if any(row.layout_of(part.path.name) in RAW for part in given):
         yield "dense"
     several = len({part.path.name for part in laid_out}) > 1 or any({"p"} & set(p.path.index) for p in laid_out)
-    if laid_out and not row.rule.point_to_point and (several or not row.rule.one_sided):
+    if laid_out and (several or not row.rule.one_sided):
         yield "order"
     if written_arguments(row):
         yield "overlap"

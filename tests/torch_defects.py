@@ -241,14 +241,7 @@ _ON_ILLEGAL_CALLS = (
         _two(_C + "_allgather_base_", input_tensor=_V, output_tensor=_V),
         _two(_F + "all_gather_into_tensor_out", input=_V, out=_V),
     ),
-    _accepts(
-        "AGT3: a 0-d input, of which it makes a vector",
-        _two(_F + "all_gather_into_tensor", input=()),
-        _two(_F + "all_gather_into_tensor_coalesced", inputs=[()]),
-        _two(_A + "all_gather_into_tensor", input=()),
-        _two(_L + "all_gather_into_tensor", shard=()),
-        _two(_L + "all_gather_into_tensor_coalesced", input=[()]),
-    ),
+    _accepts("AGT3: an output without dims", _two(_C + "_allgather_base_", input_tensor=_V, output_tensor=())),
     _accepts(
         "AGT4: an output of another dtype",
         _one(_C + "_allgather_base_", input_tensor=_V, output_tensor=_DOUBLE),

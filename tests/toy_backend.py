@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _create_work_from_future
 
-from collective_rules.backends import Backend, Limit
+from collective_rules.backends import BackendTable, Limit
 
 
 def finished(tensors: list[Tensor]) -> Any:
@@ -74,7 +74,7 @@ OPS = ("c10d::allreduce_", "c10d::broadcast_", "c10d::allgather_", "c10d::barrie
 DTYPES = frozenset({torch.float32, torch.int64})
 OTHERS = ("avg", "product", "min", "band", "bor", "bxor", "premul_sum")
 
-TABLE = Backend(
+TABLE = BackendTable(
     "toy",
     "its source",
     (
@@ -86,7 +86,7 @@ TABLE = Backend(
 )
 
 
-def without(id: str, *more: Limit) -> Backend:
+def without(id: str, *more: Limit) -> BackendTable:
     return attrs.evolve(TABLE, limits=(*(limit for limit in TABLE.limits if limit.id != id), *more))
 
 

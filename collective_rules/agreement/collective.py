@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
 import attrs
 
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
-from collective_rules.backends import spellings_of
+from collective_rules.backends import Backend, orders_of, spellings_of
 from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import LENGTH, Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
-from collective_rules.binding.memory import memory_order, same_order
+from collective_rules.binding.memory import Order, memory_order, same_order
 from collective_rules.binding.splits import split_sizes
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
@@ -25,7 +25,7 @@ from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
 
-def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
+def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Finding]:
     """Yield the disagreements between the calls of one collective: one or more calls, at most one of each rank."""
     rules: dict[str, list[int]] = {}
     for call in calls:
@@ -48,7 +48,7 @@ def compare(calls: list[Call], backend: str | None) -> Iterator[Finding]:
     bounds = _same_form(calls, backend)
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
     ranks = frozenset(call.group.rank for call in calls)
-    findings = list(unify(_bindings(bounds, sizes=one_form), ranks))
+    findings = list(unify(_bindings(bounds, backend, sizes=one_form), ranks))
     if any(LENGTH.name in each.names for each in findings):  # the shorter list lacks names of the longer one
         findings = [each for each in findings if each.severity != UNDECIDABLE]
     else:
@@ -107,7 +107,7 @@ def _elements_of(call: Call, names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _may_be_uneven(calls: list[Call], backend: str | None) -> bool:
+def _may_be_uneven(calls: list[Call], backend: str | Backend | None) -> bool:
     """Return whether sizes may differ: outputs are left out that would tell the uneven form from the even one."""
     row = calls[0].row
     left_out = any(name not in row.fresh and name not in call.arguments for call in calls for name in row.writes)
@@ -118,12 +118,12 @@ def _undecided(finding: Finding) -> Finding:
     return attrs.evolve(finding, severity=UNDECIDABLE) if finding.names.keys() == {"s"} else finding
 
 
-def _forms(row: Row, backend: str | None) -> list[str]:
+def _forms(row: Row, backend: str | Backend | None) -> list[str]:
     """Return the forms of the rule that both the op and the backend take."""
     return [spelling.form.name for spelling in spellings_of(backend, row)]
 
 
-def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
+def _same_form(calls: list[Call], backend: str | Backend | None) -> list[Bound]:
     """Return the calls bound under one form that fits all of them; if there is none, each under its own form."""
     forms = _forms(calls[0].row, backend)
     bounds = [bind(call) for call in calls]
@@ -137,17 +137,18 @@ def _same_form(calls: list[Call], backend: str | None) -> list[Bound]:
     return bounds
 
 
-def _bindings(bounds: list[Bound], *, sizes: bool) -> Iterator[Binding]:
+def _bindings(bounds: list[Bound], backend: str | Backend | None, *, sizes: bool) -> Iterator[Binding]:
     """Yield the names that every rank binds; for ranks with different forms, numbers of elements instead of sizes.
 
     A list of one tensor counts as that tensor.
     """
     single = all(_count(bound) == 1 for bound in bounds)
-    mixed = set(_mixed_orders(bounds))
-    for bound in bounds:
+    orders = [list(_orders(bound, backend)) for bound in bounds]
+    mixed = set(_mixed_orders(orders))
+    for bound, own_orders in zip(bounds, orders, strict=True):
         rank = bound.call.group.rank
         yield Binding(LENGTH, _count(bound), rank, bound, None)
-        for key, value, slot in _bound_by(bound, sizes=sizes):
+        for key, value, slot in _bound_by(bound, own_orders, sizes=sizes):
             if key.name == "order" and key not in mixed:
                 continue
             yield Binding(key._replace(element=None) if single else key, value, rank, bound, slot)
@@ -158,7 +159,7 @@ def _count(bound: Bound) -> int:
     return 1 if bound.call.row.entry.one_tensor else bound.count or 1
 
 
-def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:
+def _bound_by(bound: Bound, orders: list[Order], *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | None]]:
     call = bound.call
     for key, value in bound.names.items():
         if key.name == "dtype" or (sizes and key != LENGTH and key.name not in call.row.rule.derived):
@@ -168,15 +169,15 @@ def _bound_by(bound: Bound, *, sizes: bool) -> Iterator[tuple[Key, Any, Slot | N
     for attribute in call.row.rule.agreed:
         if attribute != "dtype" and attribute in call.row.entry.attributes:
             yield Key(attribute), call.arguments.get(call.row.entry.attributes[attribute]), None
-    for key, slots in _ordered(bound).items():
+    for key, slots in _ordered(orders).items():
         slot = max(slots, key=lambda slot: len(_counting(slot.spec)))
         yield key, slot.spec.order or (), slot
 
 
-def _ordered(bound: Bound) -> Mapping[Key, list[Slot]]:
+def _ordered(orders: Iterable[Order]) -> Mapping[Key, list[Slot]]:
     """Return the tensors whose memory order the ranks must agree on, those whose memory can have several orders."""
     slots: dict[Key, list[Slot]] = {}
-    for key, slot, _ in memory_order(bound):
+    for key, slot, _ in orders:
         if not slot.spec.has_one_order:
             slots.setdefault(key, []).append(slot)
     return slots
@@ -222,16 +223,22 @@ def common_values(call: Call) -> tuple[list[Any], bool]:
 def _read_orders(bound: Bound) -> Iterator[tuple[Key, list[tuple[int, ...]]]]:
     """Yield the memory orders of the tensors that are read; of those that are written where the rank reads none."""
     reads = bound.spelling.statement.reads
-    for key, slots in _ordered(bound).items():
+    for key, slots in _ordered(memory_order(bound)).items():
         read = [slot for slot in slots if any(slot.part is part for part in reads)]
         yield key, [slot.spec.order or () for slot in read or slots]
 
 
-def _mixed_orders(bounds: list[Bound]) -> Iterator[Key]:
+def _orders(bound: Bound, backend: str | Backend | None) -> Iterator[Order]:
+    """Yield the memory orders that the ranks must agree on; none for a rule that does not speak of them."""
+    if "order" in bound.call.row.rule.constraints.values():
+        yield from memory_order(bound, orders_of(backend, bound))
+
+
+def _mixed_orders(orders: list[list[Order]]) -> Iterator[Key]:
     """Yield the keys of the memory orders that differ between ranks."""
     seen: dict[Key, dict[Any, Spec]] = {}
-    for bound in bounds:
-        for key, slot, order in memory_order(bound):
+    for own in orders:
+        for key, slot, order in own:
             seen.setdefault(key, {}).setdefault((order, tuple(map(hint, slot.spec.shape))), slot.spec)
     for key, specs in seen.items():
         if not all(same_order(a, b) for a, b in itertools.combinations(specs.values(), 2)):

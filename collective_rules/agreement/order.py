@@ -18,6 +18,7 @@ from collective_rules.agreement.collective import compare
 from collective_rules.agreement.divergence import EXTRA, LOOK_AHEAD, REORDERED, SKIPPED, Divergence, explain
 from collective_rules.agreement.sequences import GroupCalls, Signatures
 from collective_rules.agreement.unify import disagreement, odd_ones
+from collective_rules.backends import Backend
 from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
@@ -71,7 +72,7 @@ class _Cohort:
 
 
 def compare_in_order(
-    group: GroupCalls, signatures: Signatures, backend: str | None, expected: frozenset[int]
+    group: GroupCalls, signatures: Signatures, backend: str | Backend | None, expected: frozenset[int]
 ) -> Iterator[Finding]:
     """Yield the disagreements between the ranks' sequences of collectives, in order.
 
@@ -83,7 +84,7 @@ def compare_in_order(
 
 class _Comparison:
     def __init__(
-        self, group: GroupCalls, signatures: Signatures, backend: str | None, expected: frozenset[int]
+        self, group: GroupCalls, signatures: Signatures, backend: str | Backend | None, expected: frozenset[int]
     ) -> None:
         self.group, self.signatures, self.backend, self.expected = group, signatures, backend, expected
         self.sequences = group.collectives

@@ -9,7 +9,7 @@ and the rest has no partner. A disagreement within a pair is undecidable if anot
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -17,10 +17,12 @@ import attrs
 from collective_rules.agreement.sequences import CallSequence, GroupCalls, Signatures
 from collective_rules.agreement.unify import Binding, disagreement, unify
 from collective_rules.binding.binder import bind
-from collective_rules.binding.bound import Key
+from collective_rules.binding.bound import Bound, Key
+from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
+from collective_rules.spec import Spec
 
 Message = tuple[int, int]
 """A send or a receive: the group rank, and its place among the rank's messages of the group."""
@@ -210,11 +212,11 @@ class MatchedMessages:
         return first if spare is None else spare
 
     def _looks(self, message: Message) -> Any:
-        """Return the shapes and dtypes of the message's tensors."""
+        """Return the shapes, dtypes and orders of dims of the message's tensors."""
         number = self._number(message)
         if number not in self._looks_of:
             slots = bind(self._signatures.calls[number]).slots
-            self._looks_of[number] = frozenset((slot.spec.shape, slot.spec.dtype) for slot in slots)
+            self._looks_of[number] = frozenset((slot.spec.shape, slot.spec.dtype, _order(slot.spec)) for slot in slots)
         return self._looks_of[number]
 
     def _pair(self, send: Message, receive: Message) -> None:
@@ -288,7 +290,7 @@ class MatchedMessages:
             if peer in (other, None):
                 looks[self._looks((rank, place))] += 1
             elif other is None:
-                looks[frozenset({(None, None)})] += 1
+                looks[frozenset({(None, None, ())})] += 1
         return looks
 
     def _peer_unknown(self, message: Message) -> bool:
@@ -306,12 +308,31 @@ class MatchedMessages:
 
 def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
     """Yield the names that both ends bind; the sender is the receiver's source."""
-    for call in (send, receive):
-        bound, rank = bind(call), call.group.rank
+    ends = [(call, bind(call)) for call in (send, receive)]
+    orders = _orders(*(bound for _, bound in ends))
+    for call, bound in ends:
+        rank = call.group.rank
         for key, value in bound.names.items():
             same = key if key.is_shared else key._replace(ranks=(send.group.rank, receive.group.rank))
             yield Binding(same, value, rank, bound, bound.origins.get(key))
         yield Binding(Key("tag"), call.arguments.get(call.row.tag), rank, bound, None)
+        yield from orders.get(rank, ())
+
+
+def _order(spec: Spec) -> tuple[int, ...]:
+    return () if spec.shape is None or spec.has_one_order else spec.order or ()
+
+
+def _orders(*ends: Bound) -> Mapping[int, list[Binding]]:
+    """Return, by rank, the memory orders that the two ends bind: those of tensors that differ in the order of dims."""
+    orders = [(bound, *each) for bound in ends for each in memory_order(bound)]
+    specs = [slot.spec for _, _, slot, _ in orders]
+    if len(specs) < 2 or len(specs[0].shape) != len(specs[1].shape) or same_order(*specs):
+        return {}
+    return {
+        bound.call.group.rank: [Binding(Key("order"), order, bound.call.group.rank, bound, slot)]
+        for bound, _, slot, order in orders
+    }
 
 
 def _no_partner(call: Call) -> Finding:

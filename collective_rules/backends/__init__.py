@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
-from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, sets
+from collective_rules.backends.backend import Backend
+from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, ordered_by, sets
 from collective_rules.backends.declared import declared
 from collective_rules.backends.gloo import GLOO
-from collective_rules.backends.limit import Backend, Limit
+from collective_rules.backends.limit import BackendTable, Limit
+from collective_rules.backends.nccl import NCCL
+from collective_rules.binding.bound import Bound, Slot
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.ops import Row, Spelling
 from collective_rules.spec import Spec
 
-__all__ = ["BACKENDS", "Backend", "Limit", "admits", "limits_of", "spellings_of", "table_of"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendTable",
+    "Limit",
+    "admits",
+    "as_backend",
+    "limits_of",
+    "orders_of",
+    "spellings_of",
+    "table_of",
+]
 
-BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (GLOO,)}
+BACKENDS: Mapping[str, BackendTable] = {table.name: table for table in (GLOO, NCCL)}
 
 
-def table_of(backend: str, argument: str = "backend") -> Backend:
+def table_of(backend: str, argument: str = "backend") -> BackendTable:
     """Return the table called `backend`, or the one at "my_package:TABLE" or "/path/to/file.py:TABLE".
 
     Raises `CallError` for a name that no table has, naming those that are there, and for a table that is no good;
@@ -36,24 +50,42 @@ def table_of(backend: str, argument: str = "backend") -> Backend:
     raise CallError(f"{argument}={backend!r}, but should be one of {names}, {others}")
 
 
-def limits_of(backend: str | None, row: Row) -> tuple[Limit, ...]:
+def limits_of(backend: str | Backend | None, row: Row) -> tuple[Limit, ...]:
     """Return the limits that `backend` sets to the op of `row`; none where `backend` is None.
 
     Raises `CallError` for a backend that is not known, naming those that are.
     """
     if backend is None:
         return ()
-    table_of(backend)
-    return _limits(backend, row)
+    name = backend.name if isinstance(backend, Backend) else backend
+    table_of(name)
+    return _limits(name, row)
 
 
-def spellings_of(backend: str | None, row: Row) -> list[Spelling]:
+def as_backend(backend: str | Backend) -> Backend:
+    """Return `backend`; of one that is named by a string, nothing more is known."""
+    return backend if isinstance(backend, Backend) else Backend(backend)
+
+
+def orders_of(backend: str | Backend | None, bound: Bound) -> Callable[[Slot], bool]:
+    """Return what tells whether `backend` wants the tensor in a slot to lie in memory in the order of the others."""
+    limits = limits_of(backend, bound.call.row)
+    if backend is None or not any(limit.ordered for limit in limits):
+        return _never
+    return ordered_by(limits, bound, as_backend(backend))
+
+
+def _never(slot: Slot) -> bool:
+    return False
+
+
+def spellings_of(backend: str | Backend | None, row: Row) -> list[Spelling]:
     """Return the spellings that both the op and the backend take."""
     taken = [limit.forms for limit in limits_of(backend, row) if limit.forms is not None]
     return [spelling for spelling in row.spellings if all(spelling.form.name in forms for forms in taken)]
 
 
-def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
+def admits(backend: str | Backend | None, call: Call, specs: list[Spec]) -> bool:
     """Return whether `backend` certainly takes a call that is legal in the usual form; `specs` are its tensors.
 
     Raises `CallError` for a backend that is not known.
@@ -62,7 +94,9 @@ def admits(backend: str | None, call: Call, specs: list[Spec]) -> bool:
         return True
     if not isinstance(backend, str):
         limits_of(backend, call.row)  # raises
-    return _admits(backend, call.row, frozenset([spec.dtype for spec in specs]), call.attribute("reduce_op") or "")
+        backend = as_backend(backend).name
+    dtypes, devices = frozenset([spec.dtype for spec in specs]), frozenset([spec.device for spec in specs])
+    return _admits(backend, call.row, dtypes, call.attribute("reduce_op") or "", devices, len(specs))
 
 
 @functools.cache
@@ -74,8 +108,10 @@ def _limits(backend: str, row: Row) -> tuple[Limit, ...]:
 
 
 @functools.cache
-def _admits(backend: str, row: Row, dtypes: frozenset[torch.dtype | None], reduce_op: str) -> bool:
-    plain = Plain(dtypes, reduce_op, row.spellings[0].form.name)
+def _admits(
+    backend: str, row: Row, dtypes: frozenset[torch.dtype | None], reduce_op: str, devices: frozenset[str], tensors: int
+) -> bool:
+    plain = Plain(dtypes, reduce_op, row.spellings[0].form.name, devices, tensors)
     return all(
         demand.admits(limit, plain)
         for limit in limits_of(backend, row)

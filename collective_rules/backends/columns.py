@@ -7,17 +7,31 @@ call. Nothing here knows a particular backend. A column that stands in no table 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Set
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 import attrs
 import torch
 
+from collective_rules.backends.backend import Backend
 from collective_rules.backends.limit import Limit
+from collective_rules.binding.batch import members
 from collective_rules.binding.binder import bind_as
-from collective_rules.binding.bound import Bound
+from collective_rules.binding.bound import Bound, Slot
+from collective_rules.binding.memory import (
+    has_whole_pieces,
+    layout_fault,
+    memory_order,
+    mixed_orders,
+    overlaps,
+    own_layout,
+    travels,
+)
+from collective_rules.binding.splits import split_sizes
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.ops import Row
+from collective_rules.ops.op import ANY, EVEN, FREE
+from collective_rules.rules import Unsolvable
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
@@ -37,13 +51,13 @@ class Scope:
 class Condition:
     """A column that says when a limit matters.
 
-    - `holds`: whether the limit matters to a call; None where the call does not tell.
+    - `holds`: whether the limit matters to a call; None where neither the call nor what is known of the backend tells.
     - `counts`: whether the limit matters to one of the call's tensors.
     - `words`: how the reference page writes it; "" where `says` does.
     """
 
-    holds: Callable[[Limit, Bound], bool | None] = lambda limit, bound: True
-    counts: Callable[[Limit, Spec], bool] = lambda limit, spec: True
+    holds: Callable[[Limit, Bound, Backend], bool | None] = lambda limit, bound, backend: True
+    counts: Callable[[Limit, Bound, Slot], bool] = lambda limit, bound, slot: True
     words: Callable[[Limit], str] = lambda limit: ""
 
 
@@ -53,6 +67,8 @@ class Plain(NamedTuple):
     dtypes: Set[torch.dtype | None]
     reduce_op: str
     form: str
+    devices: Set[str] = frozenset()
+    tensors: int = 1
 
 
 @attrs.frozen
@@ -77,16 +93,17 @@ def sets(limit: Limit, column: str) -> bool:
     return value is not None and value is not False
 
 
-def demands_of(limit: Limit) -> list[Demand]:
+def demands_of(limit: Limit) -> Mapping[str, Demand]:
     """Return what the columns of `limit` demand."""
-    return [demand for column, demand in DEMANDS.items() if sets(limit, column)]
+    return {column: demand for column, demand in DEMANDS.items() if sets(limit, column)}
 
 
 def must_be_stated(limit: Limit) -> None:
     """Raise `NotImplementedError` where `limit` sets a column of which no table here says anything."""
     for field in attrs.fields(type(limit)):
         stated = field.name in PROSE or any(field.name in table for table in (SCOPES, CONDITIONS, DEMANDS))
-        if not stated and getattr(limit, field.name) != field.default:
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        if not stated and getattr(limit, field.name) != default:
             raise NotImplementedError(
                 f"{limit.id} sets the column {field.name!r}, of which backends/columns.py says nothing: "
                 "state there what the column names (SCOPES), when the limit matters (CONDITIONS) or what it demands "
@@ -100,15 +117,34 @@ def holds_for(limit: Limit, row: Row) -> bool:
     return bool(named) and "but" not in named
 
 
-def matters(limit: Limit, bound: Bound) -> bool | None:
-    """Return whether `limit` matters to a call; None where the call does not tell."""
-    answers = {condition.holds(limit, bound) for condition in CONDITIONS.values()}
+def matters(limit: Limit, bound: Bound, backend: Backend) -> bool | None:
+    """Return whether `limit` of `backend` matters to a call; None where the call and the backend do not tell."""
+    answers = {condition.holds(limit, bound, backend) for condition in CONDITIONS.values()}
     return False if False in answers else None if None in answers else True
+
+
+def matters_in(limit: Limit, group_size: int) -> bool:
+    """Return whether `limit` may matter in groups of so many ranks."""
+    return limit.from_size <= group_size and (limit.to_size is None or group_size <= limit.to_size)
+
+
+def ordered_by(limits: Sequence[Limit], bound: Bound, backend: Backend) -> Callable[[Slot], bool]:
+    """Return what tells whether one of `limits` wants the tensor in a slot to lie in the order of the others."""
+    wanting = [limit for limit in limits if limit.ordered and matters(limit, bound, backend)]
+    return lambda slot: any(_is_ordered(limit, bound, slot) for limit in wanting)
+
+
+def _is_ordered(limit: Limit, bound: Bound, slot: Slot) -> bool:
+    return bound.spelling.behind_of(slot.part) in (limit.ordered or ()) and _counts(limit, bound, slot)
+
+
+def _counts(limit: Limit, bound: Bound, slot: Slot) -> bool:
+    return all(condition.counts(limit, bound, slot) for condition in CONDITIONS.values())
 
 
 def refuses(limit: Limit, reduce_op: str, dtype: torch.dtype) -> bool:
     """Return whether `limit` refuses a dtype, or to reduce it so."""
-    return any(demand.refuses(limit, reduce_op, dtype) for demand in demands_of(limit))
+    return any(demand.refuses(limit, reduce_op, dtype) for demand in demands_of(limit).values())
 
 
 def promoted(dtypes: tuple[torch.dtype, ...]) -> torch.dtype | None:
@@ -125,16 +161,36 @@ def promoted(dtypes: tuple[torch.dtype, ...]) -> torch.dtype | None:
 def _of_each(fault: Callable[[Limit, Spec, str], str]) -> Callable[[Limit, Bound], Breaches]:
     """Return what yields the first tensor that has a fault; `fault` says which one, or ""."""
 
+    def of_slot(limit: Limit, bound: Bound, slot: Slot) -> str:
+        return fault(limit, slot.spec, bound.call.attribute("reduce_op") or "")
+
+    return _of_each_slot(of_slot)
+
+
+def _of_each_slot(fault: Callable[[Limit, Bound, Slot], str]) -> Callable[[Limit, Bound], Breaches]:
     def breaches(limit: Limit, bound: Bound) -> Breaches:
-        reduce_op = bound.call.attribute("reduce_op") or ""
         for slot in bound.slots:
-            counts = all(condition.counts(limit, slot.spec) for condition in CONDITIONS.values())
-            verdict = fault(limit, slot.spec, reduce_op) if counts else ""
+            verdict = fault(limit, bound, slot) if _counts(limit, bound, slot) else ""
             if verdict:
                 yield verdict, {slot.label: slot.spec}
                 return
 
     return breaches
+
+
+def _elsewhere(limit: Limit, spec: Spec, reduce_op: str) -> str:
+    return f"does not take a tensor on {spec.device}" if spec.device not in (*(limit.devices or ()), "meta") else ""
+
+
+def _wrong_layout(limit: Limit, bound: Bound, slot: Slot) -> str:
+    """What the op's own row refuses is no limit of the backend."""
+    wanted = (limit.layouts or {}).get(bound.spelling.behind_of(slot.part), ANY)
+    spec = slot.spec
+    if spec.layout != "strided" or spec.shape is None:
+        return ""
+    own = layout_fault(bound, slot, own_layout(bound, slot))
+    fault = "" if own else layout_fault(bound, slot, wanted)
+    return f"needs another layout: {slot.label} {fault}" if fault else ""
 
 
 def _wrong_dtype(limit: Limit, spec: Spec, reduce_op: str) -> str:
@@ -187,6 +243,65 @@ def _several(limit: Limit, bound: Bound) -> Breaches:
         yield f"takes {reduce_op} of one tensor alone", {"tensors": len(bound.slots)}
 
 
+def _too_many(limit: Limit, bound: Bound) -> Breaches:
+    if limit.most_tensors is not None and len(bound.slots) > limit.most_tensors:
+        count = "one tensor" if limit.most_tensors == 1 else f"{limit.most_tensors} tensors"
+        yield f"takes {count} in a call", {"tensors": len(bound.slots)}
+
+
+def _other_orders(limit: Limit, bound: Bound) -> Breaches:
+    chosen = [slot for slot in bound.slots if _is_ordered(limit, bound, slot) and slot.spec.shape is not None]
+    dense = [slot for slot in chosen if slot.spec.layout == "strided" and slot.spec.order]
+    for slot in dense if bound.spelling.form.flat else ():
+        if not slot.spec.has_one_order:
+            yield f"reads memory in its own order, and {slot.label} is not contiguous", {slot.label: slot.spec}
+            return
+    for slot in dense:
+        if not has_whole_pieces(slot):
+            yield f"sends pieces of memory, and those of {slot.label} do not lie together", {slot.label: slot.spec}
+            return
+    for one, two in () if any(mixed_orders(memory_order(bound))) else mixed_orders(_orders(limit, bound)):
+        values = {slot.label: slot.spec for slot in bound.slots if slot.label in (one.label, two.label)}
+        yield f"sends memory as it is, and {two.label} and {one.label} differ in the order of dims", values
+
+
+def _orders(limit: Limit, bound: Bound) -> Iterator[Any]:
+    """Yield what `memory_order` does, of the tensors of which the limit speaks."""
+    also = functools.partial(_is_ordered, limit, bound)
+    return (each for each in memory_order(bound, also) if also(each[1]))
+
+
+def _sharing(limit: Limit, bound: Bound) -> Breaches:
+    own = bound.call.row.entry.overlap
+    if not any(overlaps(bound, own)):
+        for verdict, one, two in overlaps(bound, limit.overlap or FREE, raw=True):
+            yield f"does not copy first: {verdict}", {one.label: one.spec, two.label: two.spec}
+
+
+def _undivided(limit: Limit, bound: Bound) -> Breaches:
+    size = bound.call.group.size
+    for slot in bound.slots:
+        behind, shape = bound.spelling.behind_of(slot.part), slot.spec.shape
+        if behind not in (limit.divides or ()) or behind not in bound.call.row.entry.splits or shape is None:
+            continue
+        rows = hint(shape[0]) if shape else 0
+        if split_sizes(bound.call, behind) == EVEN and rows is not None and (rows % size or not shape):
+            yield f"divides the first dim by W={size}, and {slot.label} has {rows} rows", {slot.label: slot.spec}
+            return
+
+
+def _to_itself(limit: Limit, bound: Bound) -> Breaches:
+    call = bound.call
+    try:
+        peers = [member.attribute("peer") for member in members(call)]
+    except Unsolvable:
+        return
+    if call.group.rank in peers:
+        place = peers.index(call.group.rank)
+        name = call.row.peer
+        yield f"does not carry a rank's messages to itself, and {name}[{place}] is this rank", {name: tuple(peers)}
+
+
 def _odd_strides(limit: Limit, bound: Bound) -> Breaches:
     if len(bound.slots) == 1 and bound.slots[0].spec.has_odd_strides:
         slot = bound.slots[0]
@@ -221,8 +336,8 @@ def _several_dtypes(limit: Limit, bound: Bound) -> Breaches:
 
 # -- the tables
 
-PROSE = ("id", "says", "advice", "severity")
-"""Columns that say how a limit is written, and how bad it is to go beyond it."""
+PROSE = ("id", "says", "advice", "severity", "follows")
+"""Columns that say how a limit is written, how bad it is to go beyond it, and what follows."""
 
 SCOPES: Mapping[str, Scope] = {
     "rules": Scope(lambda row: row.rule.name, "[{0}](#{0})".format),
@@ -233,12 +348,38 @@ SCOPES: Mapping[str, Scope] = {
 
 CONDITIONS: Mapping[str, Condition] = {
     "from_size": Condition(
-        lambda limit, bound: bound.call.group.size >= limit.from_size,
+        lambda limit, bound, backend: bound.call.group.size >= limit.from_size,
         words=lambda limit: f"groups of {limit.from_size} or more" if limit.from_size > 1 else "",
     ),
-    "alone": Condition(lambda limit, bound: not limit.alone or len(bound.slots) == 1),
-    "spares_empty": Condition(counts=lambda limit, spec: not (limit.spares_empty and _has_no_elements(spec))),
+    "to_size": Condition(
+        lambda limit, bound, backend: limit.to_size is None or bound.call.group.size <= limit.to_size,
+        words=lambda limit: f"groups of {limit.to_size} or fewer" if limit.to_size is not None else "",
+    ),
+    "in_forms": Condition(
+        lambda limit, bound, backend: not limit.in_forms or bound.spelling.form.name in limit.in_forms,
+        words=lambda limit: f"in the {' or '.join(limit.in_forms)} form" if limit.in_forms else "",
+    ),
+    "before": Condition(
+        lambda limit, bound, backend: _is_before(limit, backend),
+        words=lambda limit: " or ".join(
+            f"{fact.replace('_', ' ')} below {'.'.join(map(str, least))}" for fact, least in limit.before.items()
+        ),
+    ),
+    "alone": Condition(lambda limit, bound, backend: not limit.alone or len(bound.slots) == 1),
+    "spares_empty": Condition(
+        counts=lambda limit, bound, slot: not (limit.spares_empty and _has_no_elements(slot.spec))
+    ),
+    "spares_own": Condition(counts=lambda limit, bound, slot: not limit.spares_own or travels(bound, slot)),
 }
+
+
+def _is_before(limit: Limit, backend: Backend) -> bool | None:
+    """Whether one of the facts is less than the limit says; None where none is, and some are not known."""
+    known = {fact: getattr(backend, fact) for fact in limit.before}
+    if not known or any(value is not None and value < limit.before[fact] for fact, value in known.items()):
+        return True
+    return None if None in known.values() else False
+
 
 DEMANDS: Mapping[str, Demand] = {
     "missing": Demand(_no_kernel),
@@ -259,5 +400,12 @@ DEMANDS: Mapping[str, Demand] = {
     "exact": Demand(_other_shape, lambda limit, plain: True),
     "one_dtype": Demand(_several_dtypes, lambda limit, plain: len(plain.dtypes) <= 1),
     "promotes": Demand(_several_dtypes, lambda limit, plain: len(plain.dtypes) <= 1),
+    "most_tensors": Demand(_too_many, lambda limit, plain: plain.tensors <= (limit.most_tensors or 0)),
+    "layouts": Demand(_of_each_slot(_wrong_layout), lambda limit, plain: True),
+    "ordered": Demand(_other_orders, lambda limit, plain: True),
+    "overlap": Demand(_sharing, lambda limit, plain: True, items="overlap"),
+    "devices": Demand(_of_each(_elsewhere), lambda limit, plain: plain.devices <= {*(limit.devices or ()), "meta"}),
+    "divides": Demand(_undivided, lambda limit, plain: True),
+    "to_others": Demand(_to_itself),
 }
 """In the order in which messages about one limit stand."""

@@ -12,27 +12,30 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
 import torch
 
+from collective_rules.backends.backend import Backend
 from collective_rules.backends.columns import DEMANDS, SCOPES, must_be_stated, sets
-from collective_rules.backends.limit import Backend, Limit
+from collective_rules.backends.limit import CORRUPTS, HANGS, RAISES, BackendTable, Limit
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.errors import CallError, UnknownOpError
 from collective_rules.finding import ERROR, WARNING
 from collective_rules.ops import OPS, Row, lookup
+from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, FREE, NEVER, OWN, UP_TO_OWN
 from collective_rules.places import found_at
 
 
 @functools.cache
-def declared(place: str) -> Backend:
+def declared(place: str) -> BackendTable:
     """Return the table at `place`.
 
     Raises `CallError` where there is none, and for the first limit that cannot be meant: of no op, with a name that
     does not exist, without a demand, or with a column of which `columns` says nothing.
     """
-    table = found_at(place, "limits", lambda value: isinstance(value, Backend))
-    if not isinstance(table, Backend):
-        wanted = f"a {Backend.__name__} of collective_rules.backends"
+    table = found_at(place, "limits", lambda value: isinstance(value, BackendTable))
+    if not isinstance(table, BackendTable):
+        wanted = f"a {BackendTable.__name__} of collective_rules.backends"
         raise CallError(f"limits={place!r}, but that is of type {type(table).__name__}, and should be {wanted}")
     for fault in _faults(table):
         raise CallError(f"limits={place!r}: {fault}")
@@ -51,7 +54,7 @@ def _rows() -> Iterator[Row]:
             yield lookup(op)
 
 
-def _faults(table: Backend) -> Iterator[str]:
+def _faults(table: BackendTable) -> Iterator[str]:
     if not isinstance(table.name, str) or not table.name:
         yield f"name={table.name!r}, but should be the backend's name"
     if not isinstance(table.limits, (tuple, list)):
@@ -126,6 +129,27 @@ def _size(value: Any) -> str:
     return "" if whole else "but should be a number of ranks"
 
 
+def _word(*words: str) -> Callable[[Any], str]:
+    return lambda value: "" if value in words else f"but should be one of {', '.join(map(repr, words))}"
+
+
+def _parts() -> Iterator[str]:
+    return (part for row in _rows() for part in row.entry.parts)
+
+
+def _layouts(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "but should map parts of the rule to layouts"
+    word = _word(DENSE, FLAT, FORMAT, CONTIGUOUS)
+    return _names(_parts)(tuple(value)) or next(filter(None, map(word, value.values())), "")
+
+
+def _before(value: Any) -> str:
+    facts = {field.name for field in attrs.fields(Backend)} - {"name"}
+    whole = isinstance(value, Mapping) and {*value} <= facts and all(isinstance(each, tuple) for each in value.values())
+    return "" if whole else f"but should map some of {', '.join(sorted(facts))} to tuples of numbers"
+
+
 _OPS = _names(lambda: OPS)
 _REDUCE_OPS = _names(lambda: REDUCE_OPS)
 
@@ -140,6 +164,15 @@ _COLUMNS: Mapping[str, Callable[[Any], str]] = {
     "single": _REDUCE_OPS,
     "sparse_reduces": _REDUCE_OPS,
     "from_size": _size,
+    "to_size": _size,
+    "most_tensors": _size,
+    "in_forms": _names(lambda: (form.name for row in _rows() for form in row.rule.forms)),
+    "ordered": _names(_parts),
+    "divides": _names(_parts),
+    "layouts": _layouts,
+    "overlap": _word(FREE, UP_TO_OWN, OWN, NEVER),
+    "before": _before,
+    "follows": _word("", RAISES, HANGS, CORRUPTS),
     "severity": _severity,
 }
 """Column → what returns why its value cannot be meant, or ""."""

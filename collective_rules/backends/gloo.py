@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from collective_rules.backends.limit import Backend, Limit
+from collective_rules.backends.limit import BackendTable, Limit
 from collective_rules.finding import WARNING
+from collective_rules.ops.op import CONTIGUOUS, DENSE, UP_TO_OWN
 
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _INTS = frozenset({torch.int8, torch.uint8, torch.int32, torch.int64})
@@ -46,9 +47,10 @@ _REDUCES = {
     "premul_sum": frozenset[torch.dtype](),
 }
 
-GLOO = Backend(
+GLOO = BackendTable(
     name="gloo",
-    source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp; measured on torch 2.13.0",
+    source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp",
+    verified="measured on torch 2.13.0",
     lists=True,
     limits=(
         Limit(
@@ -223,6 +225,52 @@ GLOO = Backend(
             from_size=2,
             spares_empty=True,
             severity=WARNING,
+        ),
+        Limit(
+            "GLOO19",
+            "contiguous messages",
+            "Call .contiguous() first, and copy into the tensor what was received.",
+            rules=("send", "recv"),
+            layouts={"input": CONTIGUOUS, "output": CONTIGUOUS},
+        ),
+        Limit(
+            "GLOO20",
+            "tensors that lie in memory in one order of dims, but for this rank's own input: dense ones are copied as "
+            "they lie",
+            "Call .contiguous() on every rank.",
+            ops=("c10d::reduce_scatter_",),
+            ordered=("inputs", "output"),
+            from_size=2,
+            spares_own=True,
+        ),
+        Limit(
+            "GLOO21",
+            "an output in the memory of the inputs up to this rank's own, and of none behind it",
+            "Write to a fresh tensor, for instance torch.empty_like(...).",
+            ops=("c10d::reduce_scatter_",),
+            overlap=UP_TO_OWN,
+        ),
+        Limit(
+            "GLOO22",
+            "messages to other ranks alone",
+            "Copy the tensor: a message to this very rank needs no backend.",
+            rules=("batch_p2p",),
+            to_others=True,
+        ),
+        Limit(
+            "GLOO23",
+            "without split sizes, tensors whose first dim the ranks divide",
+            "Reshape the tensors, or pad them.",
+            rules=("all_to_all_single",),
+            divides=("input", "output"),
+        ),
+        Limit(
+            "GLOO24",
+            "dense tensors in one order of dims, also where the root exchanges them with itself: memory is copied",
+            "Call .contiguous() on every rank.",
+            ops=("c10d::scatter_",),
+            layouts={"inputs": DENSE, "output": DENSE},
+            ordered=("inputs", "output"),
         ),
     ),
 )

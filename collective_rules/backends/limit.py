@@ -12,6 +12,9 @@ import torch
 
 from collective_rules.finding import ERROR
 
+RAISES, HANGS, CORRUPTS = "raises an error", "hangs", "silently corrupts the result"
+"""What follows where a call goes beyond a limit."""
+
 
 @attrs.frozen
 class Limit:
@@ -20,7 +23,8 @@ class Limit:
     Prose, and how bad it is to go beyond the limit:
 
     - `says`: the limit in a sentence, for the reference page. `advice`: what to do about it.
-    - `severity`: of the finding.
+    - `severity`: of the finding. `follows`: what the backend does then, `RAISES`, `HANGS` or `CORRUPTS`; "" where that
+      is not told.
 
     The ops that the limit holds for:
 
@@ -28,9 +32,13 @@ class Limit:
 
     When it matters:
 
-    - `from_size`: in groups of so many ranks or more.
+    - `from_size`, `to_size`: in groups of so many ranks or more, and of so many or fewer.
+    - `in_forms`: only where the call is of one of these forms of the rule.
+    - `before`: only where one of these is less: the backend's `version`, the devices' `compute_capability`, the version
+      of `torch`. A caller tells them by a `Backend`.
     - `alone`: only where one tensor is alone in its list.
-    - `spares_empty`: not to tensors without elements.
+    - `spares_empty`: not to tensors without elements. `spares_own`: not to tensors that stay on this rank: its own of a
+      list indexed by `p`, and what the root exchanges with itself.
 
     What it demands (None and False demand nothing):
 
@@ -38,12 +46,19 @@ class Limit:
     - `dtypes`: the dtypes that the backend takes. `reduces`: reduce op → the dtypes that the backend reduces so.
     - `sparse_reduces`: the reduce ops that the backend takes for tensors that are not strided.
     - `single`: the reduce ops that the backend takes for one tensor alone, not for a list of several.
+    - `most_tensors`: the list has so many tensors at most.
     - `forms`: the forms that the backend takes.
     - `exact`: equal shapes, where the rule is content with equal element counts.
     - `one_dtype`: all tensors of a list have one dtype. `promotes`: the list travels as torch.cat makes it, in the
       first tensor's dtype, which the others must be promoted to.
     - `nonempty`: no tensor without elements.
     - `fresh_strides`: a contiguous tensor alone in its list has the strides of a fresh one, also of sizes of 1.
+    - `layouts`: part of the rule → the layout that its tensors have, one of those in `ops.op`.
+    - `ordered`: parts of the rule whose tensors lie in memory in one order of dims, within a call and on every rank.
+    - `overlap`: which of the memory that is read may be written, by the words in `ops.op`.
+    - `devices`: the types of device that hold the tensors.
+    - `divides`: parts of the rule whose first dim the ranks divide, where no split sizes are given.
+    - `to_others`: a batch sends no message to this very rank.
     """
 
     id: str
@@ -54,25 +69,37 @@ class Limit:
     namespaces: tuple[str, ...] = ()
     but: tuple[str, ...] = ()
     from_size: int = 1
+    to_size: int | None = None
+    in_forms: tuple[str, ...] = ()
+    before: Mapping[str, tuple[int, ...]] = attrs.field(factory=dict)
     alone: bool = False
     spares_empty: bool = False
+    spares_own: bool = False
     missing: bool = False
     dtypes: frozenset[torch.dtype] | None = None
     reduces: Mapping[str, frozenset[torch.dtype]] | None = None
     sparse_reduces: tuple[str, ...] | None = None
     single: tuple[str, ...] | None = None
+    most_tensors: int | None = None
     forms: tuple[str, ...] | None = None
     exact: bool = False
     one_dtype: bool = False
     promotes: bool = False
     nonempty: bool = False
     fresh_strides: bool = False
+    layouts: Mapping[str, str] | None = None
+    ordered: tuple[str, ...] | None = None
+    overlap: str | None = None
+    devices: tuple[str, ...] | None = None
+    divides: tuple[str, ...] | None = None
+    to_others: bool = False
     severity: str = ERROR
+    follows: str = ""
 
 
 @attrs.frozen
-class Backend:
-    """A backend: its name, where its limits were measured, and the limits.
+class BackendTable:
+    """A backend's table: its name, where its limits come from, the limits, and by what they were `verified`.
 
     `lists`: it also takes lists of several tensors in `c10d::allreduce_` and `c10d::broadcast_`, to which
     torch.distributed passes one. A conformance run counts such calls as legal only then.
@@ -82,3 +109,4 @@ class Backend:
     source: str
     limits: tuple[Limit, ...]
     lists: bool = False
+    verified: str = ""

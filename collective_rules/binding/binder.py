@@ -45,7 +45,10 @@ from collective_rules.symbols import known, same
 
 
 def bind(call: Call) -> Bound:
-    """Bind the names of `call` under the form that fits, or is nearest."""
+    """Bind the names of `call` under the form that fits, or is nearest.
+
+    A form that torch does not promise counts only where no other fits, and it fits without an error.
+    """
     return _nearest(call, call.row.spellings)
 
 
@@ -58,10 +61,23 @@ def bind_as(call: Call, forms: tuple[str, ...]) -> Bound | None:
 def _nearest(call: Call, spellings: tuple[Spelling, ...]) -> Bound:
     tried: list[Bound] = []
     for spelling in spellings:
-        tried.append(_Binder(call, spelling).run())
-        if not tried[-1].problems:
-            return tried[-1]
+        bound = _Binder(call, spelling).run()
+        if not bound.problems and spelling.documented:
+            return bound
+        if not bound.problems:
+            bound.problems.append(_unpromised(bound))
+        elif not spelling.documented and tried:
+            continue
+        tried.append(bound)
     return min(tried, key=lambda bound: bound.badness)
+
+
+def _unpromised(bound: Bound) -> Problem:
+    """Return the warning that a call fits a form which torch does not promise."""
+    verdict = "the shapes fit by their numbers of elements alone, which torch does not document"
+    shapes = {f"{slot.label}.shape": slot.spec.shape for slot in bound.slots}
+    advice = "The memory is read as the other shape; reshape the tensors if that is not meant."
+    return Problem("sizes", verdict, values=shapes, severity=WARNING, advice=advice)
 
 
 class _Stop(Exception):  # noqa: N818 - control flow inside the binder
@@ -168,8 +184,9 @@ class _Binder:
         part, shape = slot.part, slot.spec.shape
         if shape is None:
             return
-        if self.bound.spelling.form.flat:
-            shape = (math.prod(shape),)
+        form = self.bound.spelling.form
+        if form.flat:
+            shape = (*shape[: form.kept], math.prod(shape[form.kept :]))
         least, more = part.dims
         if len(shape) < least or (len(shape) > least and not more):
             kind = "sizes" if "dims" not in self.call.row.rule.constraints.values() else "dims"
@@ -221,6 +238,8 @@ class _Binder:
             return (share,) * self.group_size
         argument = self.entry.splits[behind].argument
         values: dict[str, Any] = {str(argument): given}
+        if self.bound.spelling.form.flat and not self.bound.spelling.documented and not self.bound.spelling.form.kept:
+            self.fail("splits", f"{argument} splits rows, and not elements", slot.part, values, size=size)
         if len(given) != self.group_size:
             count = _count(len(given), "split size")
             verdict = f"{argument} names {count}, but the group has {self.group_size} ranks"

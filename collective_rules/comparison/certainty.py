@@ -23,6 +23,7 @@ import attrs
 
 from collective_rules.agree import agree
 from collective_rules.agreement.wait_cycle import WAIT_CYCLE
+from collective_rules.backends import Backend
 from collective_rules.call import Call
 from collective_rules.comparison.names import GroupNames
 from collective_rules.finding import UNDECIDABLE, Finding
@@ -119,7 +120,7 @@ class Damage:
         return name in self.indexed or not self.begins_late.isdisjoint(self.groups.members(name))
 
 
-def certain_findings(damage: Damage, backend: str | None) -> Iterator[Finding]:
+def certain_findings(damage: Damage, backend: str | Backend | None) -> Iterator[Finding]:
     """Yield the findings that hold whatever the recordings lack; ranks are global."""
     for ranks in damage.namings.values():
         complete = set(ranks) - damage.ends_early - damage.gaps.keys()
@@ -128,7 +129,7 @@ def certain_findings(damage: Damage, backend: str | None) -> Iterator[Finding]:
                 yield _with_global_ranks(finding, damage.groups)
 
 
-def doubtful_findings(damage: Damage, backend: str | None, certain: Iterable[Finding]) -> Iterator[Finding]:
+def doubtful_findings(damage: Damage, backend: str | Backend | None, certain: Iterable[Finding]) -> Iterator[Finding]:
     """Yield the findings in all calls that are not among the `certain` ones, with the severities of `agree`."""
     if damage.reasons:
         keys = set(map(_key, certain))

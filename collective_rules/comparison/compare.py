@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from collective_rules.agreement.sequences import Signatures
+from collective_rules.backends import Backend
 from collective_rules.call import Call
 from collective_rules.check import check
 from collective_rules.comparison.certainty import Damage, certain_findings, doubtful_findings
@@ -66,7 +67,7 @@ class Comparison:
 
 def compare(
     recordings: Iterable[Recording],
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     *,
     findings: Iterable[Finding] = (),
     incomplete: Iterable[int] = (),
@@ -137,7 +138,7 @@ def _file(recording: Recording, *, is_compared: bool) -> File:
     return File(*own, is_compared, "" if is_compared else "not compared: another file is of this rank")
 
 
-def _checked(chosen: Mapping[int, Recording], groups: GroupNames, backend: str | None) -> Iterator[Finding]:
+def _checked(chosen: Mapping[int, Recording], groups: GroupNames, backend: str | Backend | None) -> Iterator[Finding]:
     """Check each distinct call once, and yield one finding for all calls with the same fault."""
     signatures = Signatures()
     checked: dict[tuple[int, int, int], tuple[Finding, ...]] = {}

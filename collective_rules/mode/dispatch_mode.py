@@ -16,6 +16,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
 from collective_rules.backends import BACKENDS
+from collective_rules.call import on_device
 from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
@@ -83,6 +84,7 @@ class DispatchMode(TorchDispatchMode):
         self._execute = execute
         self._backend = backend
         self._readers = ArgumentReaders(device_types)
+        self._device_types = device_types
         self._without_table: set[str] = set()
         self._defers = _Subclasses()
         self._simulator = Simulator()
@@ -206,7 +208,8 @@ class DispatchMode(TorchDispatchMode):
     def _precheck(self, entry: Entry, backend: str | None) -> None:
         facts = entry.facts
         if self._check and facts.findings is None:
-            facts.findings = check_call(facts.call, backend)
+            elsewhere = self._device_types is not None  # where all tensors are on the cpu, none tells its device
+            facts.findings = check_call(on_device(facts.call, "meta") if elsewhere else facts.call, backend)
         if facts.findings:
             self._report(facts.findings, entry)
 

@@ -7,9 +7,10 @@ memory of the arguments named below to the transport as it is.
 
 from __future__ import annotations
 
-from collective_rules.ops.op import CONTIGUOUS, DENSE, FORMAT, NEVER, ORDER, OWN, UP_TO_OWN, Op, SplitSizes
+from collective_rules.ops.op import DENSE, FORMAT, NEVER, ORDER, OWN, SENT, Op, SplitSizes
 
-_TENSOR_FORMS = ("concatenated", "stacked")
+_INTO_ONE = ("concatenated", "stacked")
+_TENSOR_FORMS = (*_INTO_ONE, "reshaped")
 _UNEVEN = ("even", "uneven")
 _REDUCES = {"reduce_op": "reduce_op"}
 _ROOT = {"root": "root_rank"}
@@ -62,7 +63,7 @@ C10D = (
         "c10d::_allgather_base_",
         "all_gather_into_tensor",
         {"input": "input_tensor", "output": "output_tensor"},
-        forms=(*_TENSOR_FORMS, "row"),  # SyncBatchNorm gathers into a row, torch/nn/modules/_functions.py
+        forms=(*_INTO_ONE, "row", "reshaped"),  # SyncBatchNorm gathers into a row, torch/nn/modules/_functions.py
     ),
     Op(
         "c10d::allgather_into_tensor_coalesced_",
@@ -76,9 +77,8 @@ C10D = (
         {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
         forms=_UNEVEN,
         attributes=_REDUCES,
-        layouts={"input_tensors": ORDER, "output_tensors": DENSE},
+        layouts={"output_tensors": DENSE},
         layouts_from=2,
-        overlap=UP_TO_OWN,
     ),
     Op(
         "c10d::_reduce_scatter_base_",
@@ -101,7 +101,7 @@ C10D = (
         "c10d::gather_into_tensor_",
         "gather_into_tensor",
         {"input": "input_tensor", "output": "output_tensor"},
-        forms=_TENSOR_FORMS,
+        forms=_INTO_ONE,
         attributes=_ROOT,
         since="2.14",
         schema="c10d::gather_into_tensor_(Tensor output_tensor, Tensor input_tensor, "
@@ -113,7 +113,7 @@ C10D = (
         "scatter",
         {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
         attributes=_ROOT,
-        layouts={"input_tensors": DENSE, "output_tensors": DENSE},
+        layouts={"input_tensors": SENT, "output_tensors": SENT},
         overlap=OWN,
     ),
     Op("c10d::alltoall_", "all_to_all", {"inputs": "input_tensors[p]", "outputs": "output_tensors[p]"}, forms=_UNEVEN),
@@ -121,7 +121,7 @@ C10D = (
         "c10d::alltoall_base_",
         "all_to_all_single",
         {"input": "input", "output": "output"},
-        forms=("split",),
+        forms=("split", "rows", "flat"),
         splits={"input": SplitSizes("input_split_sizes"), "output": SplitSizes("output_split_sizes")},
         layouts={"input": FORMAT, "output": DENSE},
         overlap=NEVER,
@@ -131,21 +131,21 @@ C10D = (
         "send",
         {"input": "tensors[1]"},
         attributes={"peer": "dst", "tag": "tag"},
-        layouts={"tensors": CONTIGUOUS},
+        layouts={"tensors": DENSE},
     ),
     Op(
         "c10d::recv_",
         "recv",
         {"output": "tensors[1]"},
         attributes={"peer": "src", "tag": "tag"},
-        layouts={"tensors": CONTIGUOUS},
+        layouts={"tensors": DENSE},
     ),
     Op(
         "c10d::recv_any_source_",
         "recv",
         {"output": "tensors[1]"},
         attributes={"tag": "tag"},
-        layouts={"tensors": CONTIGUOUS},
+        layouts={"tensors": DENSE},
     ),
     Op("c10d::barrier", "barrier", {}),
     # It is sends and receives, and meets no other barrier.

@@ -7,7 +7,7 @@ the argument that they write. Legacy ops name their group by (tag, ranks, group_
 
 from __future__ import annotations
 
-from collective_rules.ops.op import CONTIGUOUS, DENSE, NONE, Batch, Op, SplitSizes
+from collective_rules.ops.op import DENSE, NONE, Batch, Op, SplitSizes
 from collective_rules.rules import size_functions as sizes
 
 _ONE = {"input": "input", "output": "output"}
@@ -15,7 +15,8 @@ _LIST = {"input": "inputs[i]", "output": "outputs[i]"}
 _IN_PLACE = {"input": "input", "output": "input"}
 _OUT = {"input": "input", "output": "out"}
 _SELF = {"input": "self", "output": "output"}
-_TENSOR_FORMS = ("concatenated", "stacked")
+_TENSOR_FORMS = ("concatenated", "stacked", "reshaped")
+_GATHERED = ("concatenated", "scalar")
 
 _REDUCES = {"reduce_op": "reduce_op"}
 _SIZED = {"group_size": "group_size"}
@@ -49,7 +50,7 @@ FUNCTIONAL = (
     ),
     Op(_F + "broadcast", "broadcast", _ONE, attributes={"root": "src"}),
     Op(_F + "broadcast_", "broadcast", _IN_PLACE, attributes={"root": "src"}, layouts={"input": DENSE}, layouts_from=2),
-    Op(_F + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, attributes=_SIZED),
+    Op(_F + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, forms=_GATHERED, attributes=_SIZED),
     Op(
         _F + "all_gather_into_tensor_out",
         "all_gather_into_tensor",
@@ -58,7 +59,7 @@ FUNCTIONAL = (
         attributes=_SIZED,
         group_size_ignored=True,
     ),
-    Op(_F + "all_gather_into_tensor_coalesced", "all_gather_into_tensor", _LIST, attributes=_SIZED),
+    Op(_F + "all_gather_into_tensor_coalesced", "all_gather_into_tensor", _LIST, forms=_GATHERED, attributes=_SIZED),
     Op(_F + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED, reduce_ops=_NAMED),
     Op(
         _F + "reduce_scatter_tensor_out",
@@ -83,7 +84,7 @@ FUNCTIONAL = (
         {"input": "tensor"},
         attributes={"peer": "dst", "tag": "tag"},
         returns="empty",
-        layouts={"tensor": CONTIGUOUS},
+        layouts={"tensor": DENSE},
     ),
     Op(
         _F + "irecv",
@@ -91,7 +92,7 @@ FUNCTIONAL = (
         {"output": "tensor"},
         attributes={"peer": "src", "tag": "tag"},
         returns="tensor",
-        layouts={"tensor": CONTIGUOUS},
+        layouts={"tensor": DENSE},
     ),
     Op(
         _F + "batch_p2p_ops",
@@ -99,7 +100,7 @@ FUNCTIONAL = (
         {"inputs": "tensors[i]", "outputs": "tensors[i]"},
         returns="empty",
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
-        layouts={"tensors": CONTIGUOUS},
+        layouts={"tensors": DENSE},
     ),
     Op(_F + "wait_tensor", "wait", {"input": "tensor"}, returns="tensor"),
     Op(
@@ -110,7 +111,7 @@ FUNCTIONAL = (
         since="2.15",
         schema="_c10d_functional::wait_tensors(Tensor[] tensors) -> Tensor[]",
     ),
-    Op(_A + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, attributes=_SIZED),
+    Op(_A + "all_gather_into_tensor", "all_gather_into_tensor", _ONE, forms=_GATHERED, attributes=_SIZED),
     Op(_A + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_REDUCES_SIZED, reduce_ops=_NAMED),
     Op(_A + "all_to_all_single", "all_to_all_single", _ONE, forms=("split",), splits=_SPLITS),
     Op(_L + "all_reduce", "all_reduce", _SELF, attributes=_LEGACY_REDUCES, reduce_ops=_NAMED, group_size_ignored=True),
@@ -133,12 +134,14 @@ FUNCTIONAL = (
         _L + "all_gather_into_tensor",
         "all_gather_into_tensor",
         {"input": "shard", "output": "output"},
+        forms=_GATHERED,
         attributes=_SIZED,
     ),
     Op(
         _L + "all_gather_into_tensor_coalesced",
         "all_gather_into_tensor",
         {"input": "input[i]", "output": "outputs[i]"},
+        forms=_GATHERED,
         attributes=_SIZED,
     ),
     Op(_L + "reduce_scatter_tensor", "reduce_scatter_tensor", _ONE, attributes=_LEGACY_REDUCES, reduce_ops=_NAMED),
@@ -164,7 +167,7 @@ FUNCTIONAL = (
         {"input": "self"},
         attributes={"peer": "dst", "tag": "tag"},
         returns="empty",
-        layouts={"self": CONTIGUOUS},
+        layouts={"self": DENSE},
     ),
     Op(
         _L + "irecv",
@@ -172,7 +175,7 @@ FUNCTIONAL = (
         {"output": "self"},
         attributes={"peer": "src", "tag": "tag"},
         returns="self",
-        layouts={"self": CONTIGUOUS},
+        layouts={"self": DENSE},
     ),
     Op(
         _L + "batch_p2p_ops",
@@ -180,7 +183,7 @@ FUNCTIONAL = (
         {"inputs": "tensors[i]", "outputs": "tensors[i]"},
         returns="empty",
         batch=Batch("op_list", {"isend": _F + "isend", "irecv": _F + "irecv"}, "peer_list", "tag_list", "tensors"),
-        layouts={"tensors": CONTIGUOUS},
+        layouts={"tensors": DENSE},
     ),
     Op(_L + "wait_tensor", "wait", {"input": "self"}, returns="self"),
     Op(

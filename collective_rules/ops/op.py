@@ -11,19 +11,27 @@ from typing import Any
 import attrs
 import torch
 
-ANY, ORDER, DENSE, FORMAT, CONTIGUOUS = "any", "order", "dense", "format", "contiguous"
+FLAT = "flat"
+"""A layout that a backend's limit may ask for: read as the shape reads, the elements lie at one distance in memory."""
+
+ANY, ORDER, SENT, DENSE, FORMAT, CONTIGUOUS = "any", "order", "sent", "dense", "format", "contiguous"
 """Layouts that an op takes, from the laxest to the strictest.
 
 - `any`: copied element by element.
 - `order`: copied too, but a dense tensor keeps its memory order, and all such tensors must have one order. Of a list
   indexed by `p`, this rank's own does not count: it does not travel.
+- `sent`: as `dense`, where it goes to another rank or comes from one; what stays on this rank is copied.
 - `dense`: travels as raw memory: no gaps, no element twice, one order.
 - `format`: dense, and contiguous or channels_last; another is refused.
 - `contiguous`: another is refused.
 """
 
 FREE, OWN, UP_TO_OWN, NEVER = "free", "own", "up to own", "never"
-"""Which memory that is read may be written by the same call: any, the r-th of `inputs[p]`, the first r+1, or none."""
+"""Which memory that is read may be written by the same call: any; rank r's own, in place; the first r+1; or none.
+
+In place: the r-th of `inputs[p]` or `outputs[p]` is the tensor on the other side, or that is the r-th piece of the
+larger one.
+"""
 
 EVEN, NONE = "even", "none"
 """What an empty list of split sizes means: equal shares, or no rows at all. None always means equal shares."""

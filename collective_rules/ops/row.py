@@ -90,7 +90,8 @@ class Spelling:
     """A form of the rule in the op's own arguments.
 
     `behind` names the rule's part behind each part of the statement, and `shared` the names that stand for one value
-    in all elements of a list; the others have a value for each element. `one_dtype`: so does the dtype.
+    in all elements of a list; the others have a value for each element. `one_dtype`: so does the dtype. `documented`:
+    whether torch promises the form, or it is the op's usual one.
     """
 
     form: Form
@@ -98,6 +99,7 @@ class Spelling:
     behind: tuple[str, ...]
     shared: frozenset[str]
     one_dtype: bool
+    documented: bool
 
     def behind_of(self, part: Part) -> str:
         """Return the rule's name for `part`, which is one of this statement's own."""
@@ -296,7 +298,8 @@ def _resolve(entry: Op) -> Row:
     rule = RULES[entry.rule]
     legacy = any(argument.name == "ranks" for argument in schema.arguments)
     arguments = tuple(_argument(argument, legacy) for argument in schema.arguments)
-    spellings = tuple(_spelling(entry, rule.form(name)) for name in entry.forms or (rule.forms[0].name,))
+    names_ = entry.forms or (rule.forms[0].name,)
+    spellings = tuple(_spelling(entry, rule.form(name), usual=name == names_[0]) for name in names_)
     return Row(entry, rule, schema, available, arguments, spellings, _returns(entry, schema, spellings[0]))
 
 
@@ -332,7 +335,7 @@ def _argument(argument: Any, legacy: bool) -> Argument:
     return Argument(name, kind, depth, optional, gaps, mutable, has_default, default, is_group)
 
 
-def _spelling(entry: Op, form: Form) -> Spelling:
+def _spelling(entry: Op, form: Form, *, usual: bool) -> Spelling:
     statement = form.statement
     sides, behind = [], []
     for parts in (statement.reads, statement.writes):
@@ -345,7 +348,8 @@ def _spelling(entry: Op, form: Form) -> Spelling:
     stated = Statement(sides[0], sides[1])
     outside = [names(part) for part in stated.parts if entry.one_tensor or "i" not in part.path.index]
     one_dtype = entry.one_tensor or any("i" not in part.path.index for part in stated.parts)
-    return Spelling(form, stated, tuple(behind), frozenset[str]().union(*outside), one_dtype)
+    shared = frozenset[str]().union(*outside)
+    return Spelling(form, stated, tuple(behind), shared, one_dtype, usual or form.documented)
 
 
 def _returns(entry: Op, schema: Any, spelling: Spelling) -> tuple[Output, ...]:

@@ -94,9 +94,14 @@ def all_gather(inputs: PerRank, **_: Any) -> PerRank:
     return [[tensor.clone() for tensor in inputs] for _ in inputs]
 
 
-@computes("concatenated", "stacked", "scalar", "row")
+def _flattened(inputs: PerRank) -> PerRank:
+    return [tensor.reshape(-1) for tensor in inputs]
+
+
+@computes("concatenated", "stacked", "scalar", "row", "reshaped")
 def all_gather_into_tensor(inputs: PerRank, *, form: str, **_: Any) -> PerRank:
     """Every rank gets everyone's, one after another in one tensor."""
+    inputs = _flattened(inputs) if form == "reshaped" else inputs
     whole = torch.stack(inputs) if form in ("stacked", "scalar") else torch.cat(inputs)
     return [whole[None].clone() if form == "row" else whole.clone() for _ in inputs]
 
@@ -107,13 +112,13 @@ def reduce_scatter(inputs: PerRank, *, reduce_op: str = "sum", **_: Any) -> PerR
     return [reduction(reduce_op, [lists[rank] for lists in inputs]) for rank in range(len(inputs))]
 
 
-@computes("concatenated", "stacked", "last_dim")
+@computes("concatenated", "stacked", "last_dim", "reshaped")
 def reduce_scatter_tensor(inputs: PerRank, *, form: str, reduce_op: str = "sum", **_: Any) -> PerRank:
     """Rank r gets the r-th piece of the reduction."""
-    whole = reduction(reduce_op, inputs)
+    whole = reduction(reduce_op, _flattened(inputs) if form == "reshaped" else inputs)
     if form == "stacked":
         return [piece.clone() for piece in whole.unbind()]
-    return [piece.clone() for piece in whole.tensor_split(len(inputs), 0 if form == "concatenated" else -1)]
+    return [piece.clone() for piece in whole.tensor_split(len(inputs), -1 if form == "last_dim" else 0)]
 
 
 @computes("even")
@@ -201,9 +206,13 @@ def all_to_all(inputs: PerRank, **_: Any) -> PerRank:
     return [[tensors[rank].clone() for tensors in inputs] for rank in range(len(inputs))]
 
 
-@computes("split", "flat")
-def all_to_all_single(inputs: PerRank, *, splits: Sequence[Sequence[int]], **_: Any) -> PerRank:
+@computes("split", "rows", "flat")
+def all_to_all_single(inputs: PerRank, *, splits: Sequence[Sequence[int]], form: str, **_: Any) -> PerRank:
     """Rank r gets everyone's r-th piece, one after another; `splits[i][j]` rows go from rank i to rank j."""
+    if form == "flat":
+        inputs = _flattened(inputs)
+    if form == "rows":
+        inputs = [tensor.flatten(1) for tensor in inputs]
     pieces = [tensor.split(list(row)) for tensor, row in zip(inputs, splits, strict=True)]
     return [torch.cat([row[rank] for row in pieces]) for rank in range(len(inputs))]
 

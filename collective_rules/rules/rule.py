@@ -126,11 +126,18 @@ class Unsolvable(Exception):  # noqa: N818 - never escapes: the binder turns it 
 
 @attrs.frozen
 class Form:
-    """One legal spelling of a rule. A `flat` form sees every tensor as one dimension of all its elements."""
+    """One legal spelling of a rule.
+
+    - `flat`: every tensor is seen as one dim of all its elements, behind the first `kept` dims.
+    - `documented`: whether torch's documentation promises the form. One that it does not promise, though some backends
+      take it, stands last: a call that fits no other gets a warning, unless it is the usual form of its op.
+    """
 
     name: str
     text: str
     flat: bool = False
+    kept: int = 0
+    documented: bool = True
 
     @property
     def statement(self) -> Statement:

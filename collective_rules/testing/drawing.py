@@ -17,17 +17,17 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from collective_rules.backends import Limit, limits_of, spellings_of
-from collective_rules.backends.columns import DEMANDS, refuses, sets
+from collective_rules.backends.columns import DEMANDS, matters_in, refuses, sets
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.binding.bound import Key
 from collective_rules.binding.splits import meaning
-from collective_rules.call import Call, call
+from collective_rules.call import Call, call, on_device
 from collective_rules.check import check
 from collective_rules.errors import CallError
-from collective_rules.notation import Name, Part, Rest, Shares, Splits
+from collective_rules.notation import GroupSize, Name, Part, Rest, Shares, Splits
 from collective_rules.notation.sizes import evaluate, pairs
 from collective_rules.ops import OPS, Row, lookup
-from collective_rules.ops.op import ANY, CONTIGUOUS, EVEN, FORMAT, FREE, NEVER, ORDER, OWN
+from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, EVEN, FLAT, FORMAT, FREE, NEVER, ORDER, OWN, SENT, UP_TO_OWN
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 from collective_rules.testing.tensors import flat, mapped
@@ -46,8 +46,13 @@ _DIMS = ("shard_dim", "gather_dim")
 _KEPT = {
     *("missing", "dtypes", "reduces", "single", "forms", "one_dtype", "promotes", "nonempty", "fresh_strides"),
     *("exact", "sparse_reduces"),  # equal shapes and strided tensors alone are drawn
+    *("most_tensors", "layouts", "ordered", "overlap", "devices", "divides", "to_others"),
 }
 """The columns of a backend's limits that every drawn call meets. Calls that break a limit of another are dropped."""
+
+_LAYOUTS = (ANY, ORDER, SENT, DENSE, FLAT, FORMAT, CONTIGUOUS)
+_OVERLAPS = (FREE, UP_TO_OWN, OWN, NEVER)
+"""From the laxest to the strictest."""
 
 Calls = tuple[Call, ...]
 Dtypes = tuple[tuple[str, torch.dtype], ...]
@@ -107,7 +112,7 @@ def dtypes_of(row: Row) -> Dtypes:
 @functools.cache
 def legal_dtypes(row: Row, backend: str | None, size: int) -> Dtypes:
     """Return the (reduce op, dtype) that a group of `size` ranks may use without a warning."""
-    limits = [limit for limit in limits_of(backend, row) if size >= limit.from_size]
+    limits = [limit for limit in limits_of(backend, row) if matters_in(limit, size)]
     return tuple(each for each in dtypes_of(row) if not any(refuses(limit, *each) for limit in limits))
 
 
@@ -123,11 +128,20 @@ def draw_calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int, 
         drawn = _draw_pairs(draw, row, backend, size, wish)
     else:
         drawn = Drawing(draw, row, backend, size, wish).calls()
+    device = device_of(limits_of(backend, row))
+    if device != "cpu" and row.rule.point_to_point:
+        drawn = tuple(on_device(one, device) for one in drawn)
     rows = {one.row for one in drawn} | {lookup(op) for op in (row.entry.batch.ops.values() if row.entry.batch else ())}
     limits = [limit for each in rows for limit in limits_of(backend, each)]
     if any(sets(limit, column) for limit in limits for column in DEMANDS.keys() - _KEPT):
         assume(not any(check(one, backend) for one in drawn))
     return drawn
+
+
+def device_of(limits: Sequence[Limit]) -> str:
+    """Return the first device whose tensors all of the limits take."""
+    taken = [limit.devices for limit in limits if limit.devices is not None]
+    return next((device for device in (taken[0] if taken else ()) if all(device in each for each in taken)), "cpu")
 
 
 def draw_size(draw: st.DrawFn, row: Row, most_ranks: int, wish: Wish) -> int:
@@ -160,7 +174,7 @@ def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
         for rank, peer, direction in ((sender, receiver, "send"), (receiver, sender, "receive")):
             own = row if row.rule.direction == direction else partner
             part = own.spellings[0].statement.parts[0]
-            tensor = copied([spec] if part.path.index else spec)
+            tensor = _twin([spec] if part.path.index else spec)
             arguments = {part.path.name: tensor, own.tag: tag} | ({own.peer: peer} if own.peer else {})
             made.append(call(own.op, group=Group(size, rank), **arguments))
     return tuple(sorted(made, key=lambda one: one.group.rank))
@@ -168,12 +182,16 @@ def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
 
 def _draw_message(draw: st.DrawFn, row: Row, partner: Row, backend: str | None, wish: Wish) -> Spec:
     """Draw the tensor that `row` and its partner send and receive."""
-    wish = _nonempty(wish, limits_of(backend, row) + limits_of(backend, partner))
+    limits = limits_of(backend, row) + limits_of(backend, partner)
+    wish = _nonempty(wish, limits)
     dtypes = legal_dtypes(row, backend, 2) if wish.dtypes is None else wish.dtypes
-    return Spec(_draw_shape(draw, wish, 0), draw(st.sampled_from(dtypes))[1])
+    shape, dtype = _draw_shape(draw, wish, 0), draw(st.sampled_from(dtypes))[1]
+    contiguous = wish.straight or any(CONTIGUOUS in (limit.layouts or {}).values() for limit in limits)
+    layout = STRAIGHT if contiguous else draw(st.sampled_from([STRAIGHT, TRANSPOSED, CHANNELS_LAST]))
+    return Spec(shape, dtype, strides(shape, layout))
 
 
-def _nonempty(wish: Wish, limits: tuple[Limit, ...]) -> Wish:
+def _nonempty(wish: Wish, limits: Sequence[Limit]) -> Wish:
     least = max(wish.min_size, 1 if any(limit.nonempty for limit in limits) else 0)
     return attrs.evolve(wish, min_size=least)
 
@@ -189,7 +207,7 @@ def _draw_batch(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
         sender, receiver = draw(st.permutations(range(size)))[:2]
         spec, tag = _draw_message(draw, member, member, backend, wish), draw(_TAGS)
         for rank, peer, kind in ((sender, receiver, "isend"), (receiver, sender, "irecv")):
-            for name, value in zip(names, (kind, peer, tag, copied(spec)), strict=True):
+            for name, value in zip(names, (kind, peer, tag, _twin(spec)), strict=True):
                 lists[rank][name].append(value)
     taking_part = [rank for rank in range(size) if lists[rank][batch.kinds]]
     return tuple(call(row.op, group=Group(size, rank), **lists[rank]) for rank in taking_part)
@@ -197,7 +215,12 @@ def _draw_batch(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
 
 def copied(value: Any) -> Any:
     """Return equal tensors in other memory, contiguous; `value` is a tensor or a (nested) list."""
-    return mapped(lambda spec: Spec(spec.shape, spec.dtype), value)
+    return mapped(lambda spec: Spec(spec.shape, spec.dtype, None, spec.device), value)
+
+
+def _twin(value: Any) -> Any:
+    """Return equal tensors in other memory, of the same strides."""
+    return mapped(lambda spec: Spec(spec.shape, spec.dtype, spec.stride, spec.device), value)
 
 
 def _draw_shape(draw: st.DrawFn, wish: Wish, taken: int) -> tuple[int, ...]:
@@ -237,9 +260,11 @@ class Drawing:
     """Draws the values of one group of calls, and makes every rank's call from them."""
 
     def __init__(self, draw: st.DrawFn, row: Row, backend: str | None, size: int, wish: Wish) -> None:
-        self.limits = limits_of(backend, row)
+        self.limits = [limit for limit in limits_of(backend, row) if matters_in(limit, size)]
         self.draw, self.row, self.size, self.wish = draw, row, size, _nonempty(wish, self.limits)
-        spellings = [each for each in spellings_of(backend, row) if wish.form in ("", each.form.name)]
+        self.device = device_of(self.limits)
+        taken = spellings_of(backend, row)
+        spellings = [each for each in taken if (each.form.name == wish.form if wish.form else each.documented)]
         self.spelling = draw(st.sampled_from(spellings))
         self.parts = self.spelling.statement.parts
         mixed = not any(limit.one_dtype or limit.promotes for limit in self.limits)
@@ -281,7 +306,8 @@ class Drawing:
             tensors[name] = self._tensors(part, part.path.index, layout, {"r": rank, "i": 0, "p": 0})
         if not self.wish.straight:
             self._draw_sharing(rank, tensors)
-        return call(self.row.op, group=Group(self.size, rank), **arguments, **tensors, **self._split_sizes(rank))
+        made = call(self.row.op, group=Group(self.size, rank), **arguments, **tensors, **self._split_sizes(rank))
+        return made if self.device == "cpu" else on_device(made, self.device)
 
     # -- values
 
@@ -297,6 +323,8 @@ class Drawing:
         count = draw(st.integers(wish.min_tensors, max(wish.max_tensors, wish.min_tensors))) if listed else 1
         if reduce_op in single_ops and wish.min_tensors == 1:
             count = 1  # drawn in any case: a choice less would count as simpler
+        for limit in self.limits:
+            count = min(count, max(limit.most_tensors or count, wish.min_tensors))
         attributes: dict[str, Any] = {"reduce_op": reduce_op, "group_size": self.size}
         for name in self.row.entry.attributes:
             if name in _ATTRIBUTES:
@@ -388,16 +416,36 @@ class Drawing:
         together = self.values.count if row.entry.one_tensor and row.reduce_op else 1
         names = [part.path.name for part in self.parts if part.path.name not in row.fresh]
         matters = self.size * together >= row.entry.layouts_from
-        raw = [name for name in names if matters and row.layout_of(name) != ANY]
+        wanted = {name: self._layout(name, row.layout_of(name) if matters else ANY) for name in names}
+        raw = [name for name in names if wanted[name] != ANY]
         if not raw or self.wish.straight:
             return dict.fromkeys(raw, STRAIGHT)
-        layouts = {row.layout_of(name) for name in raw}
+        layouts = {wanted[name] for name in raw}
         admitted = [STRAIGHT]
-        if CONTIGUOUS not in layouts:
+        if not layouts & {CONTIGUOUS, FLAT} and not self._sends_pieces():
             admitted += [CHANNELS_LAST] if FORMAT in layouts else [TRANSPOSED, CHANNELS_LAST]
         if layouts == {ORDER}:
             admitted.append(SLICED)
         return dict.fromkeys(raw, self.draw(st.sampled_from(admitted)))
+
+    def _layout(self, argument: str, own: str) -> str:
+        """Return the strictest layout that the op or a limit wants of an argument."""
+        behind = {name for name, path in self.row.entry.parts.items() if path.partition("[")[0] == argument}
+        wanted = [own]
+        for limit in self._limits_in_form():
+            wanted += [layout for part, layout in (limit.layouts or {}).items() if part in behind]
+            wanted += [ORDER] * bool(behind.intersection(limit.ordered or ()))
+        return max(wanted, key=_LAYOUTS.index)
+
+    def _limits_in_form(self) -> list[Limit]:
+        form = self.spelling.form.name
+        return [limit for limit in self.limits if not limit.in_forms or form in limit.in_forms]
+
+    def _sends_pieces(self) -> bool:
+        """Return whether a limit orders tensors that hold the ranks' pieces, which must lie together, too."""
+        sizes = [part.sizes[0] for part in self.parts if part.sizes]
+        pieces = any(isinstance(size, (Shares, GroupSize)) for size in sizes)
+        return pieces and any(limit.ordered for limit in self._limits_in_form())
 
     def _draw_layout(self, argument: str) -> str:
         if argument in self.values.layouts:
@@ -408,13 +456,17 @@ class Drawing:
 
     def _draw_sharing(self, rank: int, tensors: dict[str, Any]) -> None:
         """Let a tensor that is read lie in memory that is written, where the op admits it."""
-        overlap = self.row.entry.overlap
+        limits = [limit.overlap for limit in self._limits_in_form() if limit.overlap]
+        overlap = max([self.row.entry.overlap, *limits], key=_OVERLAPS.index)
         read = next((n for n in tensors if n in self.row.reads and n not in self.row.writes), "")
         written = next((n for n in tensors if n in self.row.writes and n not in self.row.reads), "")
         if overlap == NEVER or not read or not written or not self.draw(st.booleans()):
             return
         inputs, outputs = list(flat(tensors[read])), list(flat(tensors[written]))
         if not inputs or not outputs:
+            return
+        listed = any("p" in part.path.index for part in self.parts if part.path.name == read)
+        if overlap != FREE and not listed:
             return
         if overlap != FREE:
             inputs = inputs[rank : rank + 1] if overlap == OWN else inputs[: rank + 1]

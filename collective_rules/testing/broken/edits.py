@@ -29,7 +29,7 @@ def with_arguments(one: Call, **arguments: Any) -> Call:
 def edited(one: Call, *slots: Slot, **changes: Any) -> Call:
     """Return the call with other tensors in `slots`: `changes` are of shape, dtype, stride, layout, view, memory."""
     for slot in slots:
-        spec = Spec(**{"shape": slot.spec.shape, "dtype": slot.spec.dtype, **changes})
+        spec = Spec(**{"shape": slot.spec.shape, "dtype": slot.spec.dtype, "device": slot.spec.device, **changes})
         path = [{"1": 0, "i": slot.element, "p": slot.rank}[index] for index in slot.part.path.index]
         name = slot.part.path.name
         one = with_arguments(one, **{name: _put(one.arguments[name], path, spec)})

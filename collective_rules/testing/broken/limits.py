@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -11,12 +12,17 @@ import torch
 
 from collective_rules.backends import Limit, limits_of
 from collective_rules.backends.columns import DEMANDS, promoted, refuses, sets
+from collective_rules.binding.bound import Slot
+from collective_rules.call import Call, on_device
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
-from collective_rules.spec import Spec
-from collective_rules.testing.broken.edits import edited, replaced, slots_of
+from collective_rules.ops.op import CONTIGUOUS, DENSE, FREE, SENT
+from collective_rules.spec import Memory, Spec
+from collective_rules.testing.broken.edits import edited, replaced, slots_of, with_arguments
+from collective_rules.testing.broken.memory import apart
 from collective_rules.testing.broken.scene import Broken, Scene
 from collective_rules.testing.drawing import Calls, Dtypes, dtypes_of
+from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
 
 
 def beyond(row: Row, backend: str | None) -> Iterator[tuple[Limit, str, Callable[[Scene], Broken]]]:
@@ -44,7 +50,31 @@ def _mattering(limit: Limit, **wish: Any) -> dict[str, Any]:
     """Return the wish for a group to which the limit matters."""
     elements = {"min_size": 1} if limit.spares_empty else {}
     tensors = {"max_tensors": 1} if limit.alone else {}
-    return {"min_ranks": limit.from_size, **elements, **tensors, **wish}
+    where = {"form": limit.in_forms[0]} if limit.in_forms else {}
+    least = max(limit.from_size, 2 if limit.spares_own or limit.in_forms else 1)
+    ranks = {"min_ranks": least, "single_rank": limit.to_size == 1}
+    return {**ranks, **elements, **tensors, **where, **wish}
+
+
+def _legal(scene: Scene, limit: Limit, **wish: Any) -> Calls:
+    """Draw a legal group to which the limit matters, in the usual form or in the one that the limit is about."""
+    usual = scene.row.spellings[0].form.name
+    wished = _mattering(limit, **wish)
+    if limit.in_forms and usual not in limit.in_forms:
+        return _uneven(scene, **wished)
+    return scene.legal(**{"form": usual, **wished})
+
+
+def _uneven(scene: Scene, **wish: Any) -> Calls:
+    """Draw a group in which a size that varies with the rank does differ, where there is one."""
+    drawing, calls = scene.drawing(**wish)
+    sizes = drawing.values.sizes
+    indexed = [key for key, value in sizes.items() if isinstance(value, int) and key.ranks]
+    alike = [key for key in indexed if key.element == indexed[0].element]
+    if indexed:
+        sizes[alike[0]] = sizes[alike[-1]] + 1
+        calls = drawing.calls()
+    return calls
 
 
 def _dtypes(scene: Scene, limit: Limit, fits: Callable[[str, torch.dtype], bool]) -> Dtypes:
@@ -67,13 +97,24 @@ def _forms(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     forms = [each.form.name for each in scene.row.spellings if each.form.name not in (limit.forms or ())]
     form = scene.pick(forms)
     unlimited = attrs.evolve(scene, backend=None)
-    drawing, calls = unlimited.drawing(min_ranks=2, min_dims=1, min_size=2, form=form, dtypes=scene.dtypes())
-    sizes = drawing.values.sizes
-    indexed = [key for key, value in sizes.items() if isinstance(value, int) and key.ranks]
-    if indexed:
-        sizes[indexed[0]] = sizes[indexed[-1]] + 1
-        calls = drawing.calls()
-    return calls, f"the {form} form"
+    spelling = next(each for each in scene.row.spellings if each.form.name == form)
+    if spelling.documented:
+        return _uneven(
+            unlimited, min_ranks=2, min_dims=1, min_size=2, form=form, dtypes=scene.dtypes()
+        ), f"the {form} form"
+    usual, splits = scene.row.spellings[0].form.name, bool(spelling.form.kept) if scene.row.splits else None
+    wish = {"form": usual, "splits": splits, "dtypes": scene.dtypes()}
+    calls = unlimited.legal(min_ranks=2, min_dims=2, min_size=2, **wish)
+    return tuple(_reshaped(one, spelling.form.kept) for one in calls), f"the {form} form"
+
+
+def _reshaped(one: Call, kept: int) -> Call:
+    """Return the call whose outputs have one dim behind the first `kept`."""
+    for slot in slots_of(one):
+        if slot.part.path.name in one.row.writes:
+            shape = slot.spec.shape
+            one = edited(one, slot, shape=(*shape[:kept], math.prod(shape[kept:])))
+    return one
 
 
 def _other_forms(row: Row, limit: Limit) -> bool:
@@ -141,8 +182,107 @@ def _sparse(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     return tuple(edited(one, *slots_of(one), layout="sparse_coo") for one in calls), "sparse tensors"
 
 
+def _too_many(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    count = (limit.most_tensors or 0) + 1
+    return scene.legal(**_mattering(limit, min_tensors=count, max_tensors=count)), f"{count} tensors in a list"
+
+
+def _listed(row: Row, limit: Limit) -> bool:
+    return any("i" in part.path.index for part in row.spellings[0].statement.parts)
+
+
+def _of_parts(row: Row, parts: Iterable[str], form: str = "") -> list[str]:
+    """Return the arguments that play the parts of the rule."""
+    paths = [row.entry.parts[part].partition("[")[0] for part in parts if part in row.entry.parts]
+    return [name for name in paths if name in row.by_name]
+
+
+def _alone_where_sent(row: Row, names: Iterable[str]) -> dict[str, Any]:
+    """Of what goes to other ranks, the op's row says the same already."""
+    return {"single_rank": True} if {row.layout_of(name) for name in names} <= {SENT} else {}
+
+
+def _other_layout(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    part = scene.pick(part for part in limit.layouts or () if _of_parts(scene.row, [part]))
+    (name,), wanted = _of_parts(scene.row, [part]), (limit.layouts or {})[part]
+    other = {DENSE: SLICED, CONTIGUOUS: CHANNELS_LAST}.get(wanted, TRANSPOSED)
+    dims, ranks = 4 if other == CHANNELS_LAST else 2, {} if limit.spares_own else _alone_where_sent(scene.row, [name])
+    calls = _legal(scene, limit, min_dims=dims, min_size=2, **ranks)
+    return tuple(_laid_out(one, {name}, other) for one in calls), f"{name} is {other}"
+
+
+def _laid_out(one: Call, names: Collection[str], layout: str) -> Call:
+    for slot in slots_of(one):
+        if slot.part.path.name in names or one.row.rule.point_to_point:
+            one = edited(one, slot, stride=strides(slot.spec.shape, layout))
+    return one
+
+
+def _has_parts(row: Row, limit: Limit) -> bool:
+    stated = {name for each in row.spellings for name in each.behind}
+    return bool(_of_parts(row, stated.intersection(limit.layouts or ())))
+
+
+def _other_order(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    names = _of_parts(scene.row, limit.ordered or ())
+    calls = _legal(scene, limit, min_dims=4, min_size=2, **_alone_where_sent(scene.row, names))
+    name = names[0]
+    return tuple(_laid_out(one, {name}, CHANNELS_LAST) for one in calls), f"{name} is channels_last"
+
+
+def _ordered_together(row: Row, limit: Limit) -> bool:
+    return len(set(_of_parts(row, limit.ordered or ()))) > 1
+
+
+def _overlapping(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    lists = {"min_tensors": 2} if _listed(scene.row, limit) else {}
+    calls = _legal(scene, limit, min_dims=1, min_size=2, **{"min_ranks": 2}, **lists)
+    one, a, b = scene.pick(
+        (one, *pair) for one in calls if one.row is scene.row for pair in apart(one, limit.overlap or FREE)
+    )
+    start = 1 if scene.row.in_place and not scene.row.reduce_op else 0
+    changed = edited(edited(one, a, memory=Memory(0, 0)), b, memory=Memory(0, start))
+    return replaced(calls, changed), f"{b.label} lies in the memory of {a.label}"
+
+
+def _may_overlap(row: Row, limit: Limit) -> bool:
+    given = {part.path.name for part in row.spellings[0].statement.parts if part.path.name in row.by_name}
+    return row.entry.overlap == FREE and (len(given) > 1 or (bool(row.in_place) and _listed(row, limit)))
+
+
+def _elsewhere(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    device = next(device for device in ("cpu", "xpu", "hpu") if device not in (limit.devices or ()))
+    calls = scene.legal(**_mattering(limit))
+    return tuple(on_device(one, device) for one in calls), f"the tensors are on {device}"
+
+
+def _takes_tensors(row: Row, limit: Limit) -> bool:
+    return bool(row.spellings[0].statement.parts)
+
+
+def _undivided(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    calls = scene.legal(**_mattering(limit, min_ranks=2, min_dims=1, min_size=1, splits=False))
+    return tuple(functools.reduce(_in_one_row, slots_of(one), one) for one in calls), "tensors of one row"
+
+
+def _in_one_row(one: Call, slot: Slot) -> Call:
+    return edited(one, slot, shape=(1, slot.spec.numel))
+
+
+def _splits_evenly(row: Row, limit: Limit) -> bool:
+    flat = any(spelling.form.flat and not spelling.form.kept for spelling in row.spellings)
+    return flat and bool(_of_parts(row, limit.divides or ()))
+
+
+def _to_itself(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    calls = scene.legal(**_mattering(limit))
+    one = scene.one(calls)
+    peers = [one.group.rank, *one.arguments[one.row.peer][1:]]
+    return replaced(calls, with_arguments(one, **{one.row.peer: peers})), "the first message is to this very rank"
+
+
 WAYS = {
-    "dtypes": _Way(_refused_dtypes, _refuses_some),
+    "dtypes": _Way(_refused_dtypes, lambda row, limit: _takes_tensors(row, limit) and _refuses_some(row, limit)),
     "reduces": _Way(_refused_dtypes, _refuses_some),
     "forms": _Way(_forms, _other_forms),
     "exact": _Way(_exact, _compares),
@@ -152,6 +292,13 @@ WAYS = {
     "fresh_strides": _Way(_odd_strides),
     "single": _Way(_single),
     "sparse_reduces": _Way(_sparse),
+    "most_tensors": _Way(_too_many, _listed),
+    "layouts": _Way(_other_layout, _has_parts),
+    "ordered": _Way(_other_order, _ordered_together),
+    "overlap": _Way(_overlapping, _may_overlap),
+    "devices": _Way(_elsewhere, _takes_tensors),
+    "divides": _Way(_undivided, _splits_evenly),
+    "to_others": _Way(_to_itself, lambda row, limit: row.entry.batch is not None),
 }
 """How to go beyond a limit by each of its columns."""
 

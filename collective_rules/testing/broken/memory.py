@@ -8,10 +8,10 @@ import torch
 
 from collective_rules.binding.binder import bind
 from collective_rules.binding.bound import Slot
-from collective_rules.binding.memory import memory_order
+from collective_rules.binding.memory import memory_order, travels
 from collective_rules.call import Call
 from collective_rules.ops import Row
-from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, FORMAT, FREE, NEVER, ORDER, OWN
+from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, FORMAT, FREE, NEVER, ORDER, OWN, SENT
 from collective_rules.spec import Memory
 from collective_rules.testing.broken.edits import edited, slots_of
 from collective_rules.testing.broken.scene import Breach, Broken, Scene
@@ -19,20 +19,28 @@ from collective_rules.testing.broken.traits import given_parts, has_layout, is_c
 from collective_rules.testing.drawing import Dtypes
 from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
 
-_RAW = (DENSE, FORMAT, CONTIGUOUS)
+_RAW = (SENT, DENSE, FORMAT, CONTIGUOUS)
 
 
 def _sliced(scene: Scene) -> Broken:
     row = scene.row
-    calls = scene.legal(min_ranks=row.entry.layouts_from, min_dims=1, min_size=2, form=row.spellings[0].form.name)
-    one, slot = scene.slot(calls, lambda slot: row.layout_of(slot.part.path.name) in _RAW and slot.spec.numel > 1)
+    ranks = max(row.entry.layouts_from, 2 if has_layout(row, SENT) else 1)
+    calls = scene.legal(min_ranks=ranks, min_dims=1, min_size=2, form=row.spellings[0].form.name)
+    raw = [(one, slot) for one in calls if one.row is row for slot in slots_of(one) if _is_raw(one, slot)]
+    one, slot = scene.pick((one, slot) for one, slot in raw if slot.spec.numel > 1)
     changed = edited(one, slot, stride=strides(slot.spec.shape, SLICED))
     return scene.local(calls, changed, "dense", f"{slot.label} is a slice")
 
 
+def _is_raw(one: Call, slot: Slot) -> bool:
+    layout = one.row.layout_of(slot.part.path.name)
+    return layout in _RAW and (layout != SENT or travels(bind(one), slot))
+
+
 def _one_transposed(scene: Scene) -> Broken:
     entry = scene.row.entry
-    calls = scene.legal(min_ranks=entry.layouts_from, min_dims=2, min_size=2, min_tensors=2 if entry.one_tensor else 1)
+    ranks = max(entry.layouts_from, 3 if has_layout(scene.row, SENT) else 1)
+    calls = scene.legal(min_ranks=ranks, min_dims=2, min_size=2, min_tensors=2 if entry.one_tensor else 1)
     one, slot = scene.pick((one, slot) for one in calls for slot in _ordered(one))
     changed = edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
     return scene.local(calls, changed, "order", f"{slot.label} is transposed")
@@ -43,11 +51,11 @@ def _ordered(one: Call) -> list[Slot]:
     orders = [(key, slot) for key, slot, _ in memory_order(bind(one))]
     keys = [key for key, _ in orders]
     shared = [slot for key, slot in orders if keys.count(key) > 1]
-    return [slot for slot in shared if one.row.layout_of(slot.part.path.name) in (DENSE, ORDER)]
+    return [slot for slot in shared if one.row.layout_of(slot.part.path.name) in (SENT, DENSE, ORDER)]
 
 
 def _ordered_together(row: Row) -> bool:
-    bound = [part for part in given_parts(row) if row.layout_of(part.path.name) in (DENSE, ORDER, FORMAT)]
+    bound = [part for part in given_parts(row) if row.layout_of(part.path.name) in (SENT, DENSE, ORDER, FORMAT)]
     together = len(bound) > 1 or any("p" in part.path.index for part in bound)
     return together or (row.entry.one_tensor and bool(row.reduce_op) and bool(bound))
 
@@ -76,25 +84,31 @@ def _one_memory(scene: Scene) -> Broken:
     """Put a written tensor into the memory of a tensor that is read, where the op does not admit it."""
     row = scene.row
     calls = scene.legal(min_ranks=2, min_dims=1, min_size=2, min_tensors=2 if list_parts(row, "i") else 1)
-    one, a, b = scene.pick((one, a, b) for one in calls for a, b in _apart(one))
+    one, a, b = scene.pick((one, a, b) for one in calls for a, b in apart(one))
     start = 1 if row.in_place and not row.reduce_op else 0  # the same contents written twice do no harm
     changed = edited(edited(one, a, memory=Memory(0, 0)), b, memory=Memory(0, start))
     return scene.local(calls, changed, "overlap", f"{b.label} lies in the memory of {a.label}")
 
 
-def _apart(one: Call) -> list[tuple[Slot, Slot]]:
-    """Return the pairs of tensors of the call that may not share memory."""
+def apart(one: Call, overlap: str = "") -> list[tuple[Slot, Slot]]:
+    """Return the pairs of tensors of the call that may not share memory, by the op's row or by a limit's `overlap`.
+
+    Both of a pair lie at the start of one memory, where the piece of rank 0 is in place.
+    """
     row, slots, rank = one.row, slots_of(one), one.group.rank
+    raw, overlap = bool(overlap), overlap or row.entry.overlap
     reads = [slot for slot in slots if slot.part.path.name in row.reads and slot.part.path.name not in row.writes]
     writes = [slot for slot in slots if slot.part.path.name in row.writes]
-    if row.entry.overlap == FREE:
-        reads = []
-    elif row.entry.overlap == OWN:
-        reads = [slot for slot in reads if slot.rank != rank]
-    elif row.entry.overlap != NEVER:
-        reads = [slot for slot in reads if slot.rank is not None and slot.rank > rank]
-    copied = any(row.layout_of(name) == ANY for name in row.in_place)
-    return [(a, b) for a in reads for b in writes] + ([] if copied else list(itertools.pairwise(writes)))
+    pairs = [(a, b, a.rank if a.rank is not None else b.rank) for a in reads for b in writes if a.element == b.element]
+    if overlap == FREE:
+        pairs = []
+    elif overlap == OWN:
+        pairs = [pair for pair in pairs if pair[2] != rank and (pair[2] is not None or rank > 0)]
+    elif overlap != NEVER:
+        pairs = [pair for pair in pairs if pair[2] is not None and pair[2] > rank]
+    copied = any(row.layout_of(name) == ANY for name in row.in_place) and not raw
+    twice = [] if copied or (raw and not row.in_place) else list(itertools.pairwise(writes))
+    return [(a, b) for a, b, _ in pairs] + twice
 
 
 def _may_overlap(row: Row) -> bool:
@@ -127,7 +141,7 @@ def _sparse(scene: Scene) -> Broken:
 
 
 def _has_order(row: Row) -> bool:
-    return has_layout(row, DENSE, ORDER, FORMAT) and is_collective(row)
+    return has_layout(row, SENT, DENSE, ORDER, FORMAT) and is_collective(row)
 
 
 def _has_copied_out(row: Row) -> bool:

@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 
-from collective_rules.call import Call, call
+from collective_rules.call import Call, call, on_device
 from collective_rules.ops import Row
 from collective_rules.spec import Memory, Spec
 from collective_rules.testing.broken.edits import edited, grown, replaced, slots_of, with_arguments
 from collective_rules.testing.broken.scene import Breach, Broken, Scene
 from collective_rules.testing.broken.traits import is_collective
 from collective_rules.testing.drawing import Calls
+from collective_rules.testing.layouts import TRANSPOSED, strides
 
 
 def _another_collective(scene: Scene) -> Broken:
@@ -21,7 +22,8 @@ def _another_collective(scene: Scene) -> Broken:
     group = scene.pick(calls).group
     other = "c10d::allreduce_" if scene.row.rule.name != "all_reduce" else "c10d::broadcast_"
     own: dict[str, Any] = {"tensors": [(2,)]} | ({"root_rank": 0} if other == "c10d::broadcast_" else {})
-    changed = call(other, group=group, **own)
+    device = next((slot.spec.device for one in calls for slot in slots_of(one)), "cpu")
+    changed = on_device(call(other, group=group, **own), device)
     broken = Broken(replaced(calls, changed), "", group.rank, False, f"this rank calls {other}")
     speaker = next(one for one in broken.calls if "call" in one.row.rule.constraints.values())
     return attrs.evolve(broken, id=speaker.row.rule.id_of("call"))
@@ -34,9 +36,9 @@ def _one_missing(scene: Scene) -> Broken:
     return Broken(rest, scene.row.rule.id_of("ranks"), gone.group.rank, False, "this rank does not take part")
 
 
-def _message(scene: Scene) -> tuple[Calls, Call, Call]:
+def _message(scene: Scene, dims: int = 1) -> tuple[Calls, Call, Call]:
     """Draw a group; return it with one call of this op, and the call of its partner."""
-    calls = scene.legal(min_dims=1, min_size=1)
+    calls = scene.legal(min_dims=dims, min_size=dims)
     one = scene.one(calls)
     return calls, one, next(each for each in calls if _meet(one, each))
 
@@ -47,9 +49,9 @@ def _meet(one: Call, other: Call) -> bool:
     return bool(one.group.rank == other.attribute("peer") or other.group.rank == one.attribute("peer"))
 
 
-def _other_end(scene: Scene, kind: str, change: str, changed_call: Callable[[Call], Call]) -> Broken:
+def _other_end(scene: Scene, kind: str, change: str, changed_call: Callable[[Call], Call], dims: int = 1) -> Broken:
     """Change one end of a message. The finding names the rule of the higher rank."""
-    calls, one, partner = _message(scene)
+    calls, one, partner = _message(scene, dims)
     changed = changed_call(one)
     speaker = max((changed, partner), key=lambda each: each.group.rank)
     return Broken(replaced(calls, changed), speaker.row.rule.id_of(kind), one.group.rank, False, change)
@@ -70,6 +72,14 @@ def _other_end_dtype(scene: Scene) -> Broken:
         return edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
 
     return _other_end(scene, "dtype", "its tensor is not of the partner's dtype", converted)
+
+
+def _other_end_transposed(scene: Scene) -> Broken:
+    def transposed(one: Call) -> Call:
+        slot = slots_of(one)[0]
+        return edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
+
+    return _other_end(scene, "order", "its tensor is transposed", transposed, dims=2)
 
 
 def _other_tag(scene: Scene) -> Broken:
@@ -104,7 +114,8 @@ def _shared_in_a_batch(scene: Scene) -> Broken:
     dtype = scene.pick(scene.dtypes())
     calls = attrs.evolve(scene, most_ranks=2).legal(min_tensors=2, min_dims=1, min_size=1, dtypes=(dtype,))
     one = scene.pick(one for one in calls if "irecv" in one.arguments["op_list"])
-    tensors = [Spec(spec.shape, spec.dtype, memory=Memory(0, 0)) for spec in one.arguments["tensors"]]
+    specs = one.arguments["tensors"]
+    tensors = [Spec(spec.shape, spec.dtype, None, spec.device, memory=Memory(0, 0)) for spec in specs]
     changed = with_arguments(one, tensors=tensors)
     return scene.local(calls, changed, "overlap", "all tensors of this rank's batch share memory")
 
@@ -127,6 +138,7 @@ RANKS: tuple[Breach, ...] = (
     Breach("a missing rank", "ranks", is_collective, _one_missing),
     Breach("the partner's size", "pairs", _single_p2p, _other_end_larger),
     Breach("the partner's dtype", "dtype", _single_p2p, _other_end_dtype),
+    Breach("the partner's order", "order", _single_p2p, _other_end_transposed, strides=True),
     Breach("the partner's tag", "tag", _single_p2p, _other_tag),
     Breach("no partner", "partner", _single_p2p, _no_partner),
     Breach("a batch of uneven lists", "lists", _batch, _uneven_batch),
