@@ -537,7 +537,21 @@ STATED: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {
 }
 """Legal groups that gloo cannot be given, or of whose values no oracle tells."""
 
+_SPLIT = {"input_split_sizes": [1, 3], "output_split_sizes": [1, 3]}
+
+UNDOCUMENTED: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
+    "c10d::alltoall_base_": [
+        (2, {"input": (4, 2, 3), "output": (4, 6), **_SPLIT}),
+        (2, {"input": (3, 2), "output": (6,)}),
+    ]
+}
+"""Calls whose shapes fit by their numbers of elements alone, each with the group's size."""
+
 ILLEGAL: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
+    "c10d::alltoall_base_": [
+        (2, {"input": (4, 2, 3), "output": (4, 7), **_SPLIT}),
+        (2, {"input": (3, 2), "output": (6,), **_SPLIT}),
+    ],
     # torch's own assertion: both lists of splits, or None for both
     _L + "all_to_all_single": [
         (2, {"input": (2,), "output_split_sizes": [1, 1]}),
@@ -711,7 +725,7 @@ class Law:
 @functools.cache
 def laws_of(op: str) -> tuple[Law, ...]:
     """Every law that says something of `op`, the cheap ones first."""
-    of_gloo = (is_legal, agrees, is_found, are_as_tried, is_illegal, is_of_no_form)
+    of_gloo = (is_legal, agrees, is_found, are_as_tried, is_illegal, is_of_no_form, is_undocumented)
     return tuple(
         Law(f"{op}: {name}", functools.partial(holds, *known), holds in of_gloo) for name, holds, *known in _laws_of(op)
     )
@@ -740,6 +754,10 @@ def _laws_of(op: str) -> Iterator[tuple[Any, ...]]:  # noqa: PLR0912 - a list, w
         yield f"group {place} agrees by the rule alone", agrees, group, None
     for place, fault in enumerate(faults(op)):
         yield f"{fault.way}, {place}", is_found, fault
+    if row.rule.point_to_point and not row.entry.batch:
+        yield "a dense message is legal", is_legal, (transposed_message(row),), None
+    for size, arguments in UNDOCUMENTED.get(op, ()):
+        yield f"{arguments} is undocumented", is_undocumented, Post(op, cr.Group(size), arguments)
     for size, arguments in ILLEGAL.get(op, ()):
         yield f"{arguments} is illegal", is_illegal, Post(op, cr.Group(size), arguments)
     for form, post in refused_forms(op):
@@ -851,6 +869,19 @@ def severity_of(fault: Fault) -> str:
     if fault.way == "another group size":
         return "error" if other_group_size(row.op).bad else "warning"
     return "warning" if fault.id in WARNED else "error"
+
+
+def transposed_message(row: cr.Row) -> Post:
+    """One end of a message that is dense, and neither contiguous nor channels_last."""
+    name = (*row.reads, *row.writes)[0]
+    tensor = cr.Spec((2, 3), stride=(1, 2))
+    arguments = {name: [tensor] if row.by_name[name].depth else tensor, row.tag: 0, row.peer: 1}
+    return Post(row.op, cr.Group(2), {name: value for name, value in arguments.items() if name})
+
+
+def is_undocumented(post: Post) -> None:
+    """Check warns of the form, whatever the backend, and finds no error."""
+    assert ["warning"] == [found.severity for found in cr.check(post.call)]
 
 
 def is_illegal(post: Post) -> None:

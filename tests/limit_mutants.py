@@ -171,6 +171,12 @@ def _same_limit(backend: BackendTable, known: Limit, other: Limit) -> str:
     return "what it refuses is refused by the rules, or by another limit"
 
 
+def default_of(limit: Limit, column: str) -> Any:
+    """Return the value of a column that is left out."""
+    default: Any = attrs.fields_dict(type(limit))[column].default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
 _OF_KINDS = {column for column, demand in DEMANDS.items() if demand.items == "dtype"}
 
 
@@ -178,7 +184,7 @@ def _loses(limit: Limit, row: cr.Row, instead: list[Limit], others: list[Limit])
     """Whether calls are no longer refused by this limit's id: of dtypes, those that no other limit refuses, if any."""
     no_kinds: Any = dict.fromkeys(_OF_KINDS)
     only_kinds: Any = {
-        column: attrs.fields_dict(type(limit))[column].default
+        column: default_of(limit, column)
         for column in (*SCOPES, *CONDITIONS, *DEMANDS)
         if column not in _OF_KINDS | {"from_size"}
     }
@@ -198,8 +204,9 @@ def _adds(limit: Limit, row: cr.Row, others: list[Limit]) -> bool:
     """Whether a limit refuses calls of an op that neither the op's rule nor the other limits refuse."""
     least, most = _tensors_given(row)
     wider = [other for other in others if _matters_as_often(other, limit, row)]
-    if row.entry.batch:
-        return limit.to_others and not any(other.to_others for other in wider)
+    if row.entry.batch:  # its messages are judged by their own rows
+        to_others = limit.to_others and not any(other.to_others for other in wider)
+        return to_others or limit.missing or (limit.forms is not None and _adds_forms(limit, row, wider))
     if any(other.missing for other in wider):
         return False
     if limit.missing:
@@ -367,7 +374,11 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     of_contents = any(sets(limit, column) for column in (*_OF_KINDS, "sparse_reduces", "nonempty"))
     forms = not other.in_forms or (bool(limit.in_forms) and {*limit.in_forms} <= {*other.in_forms})
     told = not other.before or other.before == limit.before
-    own = not other.spares_own or limit.spares_own or not (limit.layouts or limit.ordered or of_contents)
+    own = (
+        not other.spares_own
+        or limit.spares_own
+        or not (limit.layouts or limit.ordered or (of_contents and limit.from_size < 2))
+    )
     alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
     empty = not of_contents or not other.spares_empty or limit.spares_empty
     return (

@@ -233,6 +233,11 @@ def _memory(entry: Op) -> Changes:
             laxest = {layout, row.layout_of(name)} == {op_columns.ANY, op_columns.ORDER}
             alone = row.rule.one_sided and len(tensors) == 1
             same = "no other tensor, of this rank or another, must lie in the same order" if laxest and alone else ""
+            local = any("p" in part.path.index for part in row.spellings[0].statement.parts) or bool(
+                row.root_only or entry.batch
+            )
+            if {layout, row.layout_of(name)} == {op_columns.SENT, op_columns.DENSE} and not local:
+                same = "nothing of the tensor stays on this rank"
             if layout != row.layout_of(name):
                 changed = {"layouts": {**entry.layouts, name: layout}}
                 yield f"layouts, {name} {row.layout_of(name)} → {layout}", changed, same

@@ -37,6 +37,7 @@ EQUIVALENT: Mapping[str, str] = {
     "all_gather_matmul: even, input: *s, weights[i]: k[r] n[r] -> output: *g, outputs[i]: *o": _TIED,
     "matmul_reduce_scatter: even, input: *s, weight: k[r] n -> output: *o": _TIED,
     "matmul_reduce_scatter: reshaped, input: *s, weight: k[r] n -> output: *q": _TIED,
+    "GLOO5: forms, also last_dim": "ops of symm_mem alone have that form, and GLOO14 refuses them",
     "GLOO6: from_size, 1 → 2": "in a group of one every list is even",
     "GLOO21: from_size, 1 → 2": "in a group of one all that is read is this rank's own",
 }
