@@ -310,7 +310,7 @@ def made(op: str = "c10d::allreduce_", group: cr.Group = GROUP, **arguments: Any
     return cr.call(op, group=group, **(arguments or {"tensors": [(2, 3)]}))
 
 
-@pytest.mark.parametrize("backend", ["nccl", "GLOO", "", 5, True, ("gloo",), ["gloo"], {"gloo": 1}], ids=repr)
+@pytest.mark.parametrize("backend", ["mccl", "GLOO", "", 5, True, ("gloo",), ["gloo"], {"gloo": 1}], ids=repr)
 def test_an_unknown_backend_is_refused_with_those_that_are_known(backend: object) -> None:
     """By `check` and by `agree`."""
     for said in (

@@ -61,6 +61,8 @@ def bind_as(call: Call, forms: tuple[str, ...]) -> Bound | None:
 def _nearest(call: Call, spellings: tuple[Spelling, ...]) -> Bound:
     tried: list[Bound] = []
     for spelling in spellings:
+        if not spelling.documented and tried and not _gives_all(call, spelling):
+            continue  # what is left out has the shape that torch documents
         bound = _Binder(call, spelling).run()
         if not bound.problems and spelling.documented:
             return bound
@@ -70,6 +72,10 @@ def _nearest(call: Call, spellings: tuple[Spelling, ...]) -> Bound:
             continue
         tried.append(bound)
     return min(tried, key=lambda bound: bound.badness)
+
+
+def _gives_all(call: Call, spelling: Spelling) -> bool:
+    return all(call.arguments.get(part.path.name) is not None for part in spelling.statement.parts)
 
 
 def _unpromised(bound: Bound) -> Problem:
