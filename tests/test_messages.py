@@ -48,12 +48,12 @@ c10d::_allgather_base_: output_tensor has dtype int32, but input_tensor has floa
 Convert one side with .to(dtype) before the call.
 """,
     ),
-    "AGT3_no_dim_to_gather": (
-        lambda: check(call("_c10d_functional::all_gather_into_tensor", input=())),
+    "RST3_no_dim_to_scatter": (
+        lambda: check(call("_c10d_functional::reduce_scatter_tensor", input=(), reduce_op="sum")),
         """
-_c10d_functional::all_gather_into_tensor: input has 0 dims, but needs at least 1   [AGT3]
-    input: d *s -> output: (W d) *s
-    ^^^^^^^^^^^
+_c10d_functional::reduce_scatter_tensor: input has 0 dims, but needs at least 1   [RST3]
+    input: (W d) *s -> output: d *s
+    ^^^^^^^^^^^^^^^
   input.shape = ()
 Give it the missing dimensions, for instance with unsqueeze or reshape.
 """,

@@ -355,6 +355,7 @@ WITNESSES = {
             ("dtype", {"in_tile": bf16(4, 6), "out_tile": bf16(4, 6)}),
             ("reduce_op", {"reduce_op": "max"}),
             ("sizes", {"in_tile": f32(4, 7), "out_tile": f32(4, 7)}),
+            ("", {BASE: 2, "in_tile": f32(4, 6, dtype=BF16, stride=(1, 4))}),
         ),
     ),
     "multi_root_tile_reduce": Witness(
