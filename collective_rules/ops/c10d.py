@@ -7,45 +7,35 @@ memory of the arguments named below to the transport as it is.
 
 from __future__ import annotations
 
+from functools import partial
+
 from collective_rules.ops.op import DENSE, FORMAT, NEVER, ORDER, OWN, SENT, Op, SplitSizes
 
+_LIST_IN_PLACE = {"input": "tensors[i]", "output": "tensors[i]"}
+_BASE = {"input": "input_tensor", "output": "output_tensor"}
+_COALESCED = {"input": "inputs[i]", "output": "outputs[i]"}
 _INTO_ONE = ("concatenated", "stacked")
 _TENSOR_FORMS = (*_INTO_ONE, "reshaped")
 _UNEVEN = ("even", "uneven")
 _REDUCES = {"reduce_op": "reduce_op"}
 _ROOT = {"root": "root_rank"}
+_ROOT_TENSOR = {"root": "root_rank", "root_tensor": "root_tensor"}
+
+# What several ops have in common.
+_in_place = partial(Op, parts=_LIST_IN_PLACE, one_tensor=True, layouts={"tensors": DENSE}, layouts_from=2)
+_received = partial(Op, rule="recv", parts={"output": "tensors[1]"}, layouts={"tensors": DENSE})
 
 C10D = (
-    Op(
-        "c10d::allreduce_",
-        "all_reduce",
-        {"input": "tensors[i]", "output": "tensors[i]"},
-        attributes=_REDUCES,
-        one_tensor=True,
-        sparse=("sparse_coo",),
-        layouts={"tensors": DENSE},
-        layouts_from=2,
-    ),
-    Op(
-        "c10d::allreduce_coalesced_", "all_reduce", {"input": "tensors[i]", "output": "tensors[i]"}, attributes=_REDUCES
-    ),
-    Op(
-        "c10d::broadcast_",
-        "broadcast",
-        {"input": "tensors[i]", "output": "tensors[i]"},
-        attributes={"root": "root_rank", "root_tensor": "root_tensor"},
-        one_tensor=True,
-        layouts={"tensors": DENSE},
-        layouts_from=2,
-    ),
-    Op(
+    _in_place("c10d::allreduce_", "all_reduce", attributes=_REDUCES, sparse=("sparse_coo",)),
+    Op("c10d::allreduce_coalesced_", "all_reduce", _LIST_IN_PLACE, attributes=_REDUCES),
+    _in_place("c10d::broadcast_", "broadcast", attributes=_ROOT_TENSOR),
+    _in_place(
         "c10d::reduce_",
         "reduce",
-        {"input": "tensors[1]", "output": "tensors[1]"},
-        attributes={"reduce_op": "reduce_op", "root": "root_rank", "root_tensor": "root_tensor"},
+        parts={"input": "tensors[1]", "output": "tensors[1]"},
+        attributes=_REDUCES | _ROOT_TENSOR,
+        one_tensor=False,
         scratch=("tensors",),
-        layouts={"tensors": DENSE},
-        layouts_from=2,
     ),
     Op(
         "c10d::allgather_",
@@ -62,15 +52,10 @@ C10D = (
     Op(
         "c10d::_allgather_base_",
         "all_gather_into_tensor",
-        {"input": "input_tensor", "output": "output_tensor"},
+        _BASE,
         forms=(*_INTO_ONE, "row", "reshaped"),  # SyncBatchNorm gathers into a row, torch/nn/modules/_functions.py
     ),
-    Op(
-        "c10d::allgather_into_tensor_coalesced_",
-        "all_gather_into_tensor",
-        {"input": "inputs[i]", "output": "outputs[i]"},
-        forms=_TENSOR_FORMS,
-    ),
+    Op("c10d::allgather_into_tensor_coalesced_", "all_gather_into_tensor", _COALESCED, forms=_TENSOR_FORMS),
     Op(
         "c10d::reduce_scatter_",
         "reduce_scatter",
@@ -83,7 +68,7 @@ C10D = (
     Op(
         "c10d::_reduce_scatter_base_",
         "reduce_scatter_tensor",
-        {"input": "input_tensor", "output": "output_tensor"},
+        _BASE,
         forms=_TENSOR_FORMS,
         attributes=_REDUCES,
         layouts={"input_tensor": ORDER},
@@ -91,7 +76,7 @@ C10D = (
     Op(
         "c10d::reduce_scatter_tensor_coalesced_",
         "reduce_scatter_tensor",
-        {"input": "inputs[i]", "output": "outputs[i]"},
+        _COALESCED,
         forms=_TENSOR_FORMS,
         attributes=_REDUCES,
         layouts={"inputs": ORDER},
@@ -100,7 +85,7 @@ C10D = (
     Op(
         "c10d::gather_into_tensor_",
         "gather_into_tensor",
-        {"input": "input_tensor", "output": "output_tensor"},
+        _BASE,
         forms=_INTO_ONE,
         attributes=_ROOT,
         since="2.14",
@@ -133,20 +118,8 @@ C10D = (
         attributes={"peer": "dst", "tag": "tag"},
         layouts={"tensors": DENSE},
     ),
-    Op(
-        "c10d::recv_",
-        "recv",
-        {"output": "tensors[1]"},
-        attributes={"peer": "src", "tag": "tag"},
-        layouts={"tensors": DENSE},
-    ),
-    Op(
-        "c10d::recv_any_source_",
-        "recv",
-        {"output": "tensors[1]"},
-        attributes={"tag": "tag"},
-        layouts={"tensors": DENSE},
-    ),
+    _received("c10d::recv_", attributes={"peer": "src", "tag": "tag"}),
+    _received("c10d::recv_any_source_", attributes={"tag": "tag"}),
     Op("c10d::barrier", "barrier", {}),
     # It is sends and receives, and meets no other barrier.
     Op("c10d::monitored_barrier_", "barrier", {}, meets="monitored_barrier", done=True),
