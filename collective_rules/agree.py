@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from collective_rules.agreement.connections import connection_findings
 from collective_rules.agreement.order import compare_in_order
 from collective_rules.agreement.point_to_point import MatchedMessages
 from collective_rules.agreement.sequences import JobCalls, arrange
 from collective_rules.agreement.wait_cycle import find_wait_cycle
-from collective_rules.backends import Backend, limits_of
+from collective_rules.backends import Backend, as_backend, limits_of, matching_of
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
@@ -32,8 +33,9 @@ def agree(
 
     A finding names the constraint, the name, and each value with its ranks. `ranks` are the odd ones out if there is a
     majority. In a sequence, `group` and `index` say which collective is the first with the finding, and `count` how
-    many have it. A call that is wrong by itself is `check`'s business, and so are a backend's limits; here the backend
-    decides only which forms a call may have.
+    many have it. A call that is wrong by itself is `check`'s business, and so are a backend's limits. Here the backend
+    decides which forms a call may have, and which calls of the ranks meet: NCCL, for instance, does not look at tags.
+    What a backend tolerates against torch's documentation is a warning.
 
     Raises `CallError` for an unknown backend, for an item that is no call, and for groups of one name with two sizes.
 
@@ -52,7 +54,7 @@ def agree(
     """
     if not isinstance(calls, Iterable):
         raise CallError(f"{calls!r} is no list: agree takes the calls of several ranks")
-    job = arrange(calls)
+    job = arrange(calls, matching_of(backend))
     for row in {call.row: None for call in job.signatures.calls}:
         limits_of(backend, row)
     return worst_first(_findings(job, backend, None if ranks is None else _global_ranks(ranks)))
@@ -64,13 +66,18 @@ def _findings(job: JobCalls, backend: str | Backend | None, global_ranks: frozen
     for group in job.groups:
         expected = group.members(global_ranks)
         messages = matched[id(group)] = MatchedMessages(group, job.signatures, expected)
-        for finding in (*compare_in_order(group, job.signatures, backend, expected), *messages.findings()):
+        in_order = compare_in_order(group, job.signatures, backend, expected)
+        for finding in (*in_order, *messages.findings(), *connection_findings(group, backend, expected)):
             has_errors = has_errors or finding.severity == ERROR
             yield finding
     if not has_errors:  # else ranks wait because of those errors
-        cycle = find_wait_cycle(job, matched)
+        cycle = find_wait_cycle(job, matched, one_stream=_is_one_stream(backend))
         if cycle is not None:
             yield cycle
+
+
+def _is_one_stream(backend: str | Backend | None) -> bool:
+    return backend is not None and matching_of(backend).one_stream and as_backend(backend).eager is True
 
 
 def _global_ranks(ranks: Iterable[int]) -> frozenset[int]:

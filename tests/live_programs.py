@@ -274,7 +274,7 @@ def aborts(rank: int, size: int) -> None:
 
 def leaves_nothing_after_an_error(rank: int, size: int) -> list[Any]:
     store = dist.distributed_c10d._get_default_store()
-    counts = []
+    first, counts = None, []
     for agree in (None, "always", "exit", 1, "guard"):
         mode: Any = contextlib.nullcontext()
         if agree is not None:
@@ -285,7 +285,8 @@ def leaves_nothing_after_an_error(rank: int, size: int) -> list[Any]:
                 dist.all_reduce(ones(3), op=dist.ReduceOp.MAX if rank == 1 else dist.ReduceOp.SUM)
         dist.barrier()
         time.sleep(0.2)
-        counts.append([list(held()), store.num_keys()])
+        first = held(first)
+        counts.append([list(first), store.num_keys()])
         dist.barrier()
     return counts
 
@@ -323,7 +324,7 @@ def leaves_nothing(rank: int, size: int) -> list[Any]:
     """What the process and the store hold, and gloo's time-out, before and after blocks of every kind."""
     backend = dist.group.WORLD._get_backend(torch.device("cpu"))
     store = dist.distributed_c10d._get_default_store()
-    counts = []
+    first, counts = None, []
     for agree in (None, "always", "exit", 3, "guard"):
         mode: Any = contextlib.nullcontext()
         if agree is not None:
@@ -336,7 +337,8 @@ def leaves_nothing(rank: int, size: int) -> list[Any]:
                 (dist.send if rank == 0 else dist.recv)(ones(3), 1 - rank)
         dist.barrier()
         time.sleep(0.2)
-        counts.append([list(held()), store.num_keys(), backend.options._timeout.total_seconds(), inside])
+        first = held(first)
+        counts.append([list(first), store.num_keys(), backend.options._timeout.total_seconds(), inside])
         dist.barrier()
     return counts
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from collective_rules.agreement.unify import Binding, disagreement, odd_ones, unify
-from collective_rules.backends import Backend, orders_of, spellings_of
+from collective_rules.backends import Backend, as_backend, matching_of, orders_of, spellings_of
 from collective_rules.binding.binder import bind, bind_as
 from collective_rules.binding.bound import LENGTH, Bound, Key, Slot
 from collective_rules.binding.compiled import plan_of
@@ -30,17 +30,16 @@ def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Findin
     rules: dict[str, list[int]] = {}
     for call in calls:
         rules.setdefault(call.row.entry.meets or call.row.rule.name, []).append(call.group.rank)
+    matching = matching_of(backend)
     if len(rules) > 1:
-        by_size = sorted(rules.items(), key=lambda item: -len(item[1]))
-        speaker = next(call for call in calls if "call" in call.row.rule.constraints.values())
-        yield disagreement(
-            bind(speaker),
-            "call",
-            "ranks make different collectives",
-            rows=[(name, ranks_text(ranks), "") for name, ranks in by_size],
-            names=rules,
-            ranks=odd_ones([ranks for _, ranks in by_size]),
-        )
+        meet = len({matching.name_of(call.op, call.row.entry.meets or call.row.rule.name) for call in calls}) == 1
+        yield _different(calls, rules, "make different collectives", severity=WARNING if meet else ERROR)
+        yield from unify(_in_all(calls), frozenset(call.group.rank for call in calls)) if meet else ()
+        return
+    forms = _own_forms(calls) if calls[0].row.rule.name in matching.one_form else {}
+    if len(forms) > 1:
+        name = "" if backend is None else as_backend(backend).name
+        yield _different(calls, forms, f"take different forms, which are different transfers on {name}", severity=ERROR)
         return
     if _exchange_alike(calls):
         return
@@ -55,6 +54,48 @@ def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Findin
         lengths = (Binding(LENGTH, bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
         findings += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
     yield from map(_undecided, findings) if _may_be_uneven(calls, backend) else findings
+
+
+def _different(calls: list[Call], what: Mapping[str, list[int]], verdict: str, *, severity: str) -> Finding:
+    """Return the finding that ranks do not carry out one collective; `what` each of them does, with its ranks."""
+    by_size = sorted(what.items(), key=lambda item: -len(item[1]))
+    return disagreement(
+        bind(next(call for call in calls if "call" in call.row.rule.constraints.values())),
+        "call",
+        f"ranks {verdict}",
+        rows=[(name, ranks_text(ranks), "") for name, ranks in by_size],
+        names=what,
+        ranks=odd_ones([ranks for _, ranks in by_size]),
+        severity=severity,
+    )
+
+
+def _in_all(calls: list[Call]) -> Iterator[Binding]:
+    """Yield what calls of several rules have in common: the elements that a rank reads in all, dtypes and arguments."""
+    for bound in map(bind, calls):
+        rank, read = bound.call.group.rank, bound.spelling.statement.reads
+        slots = [slot for slot in bound.slots if any(slot.part is part for part in read)]
+        if all(slot.spec.shape is not None for slot in slots):
+            yield Binding(Key("elements"), sum(slot.spec.numel for slot in slots), rank, bound, slots[0])
+        yield from (Binding(Key("dtype"), slot.spec.dtype, rank, bound, slot) for slot in slots[:1])
+        yield from (Binding(Key(name), value, rank, bound, None) for name, value in _agreed(bound.call))
+
+
+def _agreed(call: Call) -> Iterator[tuple[str, Any]]:
+    for attribute in call.row.rule.agreed:
+        if attribute != "dtype" and attribute in call.row.entry.attributes:
+            yield attribute, call.arguments.get(call.row.entry.attributes[attribute])
+
+
+def _own_forms(calls: list[Call]) -> Mapping[str, list[int]]:
+    """Return the ranks by the form that each rank's own tensors have; without those whose tensors do not tell it."""
+    forms: dict[str, list[int]] = {}
+    for call in calls:
+        bound = bind(call)
+        given = (call.arguments.get(name) is not None for name in call.row.reads + call.row.writes)
+        if not bound.problems and all(given):
+            forms.setdefault(bound.spelling.form.name, []).append(call.group.rank)
+    return forms
 
 
 def _exchange_alike(calls: list[Call]) -> bool:
@@ -166,9 +207,7 @@ def _bound_by(bound: Bound, orders: list[Order], *, sizes: bool) -> Iterator[tup
             yield key, value, bound.origins.get(key)
     if not sizes:
         yield from _elements(bound)
-    for attribute in call.row.rule.agreed:
-        if attribute != "dtype" and attribute in call.row.entry.attributes:
-            yield Key(attribute), call.arguments.get(call.row.entry.attributes[attribute]), None
+    yield from ((Key(name), value, None) for name, value in _agreed(call))
     for key, slots in _ordered(orders).items():
         slot = max(slots, key=lambda slot: len(_counting(slot.spec)))
         yield key, slot.spec.order or (), slot

@@ -1,6 +1,7 @@
 """Point-to-point messages of one group: each send is matched with its receive, and the pairs are compared.
 
-A backend matches by source and tag, in the order of the program, and so does `MatchedMessages`. If one end makes more
+A backend matches by source and tag, in the order of the program, and so does `MatchedMessages`; by the source alone
+where the backend's `Matching` says so. If one end makes more
 messages than the other, those are left over without which the rest look alike. A receive from any source takes, of the
 sources with a send to spare, the first whose send looks like it. What is left over is then matched whatever its tag,
 and the rest has no partner. A disagreement within a pair is undecidable if another order of the messages may fit.
@@ -20,8 +21,8 @@ from collective_rules.binding.binder import bind
 from collective_rules.binding.bound import Bound, Key
 from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.call import UNKNOWN, Call
-from collective_rules.finding import UNDECIDABLE, Finding
-from collective_rules.messages import ranks_text
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
+from collective_rules.messages import ranks_text, where_text
 from collective_rules.spec import Spec
 
 Message = tuple[int, int]
@@ -84,15 +85,20 @@ class _UnreceivedSends:
 
 
 class MatchedMessages:
-    """The messages of one group, matched. `partner_of`: the other end of each send and receive that has one."""
+    """The messages of one group, matched. `partner_of`: the other end of each send and receive that has one.
+
+    What is called a tag here is a constant for a backend that does not look at tags.
+    """
 
     def __init__(self, group: GroupCalls, signatures: Signatures, expected: frozenset[int]) -> None:
         self.partner_of: dict[Message, Message] = {}
         self._group, self._signatures, self._expected = group, signatures, expected
+        self._by_tag = signatures.matching.tags
         self._without_partner: list[Message] = []
         self._looks_of: dict[int, Any] = {}
         self._never_fitting: dict[Any, bool] = {}
         self._from_any: set[tuple[int, Any]] = set()
+        self._awaited: dict[tuple[int, int], frozenset[Any]] = {}
         if not group.malformed:
             self._match()
 
@@ -127,6 +133,9 @@ class MatchedMessages:
         """Return a call of the same signature, maybe another rank's."""
         return self._signatures.calls[self._number(message)]
 
+    def _tag(self, call: Call) -> Any:
+        return call.attribute("tag") if self._by_tag else None
+
     def _match(self) -> None:
         unreceived: dict[int, _UnreceivedSends] = {}
         for rank, sequence in sorted(self._group.messages.items()):
@@ -134,7 +143,7 @@ class MatchedMessages:
                 call = self._signatures.calls[number]
                 if call.row.rule.direction == "send":
                     sends = unreceived.setdefault(call.attribute("peer"), _UnreceivedSends())
-                    sends.add((rank, place), call.attribute("tag"))
+                    sends.add((rank, place), self._tag(call))
         left: list[Message] = []
         for rank, sequence in sorted(self._group.messages.items()):
             left += self._receive(rank, sequence, unreceived.get(rank, _UnreceivedSends()))
@@ -153,7 +162,7 @@ class MatchedMessages:
         for place, number in enumerate(sequence.numbers):
             call = self._signatures.calls[number]
             if call.row.rule.direction != "send":
-                receives.setdefault(call.attribute("tag"), []).append((place, call.attribute("peer")))
+                receives.setdefault(self._tag(call), []).append((place, call.attribute("peer")))
         for tag, of_tag in receives.items():
             by_source: dict[Any, list[Message]] = {}
             for place, source in of_tag:
@@ -233,7 +242,10 @@ class MatchedMessages:
             numbers = (self._number(send), self._number(receive))
             if numbers in clean:
                 continue
-            findings = list(unify(_bindings(self.call(send), self.call(receive)), frozenset({send[0], receive[0]})))
+            ends = self.call(send), self.call(receive)
+            findings = list(unify(_bindings(*ends, by_tag=self._by_tag), frozenset({send[0], receive[0]})))
+            if not self._by_tag:
+                findings += self._other_tags(*ends)
             if not findings:
                 clean.add(numbers)
             elif not self._is_sure(send, receive):  # another message may be the partner
@@ -257,8 +269,8 @@ class MatchedMessages:
         A record may leave out tags, by which messages overtake each other. Only the run tells whose message a receive
         from any source takes.
         """
-        tags = [call.arguments.get(call.row.tag) for call in map(self._alike, (send, receive))]
-        if UNKNOWN in tags:
+        tags = [self._tag(call) for call in map(self._alike, (send, receive))]
+        if self._by_tag and self._tag_unknown(send, receive):
             return self._never_fit(send[0], receive[0], ...)
         if tags[0] != tags[1] or (receive[0], tags[1]) not in self._from_any:
             return True
@@ -285,13 +297,43 @@ class MatchedMessages:
         for place, number in enumerate(self._group.messages[rank].numbers):
             call = self._signatures.calls[number]
             other = call.attribute("peer")
-            if call.row.rule.direction != direction or tag not in (..., call.attribute("tag")):
+            if call.row.rule.direction != direction or tag not in (..., self._tag(call)):
                 continue
             if peer in (other, None):
                 looks[self._looks((rank, place))] += 1
             elif other is None:
                 looks[frozenset({(None, None, ())})] += 1
         return looks
+
+    def _tag_unknown(self, *ends: Message) -> bool:
+        return any(call.arguments.get(call.row.tag) is UNKNOWN for call in map(self._alike, ends))
+
+    def _other_tags(self, send: Call, receive: Call) -> Iterator[Finding]:
+        """Yield the finding that a receive gets a message with another tag; an error if that is another's message."""
+        ends = (send, receive)
+        tags = [call.arguments.get(call.row.tag) for call in ends]
+        if tags[0] == tags[1] or UNKNOWN in tags:
+            return
+        sender, receiver = send.group.rank, receive.group.rank
+        who = f"rank {receiver} receives with tag {tags[1]} what rank {sender} sends with tag {tags[0]}"
+        yield disagreement(
+            bind(receive),
+            "tag",
+            f"{who}: messages are matched in order, whatever their tags",
+            rows=[("tag", str(tag), where_text([call])) for tag, call in zip(tags, ends, strict=True)],
+            names={"tag": {call.group.rank: tag for tag, call in zip(tags, ends, strict=True)}},
+            ranks=tuple(sorted(call.group.rank for call in ends)),
+            severity=ERROR if tags[0] in self._tags_awaited(receiver, sender) else WARNING,
+        )
+
+    def _tags_awaited(self, receiver: int, sender: int) -> frozenset[Any]:
+        """Return the tags with which one rank receives from another."""
+        if (receiver, sender) not in self._awaited:
+            calls = [self._signatures.calls[number] for number in {*self._group.messages[receiver].numbers}]
+            receives = [call for call in calls if call.row.rule.direction == "receive"]
+            tags = frozenset(call.attribute("tag") for call in receives if call.attribute("peer") == sender)
+            self._awaited[receiver, sender] = tags
+        return self._awaited[receiver, sender]
 
     def _peer_unknown(self, message: Message) -> bool:
         call = self._alike(message)
@@ -306,7 +348,7 @@ class MatchedMessages:
         return attrs.evolve(finding, message=text, group=self._group.name)
 
 
-def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
+def _bindings(send: Call, receive: Call, *, by_tag: bool) -> Iterator[Binding]:
     """Yield the names that both ends bind; the sender is the receiver's source."""
     ends = [(call, bind(call)) for call in (send, receive)]
     orders = _orders(*(bound for _, bound in ends))
@@ -315,7 +357,8 @@ def _bindings(send: Call, receive: Call) -> Iterator[Binding]:
         for key, value in bound.names.items():
             same = key if key.is_shared else key._replace(ranks=(send.group.rank, receive.group.rank))
             yield Binding(same, value, rank, bound, bound.origins.get(key))
-        yield Binding(Key("tag"), call.arguments.get(call.row.tag), rank, bound, None)
+        if by_tag:
+            yield Binding(Key("tag"), call.arguments.get(call.row.tag), rank, bound, None)
         yield from orders.get(rank, ())
 
 

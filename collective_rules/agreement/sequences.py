@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import torch
 
+from collective_rules.backends.matching import AS_DOCUMENTED, Matching
 from collective_rules.binding.batch import members
 from collective_rules.call import Call, must_be_call
 from collective_rules.errors import CallError
@@ -34,9 +35,11 @@ class Signatures:
     """Numbers calls by op and arguments, whichever rank makes them: `calls[n]` is one call of signature n.
 
     `labels[n]` is equal for signatures that may be one collective: the rule, and the arguments that ranks agree on.
+    `matching` says which rules' calls meet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, matching: Matching = AS_DOCUMENTED) -> None:
+        self.matching = matching
         self.calls: list[Call] = []
         self.labels: list[Any] = []
         self._numbers: dict[Any, int] = {}
@@ -65,7 +68,7 @@ class Signatures:
         if number == len(self.calls):
             self.calls.append(call)
             attributes = tuple(str(call.attribute(name)) for name in call.row.rule.agreed)
-            does = call.row.entry.meets or call.row.rule.name
+            does = self.matching.name_of(call.op, call.row.entry.meets or call.row.rule.name)
             self.labels.append((does, content if self.is_symmetric(call.row) else attributes))
         return number
 
@@ -160,7 +163,8 @@ class CallSequence:
 class GroupCalls:
     """The calls of one group: a sequence of collectives and one of messages for each group rank.
 
-    `malformed`: batches of messages that cannot be taken apart, with the reason.
+    - `malformed`: batches of messages that cannot be taken apart, with the reason.
+    - `batches`: the first batch of each rank that makes one.
     """
 
     name: str
@@ -169,6 +173,7 @@ class GroupCalls:
     collectives: dict[int, CallSequence] = attrs.field(factory=dict)
     messages: dict[int, CallSequence] = attrs.field(factory=dict)
     malformed: list[tuple[Call, Unsolvable]] = attrs.field(factory=list)
+    batches: dict[int, Call] = attrs.field(factory=dict)
 
     def global_rank(self, rank: int) -> int:
         """Return the global rank of a group rank; the same number where the group does not list its ranks."""
@@ -237,12 +242,14 @@ class JobCalls:
     timelines: dict[int, list[CallSequence]]
 
 
-def arrange(calls: Iterable[Call]) -> JobCalls:
+def arrange(calls: Iterable[Call], matching: Matching = AS_DOCUMENTED) -> JobCalls:
     """Return the calls by group and rank; one-sided calls have no partner, and are left out.
+
+    `matching`: how the backend brings the calls together.
 
     Raises `CallError` for an item that is no call, and for groups of one name that have different sizes.
     """
-    signatures = Signatures()
+    signatures = Signatures(matching)
     groups: dict[tuple[str, tuple[int, ...]], GroupCalls] = {}
     log: list[CallSequence] = []
     by_group: dict[int, tuple[Group, _RankCalls]] = {}
@@ -263,6 +270,8 @@ def arrange(calls: Iterable[Call]) -> JobCalls:
             except Unsolvable as error:
                 own.whole.malformed.append((call, error))
                 continue
+            if call.row.entry.batch:
+                own.whole.batches.setdefault(call.group.rank, call)
             for single in singles:
                 own.messages.append(signatures.number(single), call.source, None)
                 log.append(own.messages)
@@ -319,6 +328,7 @@ def _merged(groups: list[GroupCalls]) -> list[GroupCalls]:
             fits[0].collectives.update(vague.collectives)
             fits[0].messages.update(vague.messages)
             fits[0].malformed += vague.malformed
+            fits[0].batches.update(vague.batches)
         else:
             whole.append(vague)
     return whole

@@ -3,12 +3,17 @@
 Each rank goes through its calls of all groups in the program's order. A collective is done when all its ranks have come
 to it, a message when both its ends have. A rank goes on after a call that does not block; in a call that does, it stays
 until the call is done. Where ranks are left blocked at the end, some of them wait for each other in a cycle.
+
+Where the calls of a group are one stream, a rank comes to a collective when all its earlier calls of the group are
+done, and to a message when its earlier collectives are. Messages may overtake each other: they may be one batch.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from collective_rules.agreement.point_to_point import MatchedMessages
 from collective_rules.agreement.sequences import CallSequence, GroupCalls, JobCalls, blocks
@@ -24,17 +29,33 @@ _Rendezvous = tuple[int, ...]
 """The id of the group with the number of a collective, or with the two ends of a message."""
 
 
-def find_wait_cycle(job: JobCalls, matched: Mapping[int, MatchedMessages]) -> Finding | None:
+def find_wait_cycle(
+    job: JobCalls, matched: Mapping[int, MatchedMessages], *, one_stream: bool = False
+) -> Finding | None:
     """Return the finding that some ranks wait for each other, or None; its ranks are global.
 
     `matched`: each group's messages, by the id of the group. Every collective must have all its ranks, and every
-    message both its ends. A rank of which no call is given keeps nobody waiting.
+    message both its ends. A rank of which no call is given keeps nobody waiting. `one_stream`: whether a rank's
+    calls of one group are carried out one after another.
     """
-    return _Simulation(job, matched).finding()
+    return _Simulation(job, matched, one_stream=one_stream).finding()
+
+
+class _Pending(NamedTuple):
+    """A call that a rank has made, and that is not done."""
+
+    rendezvous: _Rendezvous
+    sequence: CallSequence
+    place: int
+
+    @property
+    def is_message(self) -> bool:
+        return len(self.rendezvous) > 2
 
 
 class _Simulation:
-    def __init__(self, job: JobCalls, matched: Mapping[int, MatchedMessages]) -> None:
+    def __init__(self, job: JobCalls, matched: Mapping[int, MatchedMessages], *, one_stream: bool) -> None:
+        self.one_stream = one_stream
         self.signatures, self.timelines, self.matched = job.signatures, job.timelines, matched
         self.groups = {id(group): group for group in job.groups}
         self.owner: dict[int, tuple[GroupCalls, int, bool]] = {}
@@ -51,6 +72,8 @@ class _Simulation:
         self.awaited: dict[_Rendezvous, set[int]] = {}
         self.waiting: dict[_Rendezvous, list[int]] = {}
         self.blocked: dict[int, tuple[_Rendezvous, Call]] = {}
+        self.streams: dict[tuple[int, int], list[_Pending]] = {}
+        self.members: dict[_Rendezvous, set[int]] = {}
         self.run()
 
     def number_collectives(self, group: GroupCalls) -> None:
@@ -79,19 +102,55 @@ class _Simulation:
             self.blocked.pop(rank, None)
             timeline = self.timelines[rank]
             while at[rank] < len(timeline):
-                sequence = timeline[at[rank]]
+                pending = self.next_call(timeline[at[rank]])
                 at[rank] += 1
-                rendezvous, place = self.arrive(sequence)
-                if not self.awaited[rendezvous]:
-                    del self.awaited[rendezvous]
-                    ready += self.waiting.pop(rendezvous, [])
-                elif self.blocks[sequence.numbers[place]]:
-                    self.waiting.setdefault(rendezvous, []).append(rank)
-                    self.blocked[rank] = (rendezvous, sequence.call(place, self.signatures))
+                ready += self.launch(rank, pending)
+                if pending.rendezvous in self.awaited and self.blocks[pending.sequence.numbers[pending.place]]:
+                    self.waiting.setdefault(pending.rendezvous, []).append(rank)
+                    self.blocked[rank] = (pending.rendezvous, self.call(pending))
                     break
+        for (rank, _), stream in self.streams.items():
+            if stream and (rank not in self.blocked or rank in self.awaited[self.blocked[rank][0]]):
+                self.blocked[rank] = (stream[0].rendezvous, self.call(stream[0]))
 
-    def arrive(self, sequence: CallSequence) -> tuple[_Rendezvous, int]:
-        """Make the next call of the sequence; return its rendezvous, and its place in the sequence."""
+    def call(self, pending: _Pending) -> Call:
+        return pending.sequence.call(pending.place, self.signatures)
+
+    def launch(self, rank: int, pending: _Pending) -> list[int]:
+        """Let the rank come to its call, now or behind its stream; return the ranks that may go on."""
+        if not self.one_stream:
+            return self.come(rank, pending.rendezvous)
+        self.members.setdefault(pending.rendezvous, set(self.awaited[pending.rendezvous]))
+        self.streams.setdefault((rank, pending.rendezvous[0]), []).append(pending)
+        ready: list[int] = []
+        moved = {(rank, pending.rendezvous[0])}
+        while moved:
+            for each in self.coming(*(key := moved.pop())):
+                if key[0] in self.awaited[each]:
+                    ready += self.come(key[0], each)
+                if each not in self.awaited:
+                    for member in self.members.pop(each):
+                        stream = self.streams[member, each[0]]
+                        stream[:] = [one for one in stream if one.rendezvous != each]
+                        moved.add((member, each[0]))
+        return ready
+
+    def coming(self, rank: int, group: int) -> list[_Rendezvous]:
+        """Return what the stream lets the rank come to: its first collective, or the messages before that."""
+        stream = self.streams[rank, group]
+        messages = list(itertools.takewhile(lambda pending: pending.is_message, stream))
+        return [pending.rendezvous for pending in messages or stream[:1]]
+
+    def come(self, rank: int, rendezvous: _Rendezvous) -> list[int]:
+        """Let the rank come to a rendezvous; return the ranks that may go on where it was the last."""
+        self.awaited[rendezvous].discard(rank)
+        if self.awaited[rendezvous]:
+            return []
+        del self.awaited[rendezvous]
+        return self.waiting.pop(rendezvous, [])
+
+    def next_call(self, sequence: CallSequence) -> _Pending:
+        """Make the next call of the sequence."""
         group, rank, is_message = self.owner[id(sequence)]
         place = self.made[id(sequence)]
         self.made[id(sequence)] += 1
@@ -104,8 +163,8 @@ class _Simulation:
             number = self.collective_numbers[id(sequence)][place]
             rendezvous = (id(group), number)
             awaited = set() if rendezvous in self.awaited else set(self.participants[id(group)][number])
-        self.awaited.setdefault(rendezvous, awaited).discard(group.global_rank(rank))
-        return rendezvous, place
+        self.awaited.setdefault(rendezvous, awaited)
+        return _Pending(rendezvous, sequence, place)
 
     def finding(self) -> Finding | None:
         """Follow who waits for whom until a rank comes up twice."""
@@ -143,9 +202,8 @@ class _Simulation:
             lines.append(f"  rank {rank} waits in {call_text(call)}{group}, for {awaited}{source}")
         if len(path) > _MOST_SHOWN:
             lines.append(f"  … and {len(path) - _MOST_SHOWN} more")
-        lines.append(
-            "Make these calls in one order on all ranks, or start them without waiting (async_op, isend, irecv)."
-        )
+        start = "" if self.one_stream else ", or start them without waiting (async_op, isend, irecv)"
+        lines.append(f"Make these calls in one order on all ranks{start}.")
         severity = ERROR if self.is_sure(path) else UNDECIDABLE
         names = {"call": {rank: self.blocked[rank][1].op for rank in ranks}}
         return Finding(WAIT_CYCLE, severity, "\n".join(lines), ranks, names)

@@ -12,6 +12,7 @@ from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be
 from collective_rules.backends.declared import declared
 from collective_rules.backends.gloo import GLOO
 from collective_rules.backends.limit import BackendTable, Limit
+from collective_rules.backends.matching import AS_DOCUMENTED, Matching
 from collective_rules.backends.nccl import NCCL
 from collective_rules.binding.bound import Bound, Slot
 from collective_rules.call import Call
@@ -24,9 +25,11 @@ __all__ = [
     "Backend",
     "BackendTable",
     "Limit",
+    "Matching",
     "admits",
     "as_backend",
     "limits_of",
+    "matching_of",
     "orders_of",
     "spellings_of",
     "table_of",
@@ -60,6 +63,14 @@ def limits_of(backend: str | Backend | None, row: Row) -> tuple[Limit, ...]:
     name = backend.name if isinstance(backend, Backend) else backend
     table_of(name)
     return _limits(name, row)
+
+
+def matching_of(backend: str | Backend | None) -> Matching:
+    """Return how `backend` brings the ranks' calls together; as torch documents it where `backend` is None.
+
+    Raises `CallError` for a backend that is not known.
+    """
+    return AS_DOCUMENTED if backend is None else table_of(as_backend(backend).name).matching
 
 
 def as_backend(backend: str | Backend) -> Backend:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from collective_rules.backends.limit import BackendTable, Limit
+from collective_rules.backends.matching import Matching
 from collective_rules.finding import WARNING
 from collective_rules.ops.op import CONTIGUOUS, DENSE, UP_TO_OWN
 
@@ -52,6 +53,13 @@ GLOO = BackendTable(
     source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp",
     verified="measured on torch 2.13.0",
     lists=True,
+    matching=Matching(
+        alike=(
+            ("all_gather", "all_gather_into_tensor"),
+            ("all_reduce", "reduce_scatter_tensor"),
+            ("all_to_all", "all_to_all_single"),
+        )
+    ),
     limits=(
         Limit(
             "GLOO1",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import attrs
 import torch
 
+from collective_rules.backends.matching import AS_DOCUMENTED, Matching
 from collective_rules.finding import ERROR
 
 RAISES, HANGS, CORRUPTS = "raises an error", "hangs", "silently corrupts the result"
@@ -101,6 +102,8 @@ class Limit:
 class BackendTable:
     """A backend's table: its name, where its limits come from, the limits, and by what they were `verified`.
 
+    `matching`: how the backend brings the ranks' calls together, which `agree` asks for.
+
     `lists`: it also takes lists of several tensors in `c10d::allreduce_` and `c10d::broadcast_`, to which
     torch.distributed passes one. A conformance run counts such calls as legal only then.
     """
@@ -110,3 +113,4 @@ class BackendTable:
     limits: tuple[Limit, ...]
     lists: bool = False
     verified: str = ""
+    matching: Matching = AS_DOCUMENTED

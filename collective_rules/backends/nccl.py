@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from collective_rules.backends.limit import CORRUPTS, RAISES, BackendTable, Limit
+from collective_rules.backends.matching import Matching
 from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, NEVER, OWN
 
 _FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
@@ -84,6 +85,13 @@ NCCL = BackendTable(
     name="nccl",
     source="torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, torch/csrc/cuda/nccl.cpp; NCCL's enqueue.cc and guide",
     verified="read in the sources of torch 2.13.0 and NCCL 2.30.7; not run",
+    matching=Matching(
+        tags=False,
+        alike=(("all_gather", "all_gather_into_tensor"), ("reduce_scatter", "reduce_scatter_tensor")),
+        one_form=("all_gather", "reduce_scatter"),
+        joins=True,
+        one_stream=True,
+    ),
     limits=(
         Limit(
             "NCCL1",

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from collective_rules.agree import agree
+from collective_rules.backends import matching_of
 from collective_rules.binding.batch import members
 from collective_rules.call import Call
 from collective_rules.errors import CallError
@@ -69,7 +70,8 @@ class Rendezvous:
             self._wait(meeting)
 
     def _meet_partner(self, entry: Entry, single: Call, where: str, backend: str | None) -> None:
-        group, peer, tag = single.group, single.attribute("peer"), single.attribute("tag")
+        group, peer = single.group, single.attribute("peer")
+        tag = single.attribute("tag") if matching_of(backend).tags else "any"
         sends = single.row.rule.direction == "send"
         if peer is None:
             # Only the run tells whose send this takes: from now on, sends to this rank are not compared.
