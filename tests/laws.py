@@ -655,26 +655,6 @@ BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], tuple[float, ...]]]] = {
 }
 """Calls, and the bytes read, written and sent, nccl-tests' S and its bus factor: beyond those of `test_traffic`."""
 
-SYMM_MEM_BYTES: Mapping[str, Sequence[tuple[Mapping[str, Any], int, int, tuple[float, ...]]]] = {
-    # eight bools; a local sum of two of them is an int64
-    "_low_contention_reduce_scatter": [
-        ({"tensor": cr.Spec((8,), torch.bool), "reduce_op": "sum"}, 0, 4, (8, 16, 6, 8, 0.75))
-    ],
-    "nvshmem_put": [({"tensor": (3, 4), "peer": 1}, 3, 4, (48, 0, 48, 48, 1))],
-    "multi_root_tile_reduce": [
-        ({"in_tiles": [(4, 6)] * 2, "roots": [2, 0], "out_tile": (4, 6)}, 3, 4, (192, 0, 192, 192, 1))
-    ],
-    "nccl_reduce_scatter_offset": [({"input": F32, "dim": 0, "out": [(2, 3)]}, 0, 4, (96, 24, 72, 96, 0.75))],
-    "all_to_all_vdev": [
-        ({"input": (10, 3), "in_splits": cr.Spec((4,), torch.int64), "out": (20, 3)}, 3, 4, (152, 304, 152, 152, 0.75))
-    ],
-    "get_remote_tensors": [({"x": (3, 4)}, 1, 4, (0, 0, 0, 0, 1))],
-    "fused_matmul_reduce_scatter": [
-        ({"A": (8, 6), "B": (6, 12), "reduce_op": "sum", "scatter_dim": 0}, 0, 4, (480, 96, 288, 384, 0.75))
-    ],
-}
-"""As above, with the rank and the group's size: beyond those of `test_symm_mem`."""
-
 SYMM_MEM_OTHER_FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "reduce_scatter_out": [
         {"input": (8, 3), "output": (2, 3), "split_last_dim": True},
@@ -1039,7 +1019,7 @@ def contradicts_no_witness(name: str) -> None:
 
 def moves_by_hand(name: str) -> None:
     """Bytes by each convention, as computed by hand."""
-    for *case, numbers in (*test_symm_mem.TRAFFIC.get(name, ()), *SYMM_MEM_BYTES.get(name, ())):
+    for *case, numbers in test_symm_mem.TRAFFIC.get(name, ()):
         assert test_symm_mem.moved(name, *case) == pytest.approx(numbers)
 
 
