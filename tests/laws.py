@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
@@ -32,7 +31,7 @@ from collective_rules.testing import dispatch
 from collective_rules.testing.drawing import DTYPES, Wish, draw_calls
 from collective_rules.testing.expected import differences
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, TRANSPOSED, strides
-from collective_rules.testing.strategies import broken_calls, calls, ways_to_break
+from collective_rules.testing.strategies import broken_calls, calls, sample, ways_to_break
 from collective_rules.testing.tensors import Made, flat, make, mapped
 from collective_rules.testing.world import WorldTimeout, has_cpu_kernel, world
 from tests import test_oracles, test_symm_mem, test_tables
@@ -43,7 +42,6 @@ from tests.test_traffic import moved
 EMPTY = (torch.bool, torch.complex64, torch.int16)
 """The dtypes of empty tensors that are tried."""
 
-SEED = 1
 MOST_RANKS = 4
 """Groups of more say nothing new of a table."""
 
@@ -105,20 +103,8 @@ class Tried:
     bad: frozenset[int]
 
 
-def drawn(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
-    """Draw `count` examples, always the same."""
-    found: list[Any] = []
-
-    @seed(SEED)
-    @settings(
-        max_examples=count, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=HealthCheck
-    )
-    @given(strategy)
-    def look(example: Any) -> None:
-        found.append(example)
-
-    look()
-    return found
+drawn = functools.partial(sample, seed=1)
+"""Draw that many examples of a strategy, always the same."""
 
 
 def carried_out(group: Sequence[cr.Call]) -> Carried:

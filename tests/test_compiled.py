@@ -29,77 +29,61 @@ def aliases(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("op", PLANNED)
-def test_a_plan_never_passes_what_the_rule_refuses(op: str) -> None:
+@FEWER
+@given(data=st.data())
+def test_a_plan_never_passes_what_the_rule_refuses(op: str, data: st.DataObject) -> None:
     """Whatever is legal by the plan has no finding by the rule, with and without a backend."""
-
-    @FEWER
-    @given(st.data())
-    def law(data: st.DataObject) -> None:
-        call = data.draw(calls(cr.lookup(op)))
-        for backend in BACKENDS:
-            found = _check(call, backend, limits_of(backend, call.row))
-            assert found == cr.check(call, backend)
-        if plan_of(call.row).legal(call) is not None:
-            assert _check(call, None, ()) == ()
-
-    law()
+    call = data.draw(calls(cr.lookup(op)))
+    for backend in BACKENDS:
+        found = _check(call, backend, limits_of(backend, call.row))
+        assert found == cr.check(call, backend)
+    if plan_of(call.row).legal(call) is not None:
+        assert _check(call, None, ()) == ()
 
 
 @pytest.mark.parametrize("op", PLANNED)
-def test_a_plan_infers_what_the_rule_infers(op: str) -> None:
+@FEWER
+@given(data=st.data())
+def test_a_plan_infers_what_the_rule_infers(op: str, data: st.DataObject) -> None:
     """The same names, specs and aliases; where the plan gives up, nothing is lost."""
-
-    @FEWER
-    @given(st.data())
-    def law(data: st.DataObject) -> None:
-        call = data.draw(calls(cr.lookup(op)))
-        fast = plan_of(call.row).infer(call)
-        if fast is not None:
-            slow = _infer(call)
-            assert list(slow) == list(fast)
-            assert slow == fast
-            assert list(map(aliases, slow.values())) == list(map(aliases, fast.values()))
-
-    law()
+    call = data.draw(calls(cr.lookup(op)))
+    fast = plan_of(call.row).infer(call)
+    if fast is not None:
+        slow = _infer(call)
+        assert list(slow) == list(fast)
+        assert slow == fast
+        assert list(map(aliases, slow.values())) == list(map(aliases, fast.values()))
 
 
 @pytest.mark.parametrize("op", PLANNED)
-def test_a_plain_legal_call_takes_the_fast_path(op: str) -> None:
+@FEWER
+@given(data=st.data())
+def test_a_plain_legal_call_takes_the_fast_path(op: str, data: st.DataObject) -> None:
     """The usual form of a call that nothing is wrong with never waits for the slow path to infer."""
-
-    @FEWER
-    @given(st.data())
-    def law(data: st.DataObject) -> None:
-        call = data.draw(calls(cr.lookup(op), broken=False))
-        row = call.row
-        no_rows = [column.argument for column in row.entry.splits.values() if column.empty == NONE]
-        usual = call.attribute("root_tensor") in (None, 0) and all(call.arguments[name] != () for name in no_rows)
-        if usual and row.reads and len(row.spellings) == 1 and _check(call, None, ()) == ():
-            assert plan_of(row).infer(call) is not None
-
-    law()
+    call = data.draw(calls(cr.lookup(op), broken=False))
+    row = call.row
+    no_rows = [column.argument for column in row.entry.splits.values() if column.empty == NONE]
+    usual = call.attribute("root_tensor") in (None, 0) and all(call.arguments[name] != () for name in no_rows)
+    if usual and row.reads and len(row.spellings) == 1 and _check(call, None, ()) == ():
+        assert plan_of(row).infer(call) is not None
 
 
 @pytest.mark.parametrize("op", PLANNED)
-def test_what_is_inferred_is_legal(op: str) -> None:
+@FEWER
+@given(data=st.data())
+def test_what_is_inferred_is_legal(op: str, data: st.DataObject) -> None:
     """Written arguments that are what `infer` says have no finding, and are inferred again."""
-
-    @FEWER
-    @given(st.data())
-    def law(data: st.DataObject) -> None:
-        call = data.draw(calls(cr.lookup(op), broken=False))
-        row = call.row
-        only_written = [name for name in row.writes if name not in row.reads and name not in row.fresh]
-        reads = {name: value for name, value in call.arguments.items() if name not in only_written}
-        if not row.reads or any(finding.severity == "error" for finding in cr.check(call)):
-            return
-        inferred = cr.infer(cr.call(op, group=call.group, **reads))
-        given_back = {name: _lists(inferred[name]) for name in only_written}
-        again = cr.call(op, group=call.group, **reads, **given_back)
-        assert {found.severity for found in cr.check(again)} <= {"undecidable"}  # uneven lists that peers choose
-        assert cr.infer(again) == inferred
-
-    law()
+    call = data.draw(calls(cr.lookup(op), broken=False))
+    row = call.row
+    only_written = [name for name in row.writes if name not in row.reads and name not in row.fresh]
+    reads = {name: value for name, value in call.arguments.items() if name not in only_written}
+    if not row.reads or any(finding.severity == "error" for finding in cr.check(call)):
+        return
+    inferred = cr.infer(cr.call(op, group=call.group, **reads))
+    given_back = {name: _lists(inferred[name]) for name in only_written}
+    again = cr.call(op, group=call.group, **reads, **given_back)
+    assert {found.severity for found in cr.check(again)} <= {"undecidable"}  # uneven lists that peers choose
+    assert cr.infer(again) == inferred
 
 
 def _lists(value: Any) -> Any:

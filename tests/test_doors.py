@@ -10,7 +10,6 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collective_rules as cr
@@ -115,7 +114,6 @@ def test_an_unknown_op_is_a_lookup_error_and_a_call_error() -> None:
     """So it can be caught as either, and as a ValueError."""
     with pytest.raises(cr.UnknownOpError) as caught:
         cr.call("c10d::all_shout", group=GROUP)
-    assert isinstance(caught.value, (LookupError, ValueError, cr.CollectiveRulesError))
     assert isinstance(caught.value, LookupError)
     assert isinstance(caught.value, ValueError)
     assert caught.value.findings == ()
@@ -345,16 +343,6 @@ def test_no_calls_agree() -> None:
     assert cr.agree(iter(())) == ()
 
 
-def test_infer_refuses_a_call_that_fits_no_form() -> None:
-    """With the finding behind it."""
-    wrong = made("_c10d_functional::reduce_scatter_tensor", input=(13,), reduce_op="sum")
-    with pytest.raises(cr.CallError) as caught:
-        cr.infer(wrong)
-    assert caught.value.findings == cr.check(wrong)
-    assert "13" in str(caught.value)
-    assert "W=4" in str(caught.value)
-
-
 # -- what is taken
 
 
@@ -390,15 +378,7 @@ class Capture(TorchDispatchMode):
         return function(*arguments, **(keywords or {}))
 
 
-@pytest.fixture(scope="module")
-def fake_group() -> Iterator[None]:
-    """A process group that moves nothing."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("fake_group")
+@pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("what", [what for what in REDUCE_OP_VALUES if what != "a name"])
 def test_a_boxed_reduce_op_is_known_by_its_lower_case_name(what: str) -> None:
     """A dispatch mode sees a script object."""

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import collective_rules as cr
 from collective_rules.backends import BACKENDS
@@ -60,33 +61,27 @@ def test_every_op_without_a_gloo_kernel_has_its_reason() -> None:
 
 
 @pytest.mark.parametrize("op", ON_GLOO)
-def test_gloo_does_with_legal_calls_what_rules_and_oracles_say(op: str) -> None:
+@part(5)
+@given(data=st.data())
+def test_gloo_does_with_legal_calls_what_rules_and_oracles_say(op: str, data: st.DataObject) -> None:
     """Sizes, dtypes, strides, aliases, values, and no other memory touched; check and agree find nothing."""
-
-    @part(5)
-    @given(calls(op))
-    def law(group: Group) -> None:
-        for call in group:
-            assert errors(cr.check(call, backend="gloo")) == []
-        assert errors(cr.agree(group, backend="gloo")) == []
-        trial = carry_out(world(group[0].group.size), group)
-        assert ("ok", ()) == (trial.outcome, trial.details)
-
-    law()
+    group = data.draw(calls(op))
+    for call in group:
+        assert errors(cr.check(call, backend="gloo")) == []
+    assert errors(cr.agree(group, backend="gloo")) == []
+    trial = carry_out(world(group[0].group.size), group)
+    assert ("ok", ()) == (trial.outcome, trial.details)
 
 
 @pytest.mark.parametrize("op", DRAWABLE)
-def test_what_the_rules_alone_allow_is_drawn(op: str) -> None:
+@part(5)
+@given(data=st.data())
+def test_what_the_rules_alone_allow_is_drawn(op: str, data: st.DataObject) -> None:
     """Without a backend's limits, too: neither check nor agree finds an error."""
-
-    @part(5)
-    @given(calls(op, backend=None))
-    def law(group: Group) -> None:
-        for call in group:
-            assert errors(cr.check(call)) == []
-        assert errors(cr.agree(group)) == []
-
-    law()
+    group = data.draw(calls(op, backend=None))
+    for call in group:
+        assert errors(cr.check(call)) == []
+    assert errors(cr.agree(group)) == []
 
 
 def reads_something(call: cr.Call) -> bool:
@@ -100,26 +95,23 @@ ONLY_WRITE = [
 
 
 @pytest.mark.parametrize("op", ONLY_WRITE)
-def test_infer_promises_what_a_written_argument_must_be(op: str) -> None:
+@part(5)
+@given(data=st.data())
+def test_infer_promises_what_a_written_argument_must_be(op: str, data: st.DataObject) -> None:
     """Left out, its shape and dtype are inferred wherever this rank reads something."""
-
-    @part(5)
-    @given(calls(op))
-    def law(group: Group) -> None:
-        for call in group:
-            row = call.row
-            left_out = [name for name in row.writes if name not in row.reads and name in call.arguments]
-            kept = {name: value for name, value in call.arguments.items() if name not in left_out}
-            inferred = cr.infer(cr.call(call.op, group=call.group, **kept))
-            for name in left_out:
-                promised = [(spec.shape, spec.dtype) for spec in flat(inferred[name])]
-                given_ = [(spec.shape, spec.dtype) for spec in flat(call.arguments[name])]
-                if reads_something(call):
-                    assert given_ == promised
-                else:
-                    assert {shape for shape, _ in promised} <= {None}
-
-    law()
+    group = data.draw(calls(op))
+    for call in group:
+        row = call.row
+        left_out = [name for name in row.writes if name not in row.reads and name in call.arguments]
+        kept = {name: value for name, value in call.arguments.items() if name not in left_out}
+        inferred = cr.infer(cr.call(call.op, group=call.group, **kept))
+        for name in left_out:
+            promised = [(spec.shape, spec.dtype) for spec in flat(inferred[name])]
+            given_ = [(spec.shape, spec.dtype) for spec in flat(call.arguments[name])]
+            if reads_something(call):
+                assert given_ == promised
+            else:
+                assert {shape for shape, _ in promised} <= {None}
 
 
 @pytest.mark.parametrize("op", ON_GLOO)
@@ -160,32 +152,29 @@ def backward_of(call: cr.Call) -> cr.Call:
 
 
 @pytest.mark.parametrize("op", BACKWARD)
-def test_a_backward_pass_is_the_opposite_collective(op: str) -> None:
+@part(5)
+@given(data=st.data())
+def test_a_backward_pass_is_the_opposite_collective(op: str, data: st.DataObject) -> None:
     """Gradients that tell rank and position come to lie where the opposite rule's oracle puts them."""
+    group = data.draw(calls(op, most_ranks=4))
+    floats = [attrs.evolve(call, arguments={**call.arguments, **plain(call)}) for call in group]
+    ranks: World = world(len(group))
+    gradients = {call.group.rank: make(backward_of(call)) for call in floats}
+    expected = expected_values(gradients)
 
-    @part(5)
-    @given(calls(op, most_ranks=4))
-    def law(group: Group) -> None:
-        floats = [attrs.evolve(call, arguments={**call.arguments, **plain(call)}) for call in group]
-        ranks: World = world(len(group))
-        gradients = {call.group.rank: make(backward_of(call)) for call in floats}
-        expected = expected_values(gradients)
+    def run(rank: int) -> torch.Tensor:
+        made = make(floats[rank])
+        tensor = made.arguments["input"].clone().requires_grad_()
+        arguments = {**made.arguments, "input": tensor, "group_name": ranks.groups[rank]}
+        output = getattr(torch.ops._c10d_functional_autograd, op.partition("::")[2])(**arguments)
+        torch.ops._c10d_functional.wait_tensor(output).backward(gradients[rank].arguments["input"])
+        gradient: Any = tensor.grad
+        return gradient
 
-        def run(rank: int) -> torch.Tensor:
-            made = make(floats[rank])
-            tensor = made.arguments["input"].clone().requires_grad_()
-            arguments = {**made.arguments, "input": tensor, "group_name": ranks.groups[rank]}
-            output = getattr(torch.ops._c10d_functional_autograd, op.partition("::")[2])(**arguments)
-            torch.ops._c10d_functional.wait_tensor(output).backward(gradients[rank].arguments["input"])
-            gradient: Any = tensor.grad
-            return gradient
-
-        for rank, outcome in enumerate(ranks.each(run)):
-            assert outcome.error is None
-            (wanted,) = expected[rank].values()
-            assert torch.equal(wanted, outcome.values[0])
-
-    law()
+    for rank, outcome in enumerate(ranks.each(run)):
+        assert outcome.error is None
+        (wanted,) = expected[rank].values()
+        assert torch.equal(wanted, outcome.values[0])
 
 
 def plain(call: cr.Call) -> dict[str, Any]:
@@ -208,23 +197,20 @@ WAYS += [(op, way, None) for op in DRAWABLE for way in ways_to_break(op, backend
 
 
 @pytest.mark.parametrize(("op", "way", "backend"), WAYS)
-def test_a_broken_call_is_found(op: str, way: str, backend: str | None) -> None:
+@part(50)
+@given(data=st.data())
+def test_a_broken_call_is_found(op: str, way: str, backend: str | None, data: st.DataObject) -> None:
     """By check, in that rank's call and no other; what takes two ranks, by agree alone."""
-
-    @part(50)
-    @given(broken_calls(op, way=way, backend=backend))
-    def law(broken: Broken) -> None:
-        found = {call.group.rank: {each.id for each in cr.check(call, backend)} for call in broken.calls}
-        if broken.local and broken.rank is not None:
-            assert broken.id in found.pop(broken.rank)
-        elif broken.local:
-            assert broken.id in set().union(*found.values())
-            return
-        assert {rank: ids for rank, ids in found.items() if ids} == {}
-        if not broken.local:
-            assert broken.id in {each.id for each in cr.agree(broken.calls, backend) if each.severity == "error"}
-
-    law()
+    broken = data.draw(broken_calls(op, way=way, backend=backend))
+    found = {call.group.rank: {each.id for each in cr.check(call, backend)} for call in broken.calls}
+    if broken.local and broken.rank is not None:
+        assert broken.id in found.pop(broken.rank)
+    elif broken.local:
+        assert broken.id in set().union(*found.values())
+        return
+    assert {rank: ids for rank, ids in found.items() if ids} == {}
+    if not broken.local:
+        assert broken.id in {each.id for each in cr.agree(broken.calls, backend) if each.severity == "error"}
 
 
 def drawn(op: str, way: str, count: int) -> list[Broken]:
