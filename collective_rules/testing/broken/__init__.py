@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from collective_rules.backends import limits_of, spellings_of
+from collective_rules.backends import limits_of, matching_of, spellings_of
 from collective_rules.ops import Row
 from collective_rules.ops.op import CONTIGUOUS
 from collective_rules.testing.broken.attributes import ATTRIBUTES
@@ -30,8 +30,9 @@ def ways_of(row: Row, backend: str | None) -> Mapping[str, Callable[[Scene], Bro
     kinds = set(row.rule.constraints.values())
     forms = {"", *(spelling.form.name for spelling in spellings_of(backend, row))}
     straight = any(CONTIGUOUS in (limit.layouts or {}).values() for limit in limits_of(backend, row))
-    taken = [way for way in BREACHES if way.kind in kinds and way.form in forms and not (way.strides and straight)]
-    found = [way for way in taken if way.applies(row)]
+    in_order = not matching_of(backend).tags
+    taken = [way for way in BREACHES if way.kind in kinds and way.form in forms and way.applies(row)]
+    found = [way for way in taken if not (way.strides and straight) and not (way.tags and in_order)]
     beyond_limits = beyond(row, backend) if row.available else ()
     ways = {way.name: way.broken for way in found}
     return ways | {f"beyond {limit.id}, {column}": broken for limit, column, broken in beyond_limits}

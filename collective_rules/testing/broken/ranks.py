@@ -20,7 +20,7 @@ from collective_rules.testing.layouts import TRANSPOSED, strides
 def _another_collective(scene: Scene) -> Broken:
     calls = scene.legal(min_ranks=2, min_dims=1, min_size=1)
     group = scene.pick(calls).group
-    other = "c10d::allreduce_" if scene.row.rule.name != "all_reduce" else "c10d::broadcast_"
+    other = "c10d::broadcast_" if scene.row.rule.name != "broadcast" else "c10d::allreduce_"
     own: dict[str, Any] = {"tensors": [(2,)]} | ({"root_rank": 0} if other == "c10d::broadcast_" else {})
     device = next((slot.spec.device for one in calls for slot in slots_of(one)), "cpu")
     changed = on_device(call(other, group=group, **own), device)
@@ -139,7 +139,7 @@ RANKS: tuple[Breach, ...] = (
     Breach("the partner's size", "pairs", _single_p2p, _other_end_larger),
     Breach("the partner's dtype", "dtype", _single_p2p, _other_end_dtype),
     Breach("the partner's order", "order", _single_p2p, _other_end_transposed, strides=True),
-    Breach("the partner's tag", "tag", _single_p2p, _other_tag),
+    Breach("the partner's tag", "tag", _single_p2p, _other_tag, tags=True),
     Breach("no partner", "partner", _single_p2p, _no_partner),
     Breach("a batch of uneven lists", "lists", _batch, _uneven_batch),
     Breach("shared memory in a batch", "overlap", _batch, _shared_in_a_batch),

@@ -95,7 +95,7 @@ class Breach:
     """One way to break a constraint: `broken` draws a group in which it is broken, for the ops to which it `applies`.
 
     `kind` is the constraint's; `form` is the form of the rule that the way needs, of those that the backend takes.
-    `strides`: whether the way needs a backend that takes tensors which are not contiguous.
+    The way needs a backend that takes tensors which are not contiguous (`strides`), or that looks at tags (`tags`).
     """
 
     name: str
@@ -104,3 +104,4 @@ class Breach:
     broken: Callable[[Scene], Broken]
     form: str = ""
     strides: bool = False
+    tags: bool = False
