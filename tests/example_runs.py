@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
+from tests.commands import ROOT, run_python, torchrun
 from tests.flight_recorded import BUFFER
 
 __all__ = ["EXAMPLES", "SIZE", "run_example", "what_is_printed", "with_ledgers", "write_script"]
 
-ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "docs" / "examples").glob("*.py") if path.name != "llama.py")
 SIZE = 4
-_DEADLINE = 200
 
 
 def write_script(folder: Path, text: str) -> str:
@@ -42,27 +38,9 @@ def what_is_printed(script: Path) -> str:
 @functools.cache
 def with_ledgers(script: Path, size: int, arguments: tuple[str, ...] = ()) -> tuple[tuple[dict[str, Any], ...], str]:
     """Run `script` on `size` ranks, once; return what `ledger_of` writes for each rank, and what all ranks print."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(size),
-    ]
-    environment = {**os.environ, **BUFFER, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with tempfile.TemporaryDirectory() as directory:
-        done = subprocess.run(
-            [*command, "-m", "tests.ledger_of", directory, str(script), *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_DEADLINE,
-            check=False,
-        )
+        command = torchrun(size, "-m", "tests.ledger_of", directory, str(script), *arguments)
+        done = run_python(*command, within=200, TORCH_CPP_LOG_LEVEL="ERROR", **BUFFER)
         assert 0 == done.returncode, done.stderr[-4000:]
         written = tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(size))
         return written, done.stdout

@@ -3,9 +3,6 @@
 import contextlib
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,8 @@ from collective_rules.conformance.selection import expectations_of, expected_fai
 from collective_rules.errors import CallError
 from collective_rules.sandbox import HANGS, OK, RAISES, SILENTLY_WRONG, Result, Sandbox
 from tests import toy_backend
+from tests.commands import run_python, torchrun
 
-ROOT = Path(__file__).parents[1]
 TOY = str(Path(toy_backend.__file__))
 
 
@@ -319,20 +316,7 @@ def test_a_machine_without_a_gpu_says_what_is_missing(capsys: pytest.CaptureFixt
 )
 def test_the_truth_about_a_table_is_told_by_real_ranks(limits: str, status: int, line: str) -> None:
     """On gloo here; the script is for NCCL, where there are GPUs."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "benchmarks/nccl_truth.py"]
-    options = [
-        "--backend",
-        "gloo",
-        "--device",
-        "cpu",
-        "--limits",
-        limits,
-        "--select",
-        "c10d::broadcast_",
-        "--examples=2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", *launch, *options]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    options = ["--backend=gloo", "--device=cpu", "--limits", limits, "--select=c10d::broadcast_", "--examples=2"]
+    ran = run_python(*torchrun(2, "benchmarks/nccl_truth.py", *options), within=150)
 
     assert (status, True) == (ran.returncode, line in ran.stdout), ran.stdout + ran.stderr

@@ -1,15 +1,14 @@
 """The examples, under torchrun with gloo: each computes the losses that one process computes."""
 
 import importlib.util
-import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests.commands import run_python, torchrun
 from tests.example_runs import SIZE, what_is_printed
 
 pytestmark = pytest.mark.xdist_group("examples")
@@ -47,17 +46,9 @@ def _lost_by(name):
 
 
 def _run(script, *arguments, ranks):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     for _ in range(4):
-        done = subprocess.run(
-            [*command, str(script), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_python(*torchrun(ranks, str(script), *arguments), **quiet)
         # At times torch aborts a process that has ended well, while its threads are taken down.
         if "terminate called without an active exception" not in done.stderr:
             break

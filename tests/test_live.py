@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import collective_rules as cr
 from tests.live_ranks import Ended, Ranks
@@ -291,13 +289,10 @@ def test_nothing_is_compared_where_nothing_is_sent() -> None:
         cr.RuleMode(agree="always", execute=False)
 
 
+@pytest.mark.usefixtures("group")
 def test_a_store_that_cannot_append_is_refused() -> None:
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        with pytest.raises(cr.CollectiveRulesError, match="cannot append"), cr.RuleMode(agree="always"):
-            pass
-    finally:
-        dist.destroy_process_group()
+    with pytest.raises(cr.CollectiveRulesError, match="cannot append"), cr.RuleMode(agree="always"):
+        pass
 
 
 def test_a_guard_of_no_group_is_refused() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -19,6 +16,7 @@ from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.comparison.rehearsal import rehearse
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.sandbox import Sandbox
+from tests.commands import run_python
 
 _EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 _SIZE = 4
@@ -240,16 +238,8 @@ def test_examples_whose_ranks_do_different_things_agree(box, name):
 def test_the_command_writes_reports_and_an_object_and_ends_with_1(script, tmp_path, monkeypatch):
     """In a process of its own, as a person starts it; the options may also follow the script."""
     report = tmp_path / "out.html"
-    command = [sys.executable, "-W", "ignore", "-m", "collective_rules", "precheck", script, "size"]
-    done = subprocess.run(
-        [*command, "--world-size", "2", "--json", "--report", str(report), "--jobs", "2"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = ["-m", "collective_rules", "precheck", script, "size", "--world-size", "2", "--json", "--jobs", "2"]
+    done = run_python(*command, "--report", str(report), cwd=tmp_path)
     data = json.loads(done.stdout)
     assert (1, "done as 0\n") == (done.returncode, done.stderr)
     assert (["size"], [0, 1], 1) == (data["arguments"], data["ranks"], data["errors"])

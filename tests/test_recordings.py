@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import collective_rules as cr
 from collective_rules.recordings import NOTES, LedgerWriter, Recording, read, same_ranks
@@ -61,69 +60,49 @@ def of_ranks(directory: Path, entries: list[dict[str, Any]]) -> list[cr.Finding]
     return [finding for finding in found if finding.severity == "error"]
 
 
+def of_each(name: str, *sizes: tuple[Any, Any]) -> list[dict[str, Any]]:
+    """One entry for each rank, with its sizes before and behind."""
+    return [entry(name, inputs, outputs) for inputs, outputs in sizes]
+
+
 VALID = {
-    "an uneven all_to_all": [
-        entry("nccl:all_to_all", [[4, 3]], [[3, 3]]),
-        entry("nccl:all_to_all", [[4, 3]], [[5, 3]]),
-    ],
-    "an all_to_all of lists": [
-        entry("nccl:all_to_all", [[1], [2]], [[1], [3]]),
-        entry("nccl:all_to_all", [[3], [4]], [[2], [4]]),
-    ],
-    "all_gather_v": [entry("nccl:all_gather_v", [[2]], [[2], [3]]), entry("nccl:all_gather_v", [[3]], [[2], [3]])],
-    "reduce_scatter_v": [
-        entry("nccl:reduce_scatter_v", [[2], [3]], [[2]]),
-        entry("nccl:reduce_scatter_v", [[2], [3]], [[3]]),
-    ],
-    "gather, empty off the root": [entry("nccl:gather", [[4]], [[4], [4]]), entry("nccl:gather", [[4]], [])],
-    "scatter, empty off the root": [entry("gloo:scatter", [[4], [4]], [[4]]), entry("gloo:scatter", [], [[4]])],
-    "scatter, in and out swapped": [entry("nccl:scatter", [[4]], [[4], [4]]), entry("nccl:scatter", [[4]], [])],
-    "scatter, swapped off the root": [entry("nccl:scatter", [[4], [4]], [[4]]), entry("nccl:scatter", [[4]], [])],
-    "_all_gather_base": [entry("nccl:_all_gather_base", [[4, 2]], [[8, 2]])] * 2,
-    "_reduce_scatter_base of no rows": [entry("nccl:_reduce_scatter_base", [[0, 2]], [[0, 2]])] * 2,
-    "a 0-d all_reduce": [entry("gloo:all_reduce", [[]], [[]])] * 2,
-    "an empty all_to_all": [entry("nccl:all_to_all", [[0]], [[0]])] * 2,
-    "coalesced": [entry("nccl:allreduce_coalesced", [[4], [2, 2]], [[4], [2, 2]])] * 2,
+    "an uneven all_to_all": of_each("nccl:all_to_all", ([[4, 3]], [[3, 3]]), ([[4, 3]], [[5, 3]])),
+    "an all_to_all of lists": of_each("nccl:all_to_all", ([[1], [2]], [[1], [3]]), ([[3], [4]], [[2], [4]])),
+    "all_gather_v": of_each("nccl:all_gather_v", ([[2]], [[2], [3]]), ([[3]], [[2], [3]])),
+    "reduce_scatter_v": of_each("nccl:reduce_scatter_v", ([[2], [3]], [[2]]), ([[2], [3]], [[3]])),
+    "gather, empty off the root": of_each("nccl:gather", ([[4]], [[4], [4]]), ([[4]], [])),
+    "scatter, empty off the root": of_each("gloo:scatter", ([[4], [4]], [[4]]), ([], [[4]])),
+    "scatter, in and out swapped": of_each("nccl:scatter", ([[4]], [[4], [4]]), ([[4]], [])),
+    "scatter, swapped off the root": of_each("nccl:scatter", ([[4], [4]], [[4]]), ([[4]], [])),
+    "_all_gather_base": of_each("nccl:_all_gather_base", ([[4, 2]], [[8, 2]])) * 2,
+    "_reduce_scatter_base of no rows": of_each("nccl:_reduce_scatter_base", ([[0, 2]], [[0, 2]])) * 2,
+    "a 0-d all_reduce": of_each("gloo:all_reduce", ([[]], [[]])) * 2,
+    "an empty all_to_all": of_each("nccl:all_to_all", ([[0]], [[0]])) * 2,
+    "coalesced": of_each("nccl:allreduce_coalesced", ([[4], [2, 2]], [[4], [2, 2]])) * 2,
     "a pair": [entry("nccl:send 0->1", [[4]], [[4]], is_p2p=True), entry("nccl:recv 1<-0", [[4]], [[4]], is_p2p=True)],
 }
+AS_DOUBLES = {"input_dtypes": ["Double"], "output_dtypes": ["Double"]}
 WRONG = {
-    "_all_gather_base, too short": [entry("nccl:_all_gather_base", [[4, 2]], [[7, 2]])] * 2,
-    "_all_gather_base, other inputs": [
-        entry("nccl:_all_gather_base", [[4, 2]], [[8, 2]]),
-        entry("nccl:_all_gather_base", [[5, 2]], [[10, 2]]),
-    ],
-    "all_gather_single": [entry("nccl:all_gather_single", [[4]], [[9]])] * 2,
-    "reduce_scatter_single": [entry("nccl:reduce_scatter_single", [[9]], [[4]])] * 2,
-    "all_to_all_single": [entry("nccl:all_to_all_single", [[4]], [[4]]), entry("nccl:all_to_all_single", [[6]], [[6]])],
-    "an all_to_all of lists": [
-        entry("nccl:all_to_all", [[1], [2]], [[1], [3]]),
-        entry("nccl:all_to_all", [[4], [4]], [[2], [4]]),
-    ],
-    "an uneven all_to_all whose sums differ": [
-        entry("nccl:all_to_all", [[4, 3]], [[3, 3]]),
-        entry("nccl:all_to_all", [[4, 3]], [[6, 3]]),
-    ],
-    "the second of a coalesced list": [
-        entry("nccl:allreduce_coalesced", [[4], [2]], [[4], [2]]),
-        entry("nccl:allreduce_coalesced", [[4], [3]], [[4], [3]]),
-    ],
-    "the second of a coalesced all_gather": [
-        entry("nccl:all_gather_into_tensor_coalesced", [[4], [2]], [[8], [4]]),
-        entry("nccl:all_gather_into_tensor_coalesced", [[4], [2]], [[8], [5]]),
-    ],
-    "a root's list": [entry("nccl:gather", [[4]], [[4], [5]]), entry("nccl:gather", [[4]], [])],
-    "a root's list of other tensors": [entry("nccl:gather", [[4]], [[4], [4]]), entry("nccl:gather", [[6]], [])],
-    "the dtype of a pair": [
-        entry("nccl:send 0->1", [[4]], [[4]]),
-        entry("nccl:recv 1<-0", [[4]], [[4]], input_dtypes=["Half"], output_dtypes=["Half"]),
-    ],
+    "_all_gather_base, too short": of_each("nccl:_all_gather_base", ([[4, 2]], [[7, 2]])) * 2,
+    "_all_gather_base, other inputs": of_each("nccl:_all_gather_base", ([[4, 2]], [[8, 2]]), ([[5, 2]], [[10, 2]])),
+    "all_gather_single": of_each("nccl:all_gather_single", ([[4]], [[9]])) * 2,
+    "reduce_scatter_single": of_each("nccl:reduce_scatter_single", ([[9]], [[4]])) * 2,
+    "all_to_all_single": of_each("nccl:all_to_all_single", ([[4]], [[4]]), ([[6]], [[6]])),
+    "an all_to_all of lists": of_each("nccl:all_to_all", ([[1], [2]], [[1], [3]]), ([[4], [4]], [[2], [4]])),
+    "an uneven all_to_all whose sums differ": of_each("nccl:all_to_all", ([[4, 3]], [[3, 3]]), ([[4, 3]], [[6, 3]])),
+    "the second of a coalesced list": of_each(
+        "nccl:allreduce_coalesced", ([[4], [2]], [[4], [2]]), ([[4], [3]], [[4], [3]])
+    ),
+    "the second of a coalesced all_gather": of_each(
+        "nccl:all_gather_into_tensor_coalesced", ([[4], [2]], [[8], [4]]), ([[4], [2]], [[8], [5]])
+    ),
+    "a root's list": of_each("nccl:gather", ([[4]], [[4], [5]]), ([[4]], [])),
+    "a root's list of other tensors": of_each("nccl:gather", ([[4]], [[4], [4]]), ([[6]], [])),
+    "the dtype of a pair": [entry("nccl:send 0->1", [[4]], [[4]]), entry("nccl:recv 1<-0", [[4]], [[4]], **AS_DOUBLES)],
     "the size of a pair": [entry("nccl:send 0->1", [[4]], [[4]]), entry("nccl:recv 1<-0", [[5]], [[5]])],
     "a pair's partner": [entry("nccl:send 0->1", [[4]], [[4]]), entry("nccl:send 1->0", [[4]], [[4]])],
     "the collective": [entry("nccl:all_reduce", [[4]], [[4]]), entry("nccl:broadcast", [[4]], [[4]])],
-    "the dtype": [
-        entry("nccl:all_reduce", [[4]], [[4]]),
-        entry("nccl:all_reduce", [[4]], [[4]], input_dtypes=["Double"], output_dtypes=["Double"]),
-    ],
+    "the dtype": [entry("nccl:all_reduce", [[4]], [[4]]), entry("nccl:all_reduce", [[4]], [[4]], **AS_DOUBLES)],
 }
 
 
@@ -408,24 +387,20 @@ def test_a_ledger_is_readable_while_it_is_written(tmp_path: Path) -> None:
         write(CALL)
 
 
-def test_what_a_mode_sees_is_written_before_it_is_carried_out(tmp_path: Path) -> None:
+def test_what_a_mode_sees_is_written_before_it_is_carried_out(tmp_path: Path, group: dist.ProcessGroup) -> None:
     """With the line and the index, and no more once the writer is closed."""
-    dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=8)
-    try:
-        with cr.RuleMode() as ledger:
-            with LedgerWriter(tmp_path / "rank{rank}.jsonl") as write:
-                write.follow(ledger)
-                for count in range(1, 4):
-                    dist.all_reduce(torch.ones(count))
-                    recording = read(write.path)
-                    assert (3, 8, count) == (recording.rank, recording.world_size, len(recording.calls))
-            dist.barrier()
-        written, live = recording.calls[-1], ledger.calls[2]
-        assert (live.op, live.group, live.arguments) == (written.op, written.group, written.arguments)
-        assert (live.source, live.index, live.blocking) == (written.source, written.index, written.blocking)
-        assert (3, 4) == (len(read(write.path).calls), len(ledger))
-    finally:
-        dist.destroy_process_group()
+    with cr.RuleMode() as ledger:
+        with LedgerWriter(tmp_path / "rank{rank}.jsonl") as write:
+            write.follow(ledger)
+            for count in range(1, 4):
+                dist.all_reduce(torch.ones(count))
+                recording = read(write.path)
+                assert (1, 4, count) == (recording.rank, recording.world_size, len(recording.calls))
+        dist.barrier()
+    written, live = recording.calls[-1], ledger.calls[2]
+    assert (live.op, live.group, live.arguments) == (written.op, written.group, written.arguments)
+    assert (live.source, live.index, live.blocking) == (written.source, written.index, written.blocking)
+    assert (3, 4) == (len(read(write.path).calls), len(ledger))
 
 
 def test_bad_lines_of_a_ledger_are_passed_over(tmp_path: Path) -> None:

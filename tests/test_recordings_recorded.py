@@ -1,8 +1,5 @@
 """One real gloo run, recorded in every format at once: what each gives is what the ledger has, as far as it tells."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +9,8 @@ import pytest
 
 import collective_rules as cr
 from collective_rules.recordings import Recording, read
+from tests.commands import run_python
 
-ROOT = Path(__file__).parent.parent
 LEFT_OUT = {"async_op", "timeout", "sparse_indices", "root_tensor", "device_ids", "tensor", "tag"}
 """What is torch's own default where a recording says nothing."""
 
@@ -22,11 +19,7 @@ LEFT_OUT = {"async_op", "timeout", "sparse_indices", "root_tensor", "device_ids"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("recorded")
     for _ in range(2):  # torch aborts a process now and then, as it ends
-        command = [sys.executable, "-W", "ignore", "-m", "tests.recorded", str(directory)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = run_python("-m", "tests.recorded", str(directory))
         if done.returncode == 0:
             return directory
         (directory / "store").unlink(missing_ok=True)

@@ -2,11 +2,8 @@
 
 import importlib
 import signal
-import subprocess
-import sys
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import collective_rules as cr
 from collective_rules.testing import World, WorldTimeout, close_worlds, world
 from collective_rules.testing.world import boxed_reduce_op, has_cpu_kernel
+from tests.commands import run_python
 from tests.leaks import held
 
 SHORT = 0.3
@@ -272,8 +270,7 @@ def test_a_legacy_group_is_found_by_its_tag_and_ranks() -> None:
 def test_worlds_do_without_hypothesis() -> None:
     """The conformance tests of a backend need no hypothesis to run one."""
     script = "import sys, collective_rules.testing; sys.exit('hypothesis' in sys.modules)"
-    timeout = timedelta(minutes=1).total_seconds()
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, timeout=timeout).returncode == 0
+    assert run_python("-c", script).returncode == 0
 
 
 @pytest.mark.parametrize(
