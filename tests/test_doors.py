@@ -240,31 +240,24 @@ def test_a_negative_size_is_refused(shape: Any) -> None:
     assert "negative" in refused(cr.call, "c10d::allreduce_", group=GROUP, tensors=[tuple(shape)])
 
 
-@pytest.mark.parametrize("stride", [(), (1,), (3, 1, 1), (1.5, 1), "ab", 5, (-1, 1), (None, 1)])
-def test_strides_that_do_not_fit_are_refused(stride: object) -> None:
-    """One number for each size, none negative."""
-    assert "stride=" in refused(cr.Spec, (2, 3), stride=stride)
-
-
 def test_strides_of_an_unknown_shape_are_refused() -> None:
     """They say nothing."""
     assert "stride=(1,)" in refused(cr.Spec, None, stride=(1,))
 
 
-@pytest.mark.parametrize("dtype", ["float32", 5, float, torch.ones(1)])
-def test_a_dtype_that_is_none_is_refused(dtype: object) -> None:
-    """Python's `float` is no dtype."""
-    said = refused(cr.Spec, (2,), dtype)
-    assert repr(dtype) in said
-    assert "torch.float32" in said
-
-
-@pytest.mark.parametrize("device", [None, 0, 1.5, object()])
-def test_a_device_that_is_none_is_refused(device: object) -> None:
-    """A type such as 'cuda', or a torch.device."""
-    said = refused(cr.Spec, (2,), device=device)
-    assert repr(device) in said
-    assert "'cuda'" in said
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        *(("stride", value, "stride=") for value in ((), (1,), (3, 1, 1), (1.5, 1), "ab", 5, (-1, 1), (None, 1))),
+        *(("dtype", value, "torch.float32") for value in ("float32", 5, float, torch.ones(1))),
+        *(("device", value, "'cuda'") for value in (None, 0, 1.5, object())),
+    ],
+)
+def test_what_is_no_part_of_a_spec_is_refused(name: str, value: object, meant: str) -> None:
+    """One stride for each size, none negative; Python's `float` is no dtype; a device is a type, or a torch.device."""
+    said = refused(cr.Spec, (2, 3), **{name: value})
+    assert repr(value) in said
+    assert meant in said
 
 
 def test_a_device_may_be_a_device() -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.placement_types import _StridedShard, _StridedShardOffsetMode
 
-from collective_rules.dryrun import Result, UnknownValueError, dry_run, run_script
+from collective_rules.dryrun import Result, dry_run, run_script
 from collective_rules.errors import SimulationError
 from tests.example_runs import with_ledgers, write_script
 from tests.ledger_of import described
@@ -314,18 +314,6 @@ def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
     assert isinstance(result.error, FileNotFoundError)
     assert result.where.endswith("train.py:12")
     assert not Path("own.pt").exists()
-
-
-def test_a_tensor_in_an_object_for_others_is_an_unknown_value(tmp_path: Path) -> None:
-    """The line that sends it is named."""
-    text = """
-    import torch, torch.distributed as dist
-    dist.init_process_group("gloo")
-    dist.all_gather_object([None] * dist.get_world_size(), {"loss": torch.ones(3)})
-    """
-    result = run_script(write_script(tmp_path, text), world_size=2)
-    assert isinstance(result.error, UnknownValueError)
-    assert result.error.where.endswith("train.py:4")
 
 
 def test_a_premultiplied_sum_is_not_guessed() -> None:

@@ -34,6 +34,10 @@ OPS = [op for op in cr.ops() if has_cpu_kernel(cr.lookup(op)) and not drawable(c
 WRONG = Result(SILENTLY_WRONG, ["rank 0: it is wrong"])
 STRAY = Result(SILENTLY_WRONG, ["rank 0: 1 elements changed that the op does not write"])
 FAULTY = Path(__file__).with_name("faulty.py")
+GATHERS = [
+    cr.call("c10d::_allgather_base_", group=cr.Group(2, rank), output_tensor=(4,), input_tensor=(2,))
+    for rank in range(2)
+]
 
 
 def same(wanted: torch.Tensor, got: torch.Tensor) -> bool:
@@ -119,11 +123,7 @@ def test_a_program_of_a_group_written_in_python_calls_its_methods() -> None:
     backend = f"{FAULTY}:right"
     with World(2, backend=backend) as ranks:
         methods = {op: method_name(ranks.groups[0], method) for op, method in METHODS.items()}
-        calls = [
-            cr.call("c10d::_allgather_base_", group=cr.Group(2, rank), output_tensor=(4,), input_tensor=(2,))
-            for rank in range(2)
-        ]
-        text = reproducer(calls, backend, WRONG, methods=methods)
+        text = reproducer(GATHERS, backend, WRONG, methods=methods)
         names = program(text.replace(f"sys.path.insert(0, {str(FAULTY.parent)!r})", "").replace("factory =", "0 and"))
         assert "pg._allgather_base(" in text
         assert 2 == compared(names, carried_out(names, ranks))
@@ -253,13 +253,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
     (folder / "own.py").write_text(OWN_FACTORY)
     processes = {}
     for backend in ("gloo", f"{folder}/own.py:factory", "fake", "threaded"):
-        calls = [
-            cr.call("c10d::_allgather_base_", group=cr.Group(2, rank), output_tensor=(4,), input_tensor=(2,))
-            for rank in range(2)
-        ]
-        file = folder / f"{backend.rpartition(':')[2]}.py"
-        file = folder / f"run_{file.name}"
-        file.write_text(reproducer(calls, backend, WRONG))
+        file = folder / f"run_{backend.rpartition(':')[2]}.py"
+        file.write_text(reproducer(GATHERS, backend, WRONG))
         torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
         command = [sys.executable, "-W", "ignore", *(torchrun if backend != "threaded" else []), str(file)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -112,10 +112,7 @@ def all_reduce(out: str, *, given: str = "input", more: tuple[str, ...] = ()) ->
     arguments = {given: f32(3, 4), "reduce_op": "sum"} | {name: f32(3, 4) for name in (out, *more) if name}
     expected = {out or "output": gets(3, 4, alias=out or None)} | {name: gets(3, 4, alias=name) for name in more}
     others = [name for name in (out, *more) if name not in ("", given)]
-    sizes = [("sizes", {name: f32(3, 5)}) for name in others]
-    dtypes = [("dtype", {name: bf16(3, 4)}) for name in others]
     tensors = {name: bf16(3, 4) for name in (given, *others)}
-    exact = [("sizes", {name: f32(4, 3)}) for name in others]
     promised = () if fresh or in_place else (out,)
     return Witness(
         (
@@ -131,12 +128,11 @@ def all_reduce(out: str, *, given: str = "input", more: tuple[str, ...] = ()) ->
         ),
         (given,),
         (
-            *sizes,
-            *exact,
-            *dtypes,
+            *each("sizes", **{name: [f32(3, 5), f32(4, 3)] for name in others}),
+            *each("dtype", **{name: [bf16(3, 4)] for name in others}),
             ("dtype", {name: f32(3, 4, dtype=I32) for name in (given, *others)}),
             ("dtype", {name: f32(3, 4, dtype=F16) for name in (given, *others)}),
-            *(("reduce_op", {"reduce_op": wrong}) for wrong in ("avg", "max", "SUM")),
+            *each("reduce_op", reduce_op=["avg", "max", "SUM"]),
         ),
         (("sizes", {name: f32(5, 4) for name in tensors}), ("dtype", tensors), ("reduce_op", {"reduce_op": "max"})),
         tuple(dict.fromkeys((given, *others))),
@@ -279,7 +275,7 @@ WITNESSES = {
                 for size in (2, 4, 8)
             ),
         ),
-        broken=(*all_reduce("output").broken, *(("argument", {W: size}) for size in (1, 3, 5, 16))),
+        broken=(*all_reduce("output").broken, *each("argument", W=[1, 3, 5, 16])),
     ),
     "multimem_all_reduce_": all_reduce("input"),
     "multimem_one_shot_all_reduce": all_reduce(""),
