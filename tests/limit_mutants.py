@@ -373,6 +373,7 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     sizes_ = max(other.from_size, smallest) <= max(limit.from_size, smallest) and most_ranks[0] >= most_ranks[1]
     of_contents = any(sets(limit, column) for column in (*_OF_KINDS, "sparse_reduces", "nonempty"))
     forms = not other.in_forms or (bool(limit.in_forms) and {*limit.in_forms} <= {*other.in_forms})
+    on = not other.on or (bool(limit.on) and {*limit.on} <= {*other.on})
     told = not other.before or other.before == limit.before
     own = (
         not other.spares_own
@@ -382,7 +383,14 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
     empty = not of_contents or not other.spares_empty or limit.spares_empty
     return (
-        sizes_ and alone and empty and forms and told and own and (other.severity == ERROR or limit.severity == WARNING)
+        sizes_
+        and alone
+        and empty
+        and forms
+        and on
+        and told
+        and own
+        and (other.severity == ERROR or limit.severity == WARNING)
     )
 
 

@@ -158,7 +158,7 @@ def test_lists_of_several_tensors_are_legal_where_a_table_says_so(table: str | N
         ({"reduces": 5}, "but should map reduce ops to sets"),
         ({"forms": ("evn",)}, "there is no 'evn'; did you mean 'even'"),
         ({"from_size": 0}, "from_size=0, but should be a number of ranks"),
-        ({"severity": "fatal"}, "severity='fatal', but should be 'error' or 'warning'"),
+        ({"severity": "fatal"}, "severity='fatal', but should be 'error', 'warning' or 'undecidable'"),
         ({"id": ""}, r"limits\[0\] has id=''"),
         ({"id": "AG7"}, r"limits\[0\] has id='AG7', which a constraint of a rule has, too"),
     ],

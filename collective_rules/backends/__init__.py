@@ -10,10 +10,16 @@ import torch
 from collective_rules.backends.backend import Backend
 from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, ordered_by, sets
 from collective_rules.backends.declared import declared
+from collective_rules.backends.fake import FAKE
 from collective_rules.backends.gloo import GLOO
+from collective_rules.backends.hccl import HCCL
 from collective_rules.backends.limit import BackendTable, Limit
 from collective_rules.backends.matching import AS_DOCUMENTED, Matching
+from collective_rules.backends.mpi import MPI
 from collective_rules.backends.nccl import NCCL
+from collective_rules.backends.threaded import THREADED
+from collective_rules.backends.ucc import UCC
+from collective_rules.backends.xccl import XCCL
 from collective_rules.binding.bound import Bound, Slot
 from collective_rules.call import Call
 from collective_rules.errors import CallError
@@ -35,7 +41,9 @@ __all__ = [
     "table_of",
 ]
 
-BACKENDS: Mapping[str, BackendTable] = {table.name: table for table in (GLOO, NCCL)}
+BACKENDS: Mapping[str, BackendTable] = {
+    table.name: table for table in (GLOO, NCCL, XCCL, HCCL, UCC, MPI, FAKE, THREADED)
+}
 
 
 def table_of(backend: str, argument: str = "backend") -> BackendTable:

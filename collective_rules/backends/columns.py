@@ -359,6 +359,10 @@ CONDITIONS: Mapping[str, Condition] = {
         lambda limit, bound, backend: not limit.in_forms or bound.spelling.form.name in limit.in_forms,
         words=lambda limit: f"in the {' or '.join(limit.in_forms)} form" if limit.in_forms else "",
     ),
+    "on": Condition(
+        lambda limit, bound, backend: _is_on(limit, bound),
+        words=lambda limit: f"on {' or '.join(limit.on)}" if limit.on else "",
+    ),
     "before": Condition(
         lambda limit, bound, backend: _is_before(limit, backend),
         words=lambda limit: " or ".join(
@@ -371,6 +375,14 @@ CONDITIONS: Mapping[str, Condition] = {
     ),
     "spares_own": Condition(counts=lambda limit, bound, slot: not limit.spares_own or travels(bound, slot)),
 }
+
+
+def _is_on(limit: Limit, bound: Bound) -> bool | None:
+    """Whether a tensor is on one of the devices that the limit names; None where none is on a known one."""
+    devices = {slot.spec.device for slot in bound.slots}
+    if not limit.on or devices.intersection(limit.on):
+        return True
+    return None if devices <= {"meta"} else False
 
 
 def _is_before(limit: Limit, backend: Backend) -> bool | None:

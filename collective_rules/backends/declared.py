@@ -17,10 +17,10 @@ import torch
 
 from collective_rules.backends.backend import Backend
 from collective_rules.backends.columns import DEMANDS, SCOPES, must_be_stated, sets
-from collective_rules.backends.limit import CORRUPTS, HANGS, RAISES, BackendTable, Limit
+from collective_rules.backends.limit import CORRUPTS, HANGS, OVERWRITES, RAISES, BackendTable, Limit
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.errors import CallError, UnknownOpError
-from collective_rules.finding import ERROR, WARNING
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING
 from collective_rules.ops import OPS, Row, lookup
 from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, FREE, NEVER, OWN, UP_TO_OWN
 from collective_rules.places import found_at
@@ -121,7 +121,8 @@ def _reduces(value: Any) -> str:
 
 
 def _severity(value: Any) -> str:
-    return "" if value in (ERROR, WARNING) else f"but should be {ERROR!r} or {WARNING!r}"
+    severities = (ERROR, WARNING, UNDECIDABLE)
+    return "" if value in severities else f"but should be {ERROR!r}, {WARNING!r} or {UNDECIDABLE!r}"
 
 
 def _size(value: Any) -> str:
@@ -172,7 +173,7 @@ _COLUMNS: Mapping[str, Callable[[Any], str]] = {
     "layouts": _layouts,
     "overlap": _word(FREE, UP_TO_OWN, OWN, NEVER),
     "before": _before,
-    "follows": _word("", RAISES, HANGS, CORRUPTS),
+    "follows": _word("", RAISES, HANGS, CORRUPTS, OVERWRITES),
     "severity": _severity,
 }
 """Column → what returns why its value cannot be meant, or ""."""

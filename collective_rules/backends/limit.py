@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -14,6 +15,7 @@ from collective_rules.backends.matching import AS_DOCUMENTED, Matching
 from collective_rules.finding import ERROR
 
 RAISES, HANGS, CORRUPTS = "raises an error", "hangs", "silently corrupts the result"
+OVERWRITES = "silently overwrites what it reads"
 """What follows where a call goes beyond a limit."""
 
 
@@ -24,8 +26,8 @@ class Limit:
     Prose, and how bad it is to go beyond the limit:
 
     - `says`: the limit in a sentence, for the reference page. `advice`: what to do about it.
-    - `severity`: of the finding. `follows`: what the backend does then, `RAISES`, `HANGS` or `CORRUPTS`; "" where that
-      is not told.
+    - `severity`: of the finding; "undecidable" where a call and a `Backend` never tell whether the limit is met.
+    - `follows`: what the backend does then, `RAISES`, `HANGS`, `CORRUPTS` or `OVERWRITES`; "" where that is not told.
 
     The ops that the limit holds for:
 
@@ -35,6 +37,7 @@ class Limit:
 
     - `from_size`, `to_size`: in groups of so many ranks or more, and of so many or fewer.
     - `in_forms`: only where the call is of one of these forms of the rule.
+    - `on`: only where tensors are on one of these types of device. Of meta tensors, and without any, that is not known.
     - `before`: only where one of these is less: the backend's `version`, the devices' `compute_capability`, the version
       of `torch`. A caller tells them by a `Backend`.
     - `alone`: only where one tensor is alone in its list.
@@ -72,6 +75,7 @@ class Limit:
     from_size: int = 1
     to_size: int | None = None
     in_forms: tuple[str, ...] = ()
+    on: tuple[str, ...] = ()
     before: Mapping[str, tuple[int, ...]] = attrs.field(factory=dict)
     alone: bool = False
     spares_empty: bool = False
@@ -114,3 +118,13 @@ class BackendTable:
     lists: bool = False
     verified: str = ""
     matching: Matching = AS_DOCUMENTED
+
+    def taken(self, id: str, as_: str, **changes: Any) -> Limit:
+        """Return the limit `id`, which another backend shares, as one of that backend's: under the id `as_`.
+
+        `changes` holds the columns that differ. Raises `KeyError` for an id that is not in this table.
+        """
+        limit = next((each for each in self.limits if each.id == id), None)
+        if limit is None:
+            raise KeyError(id)
+        return attrs.evolve(limit, id=as_, **changes)

@@ -10,76 +10,40 @@ import torch
 
 from collective_rules.backends.limit import CORRUPTS, RAISES, BackendTable, Limit
 from collective_rules.backends.matching import Matching
+from collective_rules.backends.op_names import (
+    ALL_REDUCES,
+    ANY_DTYPE,
+    BOOL,
+    BY_PARTS,
+    COALESCED_ALL_REDUCES,
+    COMPLEX,
+    FNUZ,
+    FP8,
+    INTS,
+    NAMESPACES,
+    PLAIN,
+    REDUCE_SCATTERS,
+    UNKNOWN,
+    VIEWED_AS_REAL,
+    WAITS,
+    F,
+)
 from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, NEVER, OWN
 
-_FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
-_FNUZ = frozenset({torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
-_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_INTS = frozenset({torch.int8, torch.uint8, torch.int32, torch.int64})
-_BOOL = frozenset({torch.bool})
-_COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
-_REAL = _FLOATS | _INTS | _BOOL | _FP8 | _FNUZ
-_REFUSED = frozenset({torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e8m0fnu})
-_ANY = _REAL | _COMPLEX | _REFUSED
-"""Limits on how a dtype is reduced let those pass that NCCL1, NCCL2 or NCCL3 refuses."""
-
-_F, _A, _L = "_c10d_functional::", "_c10d_functional_autograd::", "c10d_functional::"
-_ALL = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional", "_dtensor")
-_WAITS = (_F + "wait_tensor", _F + "wait_tensors", _L + "wait_tensor")
-_UNKNOWN = ("c10d::gather_into_tensor_",)  # newer than the sources that were read
-
-_REDUCE_SCATTERS = (
-    "c10d::reduce_scatter_",
-    "c10d::_reduce_scatter_base_",
-    "c10d::reduce_scatter_tensor_coalesced_",
-    _F + "reduce_scatter_tensor_coalesced",
-    _L + "reduce_scatter_tensor_coalesced",
-)
-_REDUCE_SCATTERS_BY_PARTS = (
-    _F + "reduce_scatter_tensor",
-    _F + "reduce_scatter_tensor_out",
-    _A + "reduce_scatter_tensor",
-    _L + "reduce_scatter_tensor",
-)
-_VIEWED_AS_REAL = (
-    "c10d::allreduce_",
-    "c10d::broadcast_",
-    "c10d::reduce_",
-    _F + "all_reduce",
-    _F + "all_reduce_",
-    _F + "broadcast",
-    _F + "broadcast_",
-    _F + "all_gather_into_tensor",
-    _A + "all_gather_into_tensor",
-    _L + "all_reduce",
-    _L + "broadcast",
-    _L + "all_gather_into_tensor",
-    "_dtensor::shard_dim_alltoall",
-)
-_ALL_REDUCES = (
-    "c10d::allreduce_",
-    "c10d::allreduce_coalesced_",
-    _F + "all_reduce",
-    _F + "all_reduce_",
-    _F + "all_reduce_coalesced",
-    _F + "all_reduce_coalesced_",
-    _L + "all_reduce",
-    _L + "all_reduce_coalesced",
-)
-_COALESCED_ALL_REDUCES = tuple(op for op in _ALL_REDUCES if "coalesced" in op)
+_REAL = PLAIN | FP8 | FNUZ
 
 _NO_BITS = dict.fromkeys(("band", "bor", "bxor"), frozenset[torch.dtype]())
 _SUMS = {
-    "sum": _ANY,
-    "avg": _ANY - _BOOL,
-    "product": _ANY - _COMPLEX,
-    "min": _ANY - _COMPLEX,
-    "max": _ANY - _COMPLEX,
-    "premul_sum": _ANY - _BOOL - _INTS - _FP8 - _FNUZ,
+    "sum": ANY_DTYPE,
+    "avg": ANY_DTYPE - BOOL,
+    "product": ANY_DTYPE - COMPLEX,
+    "min": ANY_DTYPE - COMPLEX,
+    "max": ANY_DTYPE - COMPLEX,
+    "premul_sum": ANY_DTYPE - BOOL - INTS - FP8 - FNUZ,
     **_NO_BITS,
 }
-_NO_FNUZ = {name: dtypes - _FNUZ for name, dtypes in _SUMS.items()}
-_BY_PARTS = {**_NO_FNUZ, **dict.fromkeys(("product", "min", "max"), _ANY - _FNUZ)}
+_NO_FNUZ = {name: dtypes - FNUZ for name, dtypes in _SUMS.items()}
+_BY_PARTS = {**_NO_FNUZ, **dict.fromkeys(("product", "min", "max"), ANY_DTYPE - FNUZ)}
 
 NCCL = BackendTable(
     name="nccl",
@@ -98,8 +62,8 @@ NCCL = BackendTable(
             "int8, uint8, int32, int64, float16, bfloat16, float32, float64, bool, and as bytes or natively the four "
             "float8_e4m3 and float8_e5m2 dtypes; no complex one in these ops",
             "Convert to one of these dtypes; a complex tensor travels as torch.view_as_real(...).",
-            namespaces=_ALL,
-            but=(*_VIEWED_AS_REAL, *_REDUCE_SCATTERS, *_REDUCE_SCATTERS_BY_PARTS, *_WAITS, *_UNKNOWN),
+            namespaces=NAMESPACES,
+            but=(*VIEWED_AS_REAL, *REDUCE_SCATTERS, *BY_PARTS, *WAITS, *UNKNOWN),
             dtypes=_REAL,
             follows=RAISES,
         ),
@@ -107,7 +71,7 @@ NCCL = BackendTable(
             "NCCL2",
             "as NCCL1; in a group of one nothing is looked at",
             "Convert to one of these dtypes, or reduce torch.view_as_real(...).",
-            ops=_REDUCE_SCATTERS,
+            ops=REDUCE_SCATTERS,
             dtypes=_REAL,
             from_size=2,
             follows=RAISES,
@@ -116,16 +80,16 @@ NCCL = BackendTable(
             "NCCL3",
             "as NCCL1, and complex dtypes, which travel as their real and imaginary parts",
             "Convert to one of these dtypes, for instance with .view(torch.uint8) where nothing is reduced.",
-            ops=_VIEWED_AS_REAL,
-            dtypes=_REAL | _COMPLEX,
+            ops=VIEWED_AS_REAL,
+            dtypes=_REAL | COMPLEX,
             follows=RAISES,
         ),
         Limit(
             "NCCL4",
             "as NCCL3; in a group of one nothing is looked at",
             "Convert to one of these dtypes.",
-            ops=_REDUCE_SCATTERS_BY_PARTS,
-            dtypes=_REAL | _COMPLEX,
+            ops=BY_PARTS,
+            dtypes=_REAL | COMPLEX,
             from_size=2,
             follows=RAISES,
         ),
@@ -134,7 +98,7 @@ NCCL = BackendTable(
             "sum of any dtype but float8_e4m3fnuz and float8_e5m2fnuz, avg of those but bool, product, min and max of "
             "real ones; premul_sum of floating and complex ones; band, bor and bxor of none",
             "Reduce in another dtype, or with another op (a bitwise op of bool: max or min).",
-            ops=_ALL_REDUCES,
+            ops=ALL_REDUCES,
             reduces=_NO_FNUZ,
             follows=RAISES,
         ),
@@ -142,7 +106,7 @@ NCCL = BackendTable(
             "NCCL6",
             "as NCCL5; in a group of one nothing is looked at",
             "Reduce in another dtype, or with another op (a bitwise op of bool: max or min).",
-            ops=_REDUCE_SCATTERS,
+            ops=REDUCE_SCATTERS,
             reduces=_NO_FNUZ,
             from_size=2,
             follows=RAISES,
@@ -151,7 +115,7 @@ NCCL = BackendTable(
             "NCCL7",
             "as NCCL6, but for product, min and max of complex tensors, which see NCCL11",
             "Reduce in another dtype, or with another op (a bitwise op of bool: max or min).",
-            ops=_REDUCE_SCATTERS_BY_PARTS,
+            ops=BY_PARTS,
             reduces=_BY_PARTS,
             from_size=2,
             follows=RAISES,
@@ -168,16 +132,16 @@ NCCL = BackendTable(
             "NCCL9",
             "premul_sum of float16, float32 and float64: of a factor for bfloat16 the wrong two bytes are read",
             "Multiply first, then reduce with sum.",
-            ops=(*_ALL_REDUCES, "c10d::reduce_"),
-            reduces={"premul_sum": _ANY - {torch.bfloat16}},
+            ops=(*ALL_REDUCES, "c10d::reduce_"),
+            reduces={"premul_sum": ANY_DTYPE - {torch.bfloat16}},
             follows=CORRUPTS,
         ),
         Limit(
             "NCCL10",
             "as NCCL9",
             "Multiply first, then reduce with sum.",
-            ops=_REDUCE_SCATTERS,
-            reduces={"premul_sum": _ANY - {torch.bfloat16}},
+            ops=REDUCE_SCATTERS,
+            reduces={"premul_sum": ANY_DTYPE - {torch.bfloat16}},
             from_size=2,
             follows=CORRUPTS,
         ),
@@ -185,8 +149,8 @@ NCCL = BackendTable(
             "NCCL11",
             "product, min and max of real tensors: of complex ones, the real and imaginary parts are reduced apart",
             "Reduce with sum or avg, or reduce torch.view_as_real(...) where that is meant.",
-            ops=_REDUCE_SCATTERS_BY_PARTS,
-            reduces=dict.fromkeys(("product", "min", "max"), _ANY - _COMPLEX),
+            ops=BY_PARTS,
+            reduces=dict.fromkeys(("product", "min", "max"), ANY_DTYPE - COMPLEX),
             from_size=2,
             follows=CORRUPTS,
         ),
@@ -195,15 +159,15 @@ NCCL = BackendTable(
             "no float8_e4m3fnuz and float8_e5m2fnuz: their bytes are reduced as uint8",
             "Reduce in another dtype.",
             ops=("c10d::reduce_",),
-            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), _ANY - _FNUZ),
+            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), ANY_DTYPE - FNUZ),
             follows=CORRUPTS,
         ),
         Limit(
             "NCCL13",
             "float8_e4m3fn and float8_e5m2 are reduced from NCCL 2.24 and compute capability 9.0 on",
             "Reduce in another dtype, or say which they are: cr.Backend('nccl', version=..., compute_capability=...).",
-            ops=(*_ALL_REDUCES, "c10d::reduce_"),
-            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), _ANY - _FP8),
+            ops=(*ALL_REDUCES, "c10d::reduce_"),
+            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), ANY_DTYPE - FP8),
             before={"version": (2, 24), "compute_capability": (9, 0)},
             follows=RAISES,
         ),
@@ -211,8 +175,8 @@ NCCL = BackendTable(
             "NCCL14",
             "as NCCL13",
             "Reduce in another dtype, or say which they are: cr.Backend('nccl', version=..., compute_capability=...).",
-            ops=(*_REDUCE_SCATTERS, *_REDUCE_SCATTERS_BY_PARTS),
-            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), _ANY - _FP8),
+            ops=(*REDUCE_SCATTERS, *BY_PARTS),
+            reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), ANY_DTYPE - FP8),
             from_size=2,
             before={"version": (2, 24), "compute_capability": (9, 0)},
             follows=RAISES,
@@ -221,7 +185,7 @@ NCCL = BackendTable(
             "NCCL15",
             "in a group of one the output is a copy of the input: the factor of premul_sum is not applied",
             "Multiply first, then reduce with sum.",
-            ops=_REDUCE_SCATTERS,
+            ops=REDUCE_SCATTERS,
             reduces={"premul_sum": frozenset[torch.dtype]()},
             to_size=1,
             follows=CORRUPTS,
@@ -230,7 +194,7 @@ NCCL = BackendTable(
             "NCCL16",
             "contiguous or channels_last tensors, also in a group of one",
             "Call .contiguous() first, and copy the result back for an in-place op.",
-            ops=("c10d::allreduce_", "c10d::broadcast_", "c10d::reduce_", _F + "all_reduce_", _F + "broadcast_"),
+            ops=("c10d::allreduce_", "c10d::broadcast_", "c10d::reduce_", F + "all_reduce_", F + "broadcast_"),
             layouts={"input": FORMAT},
             follows=RAISES,
         ),
@@ -254,7 +218,7 @@ NCCL = BackendTable(
             "NCCL19",
             "contiguous or channels_last outputs",
             "Write to a contiguous tensor, and copy the result back.",
-            ops=("c10d::reduce_scatter_", _F + "all_gather_into_tensor_out"),
+            ops=("c10d::reduce_scatter_", F + "all_gather_into_tensor_out"),
             layouts={"output": FORMAT},
             follows=RAISES,
         ),
@@ -262,7 +226,7 @@ NCCL = BackendTable(
             "NCCL20",
             "dense tensors",
             "Call .contiguous() first, and copy the results back.",
-            ops=("c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
+            ops=("c10d::allreduce_coalesced_", F + "all_reduce_coalesced_"),
             layouts={"input": DENSE},
             follows=RAISES,
         ),
@@ -290,7 +254,7 @@ NCCL = BackendTable(
             ops=(
                 "c10d::_reduce_scatter_base_",
                 "c10d::reduce_scatter_tensor_coalesced_",
-                _F + "reduce_scatter_tensor_out",
+                F + "reduce_scatter_tensor_out",
             ),
             layouts={"output": FLAT},
             to_size=1,
@@ -300,7 +264,7 @@ NCCL = BackendTable(
             "NCCL24",
             "a contiguous output: the input is made contiguous, and the output's layout is not looked at",
             "Write to a contiguous tensor, and copy the result back.",
-            ops=(_F + "reduce_scatter_tensor_out",),
+            ops=(F + "reduce_scatter_tensor_out",),
             layouts={"output": CONTIGUOUS},
             from_size=2,
             follows=CORRUPTS,
@@ -309,7 +273,7 @@ NCCL = BackendTable(
             "NCCL25",
             "a contiguous output: the input is made contiguous, and a channels_last output holds the elements permuted",
             "Write to a contiguous tensor, and copy the result back.",
-            ops=(_F + "all_gather_into_tensor_out",),
+            ops=(F + "all_gather_into_tensor_out",),
             layouts={"output": CONTIGUOUS},
             follows=CORRUPTS,
         ),
@@ -390,7 +354,7 @@ NCCL = BackendTable(
             "NCCL34",
             "tensors in one order of dims on every rank: nothing compares them",
             "Call .contiguous() on every rank.",
-            ops=("c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
+            ops=("c10d::allreduce_coalesced_", F + "all_reduce_coalesced_"),
             ordered=("input",),
             from_size=2,
             follows=CORRUPTS,
@@ -423,7 +387,7 @@ NCCL = BackendTable(
             "NCCL38",
             "lists of one dtype",
             "Call the op once for each dtype.",
-            ops=_COALESCED_ALL_REDUCES,
+            ops=COALESCED_ALL_REDUCES,
             one_dtype=True,
             follows=RAISES,
         ),
@@ -439,8 +403,8 @@ NCCL = BackendTable(
             "NCCL40",
             "CUDA tensors",
             "Move the tensors to a GPU, or make a group with a backend for their device.",
-            namespaces=_ALL,
-            but=(*_WAITS, *_UNKNOWN),
+            namespaces=NAMESPACES,
+            but=(*WAITS, *UNKNOWN),
             devices=("cuda",),
             follows=RAISES,
         ),
@@ -452,7 +416,7 @@ NCCL = BackendTable(
                 "c10d::_allgather_base_",
                 "c10d::allgather_into_tensor_coalesced_",
                 "c10d::gather_",
-                _F + "all_gather_into_tensor_out",
+                F + "all_gather_into_tensor_out",
             ),
             overlap=OWN,
             follows=CORRUPTS,
@@ -464,7 +428,7 @@ NCCL = BackendTable(
             ops=(
                 "c10d::_reduce_scatter_base_",
                 "c10d::reduce_scatter_tensor_coalesced_",
-                _F + "reduce_scatter_tensor_out",
+                F + "reduce_scatter_tensor_out",
             ),
             overlap=OWN,
             from_size=2,
@@ -483,7 +447,7 @@ NCCL = BackendTable(
             "NCCL44",
             "tensors that share no memory",
             "Write to fresh tensors, for instance torch.empty_like(...).",
-            ops=("c10d::alltoall_", "c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
+            ops=("c10d::alltoall_", "c10d::allreduce_coalesced_", F + "all_reduce_coalesced_"),
             overlap=NEVER,
             follows=CORRUPTS,
         ),

@@ -34,9 +34,6 @@ UNWAITED = "MODE2"
 NO_TABLE = "MODE3"
 """The id of the finding that there is no table of a backend's limits."""
 
-_LIMITLESS = frozenset({"fake"})
-"""Backends that take every call: torch's fake one sends nothing."""
-
 _CHECKS = {False: "", True: "raise", "raise": "raise", "warn": "warn", "record": "record"}
 
 
@@ -237,7 +234,7 @@ class DispatchMode(TorchDispatchMode):
         name = facts.backend
         if name is None or name in BACKENDS:
             return name
-        if self._check and name not in self._without_table and name not in _LIMITLESS:
+        if self._check and name not in self._without_table:
             self._without_table.add(name)
             finding = _no_table(name, facts.call.group.rank)
             self.ledger.findings.append(finding)

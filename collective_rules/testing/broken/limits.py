@@ -35,6 +35,8 @@ def beyond(row: Row, backend: str | None) -> Iterator[tuple[Limit, str, Callable
 
 def _broken(way: _Way, limit: Limit, scene: Scene) -> Broken:
     calls, change = way.calls(scene, limit)
+    if limit.on and not any(slot.spec.device in limit.on for one in calls for slot in slots_of(one)):
+        calls = tuple(on_device(one, limit.on[0]) for one in calls)
     return Broken(calls, limit.id, None, True, change)
 
 
