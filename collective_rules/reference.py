@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from collective_rules.backends import BACKENDS, BackendTable, Limit
-from collective_rules.backends.columns import CONDITIONS, SCOPES
 from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
 from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
 from collective_rules.rules import KINDS, RULES, Form, Rule
@@ -163,37 +161,35 @@ def reference() -> str:
     """Return the page, as Markdown."""
     sections = [
         _INTRODUCTION,
-        _table(("written", "means"), _NOTATION),
+        markdown_table(("written", "means"), _NOTATION),
         _AFTER_NOTATION,
-        _table(("layout", "the tensor is"), _LAYOUTS),
+        markdown_table(("layout", "the tensor is"), _LAYOUTS),
         "## Contents\n",
         "\n".join([*(_contents()), ""]),
         *(_rule(rule) for rule in RULES.values()),
-        *(_backend(backend) for backend in BACKENDS.values()),
         "## Ops without a rule\n",
-        _table(("op", "why"), ((_code(op), _prose(reason)) for op, reason in EXCLUSIONS.items())),
+        markdown_table(("op", "why"), ((code(op), prose(reason)) for op, reason in EXCLUSIONS.items())),
     ]
     return "\n".join(sections)
 
 
 def _contents() -> Iterator[str]:
     for rule in RULES.values():
-        yield f"- [{rule.name}](#{rule.name}): {_prose(rule.title)}"
-    for backend in BACKENDS.values():
-        yield f"- [What {backend.name} takes](#what-{backend.name}-takes)"
+        yield f"- [{rule.name}](#{rule.name}): {prose(rule.title)}"
+    yield "- What each backend takes less than a rule allows: [backends.md](backends.md)"
     yield "- [Ops without a rule](#ops-without-a-rule)"
 
 
 def _rule(rule: Rule) -> str:
     rows = [lookup(op) for op, entry in OPS.items() if entry.rule == rule.name]
-    constraints = ((id_, _prose(KINDS[kind].says)) for id_, kind in rule.constraints.items())
+    constraints = ((id_, prose(KINDS[kind].says)) for id_, kind in rule.constraints.items())
     blocks = [
         f"## {rule.name}\n",
-        f"{_prose(rule.title)}\n",
+        f"{prose(rule.title)}\n",
         _forms(rule),
         "\n".join([*(f"- {fact}" for fact in _facts(rule)), ""]),
-        _table(("id", "what holds"), constraints),
-        _table(("op", "notation", "reads", "writes", "returns", "layouts", "since"), map(_op, rows)),
+        markdown_table(("id", "what holds"), constraints),
+        markdown_table(("op", "notation", "reads", "writes", "returns", "layouts", "since"), map(_op, rows)),
     ]
     return "\n".join([*blocks, *_besides(rows)])
 
@@ -203,9 +199,9 @@ def _besides(rows: Iterable[Row]) -> Iterator[str]:
     holds: dict[str, list[str]] = {}
     for row in rows:
         for note in notes(row):
-            holds.setdefault(note, []).append(_code(row.op))
+            holds.setdefault(note, []).append(code(row.op))
     if holds:
-        yield "\n".join(["Besides:\n", *(f"- {', '.join(ops)}: {_prose(note)}" for note, ops in holds.items()), ""])
+        yield "\n".join(["Besides:\n", *(f"- {', '.join(ops)}: {prose(note)}" for note, ops in holds.items()), ""])
 
 
 def _forms(rule: Rule) -> str:
@@ -222,7 +218,7 @@ def _besides_text(form: Form) -> str:
 
 def _facts(rule: Rule) -> Iterator[str]:
     for name, function in rule.derived.items():
-        yield f"`{name}`: {_prose(summary(function))}"
+        yield f"`{name}`: {prose(summary(function))}"
     for part, dtype in rule.fixed_dtypes.items():
         yield f"`{part}` is always of dtype {str(dtype).removeprefix('torch.')}."
     if rule.contents == "root":
@@ -230,50 +226,32 @@ def _facts(rule: Rule) -> Iterator[str]:
     if rule.one_sided:
         yield "No other rank need take part."
     if not rule.one_sided:
-        yield f"Agreed, besides the sizes: {', '.join(map(_code, rule.agreed)) or 'nothing'}"
-    yield f"Sent: {_prose(summary(rule.volumes.sent))}"
-    yield f"S: {_prose(summary(rule.volumes.buffer))}"
-    yield f"Bus factor: {_prose(summary(rule.volumes.bus_factor))}"
-    yield f"Source: {_prose(rule.source)}"
+        yield f"Agreed, besides the sizes: {', '.join(map(code, rule.agreed)) or 'nothing'}"
+    yield f"Sent: {prose(summary(rule.volumes.sent))}"
+    yield f"S: {prose(summary(rule.volumes.buffer))}"
+    yield f"Bus factor: {prose(summary(rule.volumes.bus_factor))}"
+    yield f"Source: {prose(rule.source)}"
 
 
 def _op(row: Row) -> tuple[str, ...]:
     several = len(row.spellings) > 1
     notation = "<br>".join(
-        _code(str(spelling.statement)) + (f" ({spelling.form.name})" if several else "") for spelling in row.spellings
+        code(str(spelling.statement)) + (f" ({spelling.form.name})" if several else "") for spelling in row.spellings
     )
     layouts = (f"`{argument}` {layout}" for argument, layout in row.entry.layouts.items())
     return (
-        _code(row.op),
+        code(row.op),
         notation,
-        ", ".join(map(_code, row.reads)),
-        ", ".join(map(_code, row.writes)),
-        ", ".join(_prose(returned(output)) for output in row.returns),
+        ", ".join(map(code, row.reads)),
+        ", ".join(map(code, row.writes)),
+        ", ".join(prose(returned(output)) for output in row.returns),
         ", ".join(layouts),
         row.entry.since,
     )
 
 
-def _backend(backend: BackendTable) -> str:
-    columns = ("id", "it takes", "severity", "beyond", "instead", "where")
-    source = f"{_prose(backend.source)}; {_prose(backend.verified)}"
-    return "\n".join(
-        [
-            f"## What {backend.name} takes\n",
-            f"Where it takes less than the rules allow. Source: {source}.\n",
-            _table(columns, map(_limit, backend.limits)),
-        ]
-    )
-
-
-def _limit(limit: Limit) -> tuple[str, ...]:
-    where = [scope.words(name) for column, scope in SCOPES.items() for name in getattr(limit, column)]
-    when = [words for words in (condition.words(limit) for condition in CONDITIONS.values()) if words]
-    place = ", ".join(where) + (f" ({', '.join(when)})" if when else "")
-    return limit.id, _prose(limit.says), limit.severity, limit.follows, _prose(limit.advice), place
-
-
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """Return `text` as code."""
     return f"`{text}`"
 
 
@@ -281,14 +259,15 @@ _SIGNS = re.compile(r"[*<]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")
 """What Markdown takes for a sign: an underscore inside a word is none."""
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Return `text` with the signs outside of its code escaped."""
     pieces = text.split("`")
     pieces[::2] = [_SIGNS.sub(lambda found: "".join(f"\\{c}" for c in found[0]), piece) for piece in pieces[::2]]
     return "`".join(pieces)
 
 
-def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def markdown_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table of Markdown."""
     lines = [columns, tuple("---" for _ in columns), *(tuple(map(_cell, row)) for row in rows)]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import collective_rules as cr
-from collective_rules import backends, reference
+from collective_rules import backends
+from collective_rules.backend_reference import backends_page, limit_row
 from collective_rules.backends import BackendTable, Limit
 from collective_rules.backends.columns import CONDITIONS, DEMANDS, PROSE, SCOPES, Condition, Demand, Plain
 from collective_rules.ops.op import Op
@@ -178,7 +179,7 @@ def test_a_new_condition_may_not_tell() -> None:
     with mock.patch.dict(CONDITIONS, {"driver": condition}), in_backends(table(until)):
         (found,) = cr.check(all_reduce(cr.Spec((3,), torch.int64)), "acme")
         assert (found.id, found.severity) == ("ACME1", "undecidable")
-        assert reference._limit(until)[-1] == "[all_reduce](#all_reduce) (before 2.24)"
+        assert limit_row(until)[-1] == "[all_reduce](rules.md#all_reduce) (before 2.24)"
 
 
 @pytest.mark.parametrize(
@@ -245,8 +246,8 @@ def test_a_second_backend_is_tested_by_what_tests_the_first(acme: BackendTable) 
     test_tables.test_the_ids_of_a_backend_are_its_name_and_count_up(acme)
     test_tables.test_a_backend_limits_ops_and_rules_that_exist(acme)
     test_tables.test_no_two_rules_share_a_prefix_and_no_id_is_used_twice()
-    page = reference.reference()
-    assert "- [What acme takes](#what-acme-takes)" in page
+    page = backends_page()
+    assert "[acme](#what-acme-takes)" in page
     assert "| ACME3 | nothing empty | error |  | Do not. | `c10d::broadcast_` (groups of 2 or more) |" in page
 
 

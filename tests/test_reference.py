@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import collective_rules as cr
-from collective_rules.backends import BACKENDS
 from collective_rules.reference import notes, reference, returned, summary
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "rules.md"
@@ -50,14 +49,6 @@ def test_a_rule_s_section_states_all_of_it(page, rule):
     assert list(rule.constraints) == ids
     assert [text for text in told if text not in section] == []
     assert [row.op for row in rows] == re.findall(r"^\| `(\w+::\w+)` \|", section, re.MULTILINE)
-
-
-@pytest.mark.parametrize("backend", BACKENDS.values(), ids=lambda backend: backend.name)
-def test_a_backend_s_section_lists_every_limit_once(page, backend):
-    """By the id that messages show."""
-    section = _section(page, f"What {backend.name} takes")
-
-    assert [limit.id for limit in backend.limits] == re.findall(r"^\| ([A-Z]+\d+) \|", section, re.MULTILINE)
 
 
 def test_every_op_without_a_rule_is_listed_with_the_reason(page):

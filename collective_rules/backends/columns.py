@@ -340,7 +340,7 @@ PROSE = ("id", "says", "advice", "severity", "follows")
 """Columns that say how a limit is written, how bad it is to go beyond it, and what follows."""
 
 SCOPES: Mapping[str, Scope] = {
-    "rules": Scope(lambda row: row.rule.name, "[{0}](#{0})".format),
+    "rules": Scope(lambda row: row.rule.name, "[{0}](rules.md#{0})".format),
     "ops": Scope(lambda row: row.op, "`{}`".format),
     "namespaces": Scope(lambda row: row.namespace, "every op of `{}`".format),
     "but": Scope(lambda row: row.op, "not `{}`".format),
