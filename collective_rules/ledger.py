@@ -15,6 +15,7 @@ import attrs
 from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import Finding
+from collective_rules.nested import leaves
 from collective_rules.spec import Group, Spec
 from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
@@ -257,7 +258,7 @@ class Ledger:
 def _sizes_text(call: Call) -> str:
     given = [argument.name for argument in call.row.arguments if argument.kind == "Tensor"]
     reads = [name for name in given if name in call.row.reads] or [name for name in given if name in call.row.writes]
-    texts = [_spec_text(spec) for spec in _specs([call.arguments.get(name) for name in reads])]
+    texts = [_spec_text(spec) for spec in leaves([call.arguments.get(name) for name in reads], Spec)]
     alike = dict.fromkeys(texts)
     return ", ".join(f"{texts.count(text)} × {text}" if texts.count(text) > 1 else text for text in alike)
 
@@ -265,9 +266,3 @@ def _sizes_text(call: Call) -> str:
 def _spec_text(spec: Spec) -> str:
     shape = "?" if spec.shape is None else ", ".join(map(str, spec.shape))
     return f"{str(spec.dtype).removeprefix('torch.')}[{shape}]"
-
-
-def _specs(value: Any) -> list[Spec]:
-    if isinstance(value, (tuple, list)):
-        return [spec for item in value for spec in _specs(item)]
-    return [value] if isinstance(value, Spec) else []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.errors import CallError
+from collective_rules.nested import leaves
 from collective_rules.ops import lookup
 from collective_rules.spec import Group, Memory, Spec, is_size
 
@@ -82,7 +83,7 @@ class _Writer:
     def __init__(self, call: Call) -> None:
         self.op = call.op
         self.allocations: dict[Any, int] = {}
-        self.times = Counter(map(id, _specs(tuple(call.arguments.values()))))
+        self.times = Counter(map(id, leaves(call.arguments.values(), Spec)))
 
     def value(self, value: Any) -> Any:
         if isinstance(value, (tuple, list)):
@@ -115,14 +116,6 @@ class _Writer:
 
     def _allocation(self, key: Any) -> int:
         return self.allocations.setdefault(key, len(self.allocations))
-
-
-def _specs(value: Any) -> Iterator[Spec]:
-    if isinstance(value, tuple):
-        for item in value:
-            yield from _specs(item)
-    elif isinstance(value, Spec):
-        yield value
 
 
 def _read(value: Any, what: str, depth: int = 0) -> Any:

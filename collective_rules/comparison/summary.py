@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from collective_rules.call import Call
+from collective_rules.nested import leaves
 from collective_rules.spec import Spec
 
 _MOST_SIZES, _MOST_SPLITS = 3, 8
@@ -34,20 +34,12 @@ def tensors_text(call: Call) -> str:
     '2 × float32[2], float32[3]'
     """
     for names in (call.row.reads, call.row.writes):
-        counts = Counter(_spec_text(spec) for name in names for spec in _specs(call.arguments.get(name)))
+        counts = Counter(map(_spec_text, leaves([call.arguments.get(name) for name in names], Spec)))
         if counts:
             texts = [f"{count} × {text}" if count > 1 else text for text, count in counts.items()]
             more = [f"… {len(texts) - _MOST_SIZES} more"] if len(texts) > _MOST_SIZES else []
             return ", ".join([*texts[:_MOST_SIZES], *more])
     return ""
-
-
-def _specs(value: Any) -> Iterator[Spec]:
-    if isinstance(value, Spec):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _specs(item)
 
 
 def _spec_text(spec: Spec) -> str:

@@ -11,7 +11,7 @@ import operator
 import threading
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from collective_rules.dryrun.host_tensors import HostTensors
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.mode.call_sites import is_program, place_text, source_line
 from collective_rules.mode.simulated import is_unknown, make_unknown
+from collective_rules.nested import leaves
 
 _SMALL = 1024
 """The number of elements up to which a tensor of integers is real; `_EACH` for each rank, in a large world."""
@@ -142,7 +143,7 @@ class FakeValues(FakeTensorMode):
 
     def _set_read_as(self, result: FakeTensor, func: Any, args: Any, named: Any) -> None:
         """Set what a truth value, or a result of truth values, reads as if all unknown numbers are the same."""
-        tensors = tuple(_tensors((*args, *named.values())))
+        tensors = tuple(leaves((*args, *named.values()), torch.Tensor))
         if not tensors or (
             result.dtype is not torch.bool and any(tensor.dtype is not torch.bool for tensor in tensors)
         ):
@@ -181,7 +182,7 @@ def _is_control(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[
     """Return whether all tensors of an op are integers, with at most `small` elements."""
     if func in _FACTORIES:
         return _is_small_factory(func, args, named, small)
-    tensors = tuple(_tensors(args)) + tuple(_tensors(tuple(named.values())))
+    tensors = tuple(leaves((*args, *named.values()), torch.Tensor))
     return (bool(tensors) or func in _FRESH) and all(_is_small(tensor, small) for tensor in tensors)
 
 
@@ -190,7 +191,7 @@ def _make_written_unknown(func: Any, args: tuple[Any, ...], named: Mapping[str, 
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[place] if place < len(args) else named.get(argument.name)
-            for tensor in _tensors((value,)):
+            for tensor in leaves((value,), torch.Tensor):
                 if type(tensor) is torch.Tensor:
                     make_unknown(tensor)
 
@@ -222,11 +223,3 @@ def _is_small_factory(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]
 
 def _is_integral(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex)
-
-
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)

@@ -6,11 +6,12 @@ are known here, and what is made of them alone. Of the others, such as torch's o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from collective_rules.nested import leaves
 
 _NAMES = "arange empty eye full linspace ones rand randint randn randperm tensor zeros"
 MAKERS = frozenset(getattr(torch, name) for name in _NAMES.split())
@@ -38,19 +39,11 @@ class HostTensors:
 
     def has_all(self, values: Any) -> bool:
         """Return whether there are tensors in `values` and their lists, and all of them belong to the set."""
-        places = [tensor in self._tensors for tensor in _tensors(values)]
+        places = [tensor in self._tensors for tensor in leaves(values, torch.Tensor)]
         return bool(places) and all(places)
 
     def follow(self, values: Any, result: Any) -> None:
         """Add the results of an op with the arguments `values`, where all the tensors among those belong to the set."""
         if self.has_all(values):
-            for tensor in _tensors((result,)):
+            for tensor in leaves((result,), torch.Tensor):
                 self.add(tensor)
-
-
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)

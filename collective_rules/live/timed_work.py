@@ -6,8 +6,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
+
+
+def _passed_on(name: str) -> Callable[[Any], Any]:
+    """Return a method that calls the method of the same name of the Work itself."""
+    return lambda timed: getattr(timed._work, name)()
 
 
 class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
@@ -27,26 +31,9 @@ class TimedWork(dist._Work):  # type: ignore[name-defined,misc]  # not in torch'
         self._before()
         return bool(self._work.wait(timeout or self._limit))
 
-    def _source_rank(self) -> int:
-        """Return the rank that sent the message."""
-        return int(self._work._source_rank())
-
-    def is_completed(self) -> bool:
-        """Return whether the Work is over."""
-        return bool(self._work.is_completed())
-
-    def is_success(self) -> bool:
-        """Return whether the Work succeeded."""
-        return bool(self._work.is_success())
-
-    def synchronize(self) -> None:
-        """Synchronize as the Work does."""
-        self._work.synchronize()
-
-    def result(self) -> Any:
-        """Return the tensors."""
-        return self._work.result()
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        """Return the Work's future."""
-        return self._work.get_future()  # type: ignore[no-any-return]  # torch's
+    _source_rank = _passed_on("_source_rank")
+    is_completed = _passed_on("is_completed")
+    is_success = _passed_on("is_success")
+    synchronize = _passed_on("synchronize")
+    result = _passed_on("result")
+    get_future = _passed_on("get_future")

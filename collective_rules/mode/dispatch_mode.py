@@ -27,6 +27,7 @@ from collective_rules.mode.postcheck import difference
 from collective_rules.mode.reader import ArgumentReader, ArgumentReaders, DeviceTypes
 from collective_rules.mode.simulated import Simulator
 from collective_rules.mode.threads import follow, unfollow
+from collective_rules.nested import leaves
 
 UNWAITED = "MODE2"
 """The id of the finding that a functional collective's result was never waited on."""
@@ -259,7 +260,7 @@ class DispatchMode(TorchDispatchMode):
             warnings.warn(finding.message, stacklevel=2)
 
     def _pend(self, entry: Entry, returned: Any) -> None:
-        for storage in _storages(returned if isinstance(returned, (list, tuple)) else (returned,)):
+        for storage in _storages((returned,)):
             earlier = self._pending.get(storage)
             if earlier is not None and earlier is not entry:
                 self._lost.append(earlier)  # its memory was freed, or is used again, before any wait
@@ -283,10 +284,9 @@ def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
 
 def _storages(values: Iterable[Any]) -> Iterator[int]:
     """Yield what identifies the memory of each strided tensor in `values`, and in their lists."""
-    for value in values:
-        for tensor in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
-                yield tensor.untyped_storage()._cdata
+    for tensor in leaves(values, torch.Tensor):
+        if tensor.layout is torch.strided:
+            yield tensor.untyped_storage()._cdata
 
 
 def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:

@@ -5,7 +5,7 @@ Calls that are alike (op, group, sizes, dtypes, strides, scalars, and which tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -16,6 +16,7 @@ from collective_rules.call import call
 from collective_rules.errors import UnknownOpError
 from collective_rules.ledger import CallFacts
 from collective_rules.mode.group_arguments import GroupResolver, ResolvedGroup
+from collective_rules.nested import leaves
 from collective_rules.ops import OPS, Row, lookup
 
 _NAMESPACES = frozenset(op.partition("::")[0] for op in OPS)
@@ -129,7 +130,7 @@ class ArgumentReader:
         """
         if arguments.get("device_ids") and resolved.accelerators:
             return resolved.backend_of(resolved.accelerators)
-        tensors = list(_tensors(arguments.values()))
+        tensors = list(leaves(arguments.values(), torch.Tensor))
         if self._device_types is not None:
             return resolved.backend_of(self._device_types(tensors))
         return resolved.backend_of(dict.fromkeys(tensor.device.type for tensor in tensors))
@@ -176,14 +177,6 @@ class ArgumentReaders:
             next((names.index(name) for name in _ASYNC if name in names), -1),
             self._device_types,
         )
-
-
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def _nothing(values: Any) -> None:

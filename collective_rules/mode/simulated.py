@@ -27,6 +27,7 @@ from collective_rules.call import Call
 from collective_rules.errors import SimulationError, UnknownFormError
 from collective_rules.infer import infer
 from collective_rules.ledger import CallFacts
+from collective_rules.nested import leaves
 from collective_rules.ops.op import EVEN
 from collective_rules.rules.oracles import reduction
 from collective_rules.spec import Spec
@@ -124,12 +125,12 @@ class Simulator:
             facts.expected = infer(call)
         fresh = {name: _make(facts.expected[name], named) for name in call.row.fresh}
         held = {**named, **fresh}
-        tensors = [*_tensors(list(held.values()))]
+        tensors = list(leaves(held.values(), Tensor))
         if tensors and not any(isinstance(one, FakeTensor) or one.is_meta or is_unknown(one) for one in tensors):
             with torch.no_grad():
                 self._fill(call, held, source)
         else:
-            for tensor in _tensors([held.get(name) for name in call.row.writes]):
+            for tensor in leaves([held.get(name) for name in call.row.writes], Tensor):
                 make_unknown(tensor)
         return _returned(facts, held, self._done)
 
@@ -146,19 +147,19 @@ class Simulator:
             return
         rule = call.row.rule
         if rule.direction == "send":
-            tensor = next(iter(_tensors(list(held.values()))))
+            tensor = next(leaves(held.values(), Tensor))
             self._sent[call.group.name, tensor.dtype, tensor.numel()] = tensor.clone()
             return
         from_root = rule.route in ("from root", "chain from root")
         if rule.direction == "receive" or (from_root and not call.is_root):
             _refuse_objects(call, source)
         if rule.direction == "receive":
-            for tensor in _tensors(list(held.values())):
+            for tensor in leaves(held.values(), Tensor):
                 sent = self._sent.get((call.group.name, tensor.dtype, tensor.numel()))
                 tensor.zero_() if sent is None else tensor.copy_(sent.reshape(tensor.shape))
             return
         if call.row.entry.one_tensor:
-            _fill_alike(call, _tensors(held[call.row.writes[0]]))
+            _fill_alike(call, list(leaves(held[call.row.writes[0]], Tensor)))
             return
         spelling = bind(call).spelling if len(call.row.spellings) > 1 else call.row.spellings[0]
         fill = _filler(rule.name, spelling.form.name)
@@ -215,18 +216,18 @@ def _fit(target: Tensor, values: Tensor) -> None:
 
 
 def _all_reduce(operands: _Operands) -> None:
-    for target in _tensors([operands.writes.get("output")]):
+    for target in leaves([operands.writes.get("output")], Tensor):
         _fit(target, operands.reduce(operands.reads["input"]))
 
 
 def _copies(operands: _Operands) -> None:
-    for target in _tensors([*operands.writes.values()]):
+    for target in leaves(operands.writes.values(), Tensor):
         _fit(target, operands.reads["input"])
 
 
 def _own(operands: _Operands) -> None:
     inputs = operands.reads.get("inputs") or ()
-    for target in _tensors([*operands.writes.values()]) if inputs else ():
+    for target in leaves(operands.writes.values(), Tensor) if inputs else ():
         _fit(target, inputs[operands.rank])
 
 
@@ -290,7 +291,7 @@ FILLERS: Mapping[str, tuple[Callable[[_Operands], None], tuple[str, ...]]] = {
 
 
 def _zeros(operands: _Operands) -> None:
-    for target in _tensors([*operands.writes.values()]):
+    for target in leaves(operands.writes.values(), Tensor):
         target.zero_()
 
 
@@ -320,7 +321,7 @@ def _make(expected: Any, named: Mapping[str, Any]) -> Any:
     if isinstance(expected, (list, tuple)):
         return [_make(item, named) for item in expected]
     assert isinstance(expected, Spec)
-    device = next((tensor.device for tensor in _tensors(list(named.values()))), torch.device(expected.device))
+    device = next((tensor.device for tensor in leaves(named.values(), Tensor)), torch.device(expected.device))
     return torch.empty_strided(expected.shape, expected.stride, dtype=expected.dtype, device=device)
 
 
@@ -354,21 +355,15 @@ class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's st
 
 def _returned(facts: CallFacts, held: Mapping[str, Any], done: Callable[[list[Tensor]], _Done]) -> Any:
     row = facts.call.row
-    written = [tensor for name in row.writes for tensor in _tensors([held.get(name)])]
+    written = list(leaves([held.get(name) for name in row.writes], Tensor))
     parts = []
     for output in row.returns:
         if output.kind == "work":
             parts.append(done(written).boxed())
         elif output.kind == "empty":
             many = output.name == "outputs"
-            first = next(iter(_tensors(list(held.values()))))
+            first = next(leaves(held.values(), Tensor))
             parts.append([first.new_empty(0) for _ in held[row.writes[0]]] if many else first.new_empty(0))
         else:
             parts.append(held[output.name])
     return parts[0] if len(parts) == 1 else tuple(parts) if parts else None
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, (list, tuple)) else []

@@ -5,11 +5,12 @@ An argument that a file does not tell is unknown in the call, and noted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.errors import CallError
+from collective_rules.nested import leaves
 from collective_rules.ops import Row, lookup
 from collective_rules.recordings.backend_quirks import listed_arguments, op_behind, split_sizes
 from collective_rules.recordings.events import Event
@@ -57,7 +58,8 @@ def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Ca
         if name not in given and (name not in row.root_only or name in row.in_place or on_root):
             given[name] = _unknown(event, row, name, group)
     key = (op, group, *given.items())
-    made = None if _has_memory(given.values()) else known.get(key)
+    placed = any(spec.memory is not None for spec in leaves(given.values(), Spec))  # equal specs may differ in that
+    made = None if placed else known.get(key)
     if made is None:
         made = call(op, group=group, **given)
         if len(known) < _MOST_KNOWN:
@@ -68,14 +70,6 @@ def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Ca
     elif blocking is None and type(own.get("async_op")) is bool:
         blocking = not own["async_op"]
     return Call(made.row, made.group, made.arguments, event.source, event.index, blocking)
-
-
-def _has_memory(values: Iterable[Any]) -> bool:
-    """Return whether a tensor among `values` says where it lies: equal specs may differ in that."""
-    return any(
-        value.memory is not None if isinstance(value, Spec) else isinstance(value, tuple) and _has_memory(value)
-        for value in values
-    )
 
 
 def _attributes(event: Event, row: Row, group: Group, given: dict[str, Any], notes: Notes) -> None:

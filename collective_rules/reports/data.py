@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from collective_rules.errors import CallError
+from collective_rules.ledger import Entry, Ledger
 from collective_rules.records import to_record
 from collective_rules.reports.flows import flows, own_rank
 from collective_rules.symbols import number
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Entry, Ledger
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,12 +18,10 @@ from collective_rules.binding.batch import well_formed_members
 from collective_rules.binding.binder import bind
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.errors import CollectiveRulesError
+from collective_rules.ledger import Ledger
 from collective_rules.spec import Group
 from collective_rules.symbols import number
 from collective_rules.traffic import Traffic, traffic
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Ledger
 
 ASSUMPTION = (
     "A rule says how many bytes a rank sends, not to whom. Assumed here: all_reduce, all_gather and reduce_scatter go "

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from collective_rules.ledger import Ledger
 from collective_rules.pages.markdown import document, escaped, fenced, table_text
 from collective_rules.reports.modules import tree
 from collective_rules.reports.sections import findings, group_table, headline, notes, op_table, phase_table
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Ledger
 
 
 def markdown(ledger: Ledger) -> str:

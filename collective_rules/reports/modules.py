@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import attrs
 
+from collective_rules.ledger import Ledger
 from collective_rules.pages.wording import bytes_text, cut, plural
 from collective_rules.text_table import visible
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Ledger
 
 OUTSIDE = "(outside modules)"
 _MOST_LINES, _DEEPEST, _LONGEST = 400, 64, 120

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 
+from collective_rules.ledger import Entry, Ledger
 from collective_rules.pages import render
 from collective_rules.pages.wording import bytes_text, cut, exact, plural
 from collective_rules.reports.flows import ASSUMPTION, Flows, flows
@@ -15,9 +15,6 @@ from collective_rules.reports.modules import by_pattern, tree
 from collective_rules.reports.sections import findings, group_label, group_table, headline, notes, op_table, phase_table
 from collective_rules.symbols import number
 from collective_rules.text_table import Table
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Entry, Ledger
 
 _COLOURS = 10
 """Classes c0 … c9 of the style sheet; all further ops share the last."""

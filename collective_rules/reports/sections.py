@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from collective_rules.ledger import Ledger
 from collective_rules.pages.wording import bytes_text, plural, rank_list, share_text, sizes_text
 from collective_rules.reports.modules import tree
 from collective_rules.text_table import Table
-
-if TYPE_CHECKING:
-    from collective_rules.ledger import Ledger
 
 _MOST_FINDINGS = 20
 _MOST_GROUPS = 40

@@ -22,12 +22,9 @@ from torch._C import _distributed_c10d as _c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from collective_rules.errors import CallError
+from collective_rules.nested import leaves
 from collective_rules.ops import Argument, Row, lookup
 from collective_rules.testing.methods import METHODS, call_method, left_out, reduce_op_of
-from collective_rules.testing.tensors import flat
-
-_BLOCKING = frozenset({"c10d::monitored_barrier_", "_dtensor::shard_dim_alltoall"})
-"""Ops that return only when the other ranks have come too, as do those of point-to-point rules: send waits for recv."""
 
 _CPU_KEYS = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
 
@@ -106,8 +103,8 @@ def has_cpu_kernel(row: Row) -> bool:
 
 
 def blocks(row: Row, call: Mapping[str, Any]) -> bool:
-    """Return whether posting the call on gloo may wait for another rank."""
-    return row.op in _BLOCKING or row.rule.point_to_point or not call.get("async_op", True)
+    """Return whether posting the call on gloo may wait for another rank, as a send waits for its receive."""
+    return row.entry.done or row.rule.point_to_point or not call.get("async_op", True)
 
 
 # -- arguments
@@ -215,7 +212,7 @@ def post(call: Callable[[], Any]) -> PostedOp:
     several = result if isinstance(result, tuple) else (result,)
     works = tuple(_work(item) for item in several if _is_work(item))
     values = tuple(item for item in several if item is not None and not _is_work(item))
-    tensors = tuple(item for item in flat(values) if isinstance(item, torch.Tensor))
+    tensors = tuple(leaves(values, torch.Tensor))
     return PostedOp(Returned(values), works, tensors)
 
 

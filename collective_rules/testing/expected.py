@@ -20,6 +20,7 @@ from collective_rules.binding.bound import Bound, Key
 from collective_rules.call import Call
 from collective_rules.errors import CallError, UnknownFormError
 from collective_rules.infer import infer
+from collective_rules.nested import leaves
 from collective_rules.rules import RULES
 from collective_rules.spec import Spec
 from collective_rules.testing.tensors import Made, flat
@@ -89,7 +90,7 @@ def _results(one: Made, returned: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _elements(results: Mapping[str, Any]) -> int:
-    return sum(tensor.numel() for tensor in flat(list(results.values())) if isinstance(tensor, torch.Tensor))
+    return sum(tensor.numel() for tensor in leaves(results.values(), torch.Tensor))
 
 
 def _unlike(inferred: Mapping[str, Any], results: Mapping[str, Any], one: Made) -> Iterator[str]:

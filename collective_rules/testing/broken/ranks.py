@@ -49,43 +49,36 @@ def _meet(one: Call, other: Call) -> bool:
     return bool(one.group.rank == other.attribute("peer") or other.group.rank == one.attribute("peer"))
 
 
-def _other_end(scene: Scene, kind: str, change: str, changed_call: Callable[[Call], Call], dims: int = 1) -> Broken:
-    """Change one end of a message. The finding names the rule of the higher rank."""
-    calls, one, partner = _message(scene, dims)
-    changed = changed_call(one)
-    speaker = max((changed, partner), key=lambda each: each.group.rank)
-    return Broken(replaced(calls, changed), speaker.row.rule.id_of(kind), one.group.rank, False, change)
+def _other_end(name: str, kind: str, change: str, changed_call: Callable[[Scene, Call], Call], dims: int = 1) -> Breach:
+    """Return a way to change one end of a message. The finding names the rule of the higher rank."""
+
+    def broken(scene: Scene) -> Broken:
+        calls, one, partner = _message(scene, dims)
+        changed = changed_call(scene, one)
+        speaker = max((changed, partner), key=lambda each: each.group.rank)
+        return Broken(replaced(calls, changed), speaker.row.rule.id_of(kind), one.group.rank, False, change)
+
+    return Breach(name, kind, _single_p2p, broken, strides=kind == "order", tags=kind == "tag")
 
 
-def _other_end_larger(scene: Scene) -> Broken:
-    def larger(one: Call) -> Call:
-        slot = slots_of(one)[0]
-        return edited(one, slot, shape=grown(slot.spec.shape, 0))
-
-    return _other_end(scene, "pairs", "its tensor is larger than the partner's", larger)
+def _larger(scene: Scene, one: Call) -> Call:
+    slot = slots_of(one)[0]
+    return edited(one, slot, shape=grown(slot.spec.shape, 0))
 
 
-def _other_end_dtype(scene: Scene) -> Broken:
-    def converted(one: Call) -> Call:
-        slot = slots_of(one)[0]
-        dtypes = {dtype for _, dtype in scene.dtypes()} - {slot.spec.dtype}
-        return edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
-
-    return _other_end(scene, "dtype", "its tensor is not of the partner's dtype", converted)
+def _converted(scene: Scene, one: Call) -> Call:
+    slot = slots_of(one)[0]
+    dtypes = {dtype for _, dtype in scene.dtypes()} - {slot.spec.dtype}
+    return edited(one, slot, dtype=scene.pick(sorted(dtypes, key=str)))
 
 
-def _other_end_transposed(scene: Scene) -> Broken:
-    def transposed(one: Call) -> Call:
-        slot = slots_of(one)[0]
-        return edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
-
-    return _other_end(scene, "order", "its tensor is transposed", transposed, dims=2)
+def _transposed(scene: Scene, one: Call) -> Call:
+    slot = slots_of(one)[0]
+    return edited(one, slot, stride=strides(slot.spec.shape, TRANSPOSED))
 
 
-def _other_tag(scene: Scene) -> Broken:
-    return _other_end(
-        scene, "tag", "the tag is not the partner's", lambda one: with_arguments(one, **{scene.row.tag: 3})
-    )
+def _retagged(scene: Scene, one: Call) -> Call:
+    return with_arguments(one, **{scene.row.tag: 3})
 
 
 def _no_partner(scene: Scene) -> Broken:
@@ -136,10 +129,10 @@ def _batch(row: Row) -> bool:
 RANKS: tuple[Breach, ...] = (
     Breach("another collective", "call", is_collective, _another_collective),
     Breach("a missing rank", "ranks", is_collective, _one_missing),
-    Breach("the partner's size", "pairs", _single_p2p, _other_end_larger),
-    Breach("the partner's dtype", "dtype", _single_p2p, _other_end_dtype),
-    Breach("the partner's order", "order", _single_p2p, _other_end_transposed, strides=True),
-    Breach("the partner's tag", "tag", _single_p2p, _other_tag, tags=True),
+    _other_end("the partner's size", "pairs", "its tensor is larger than the partner's", _larger),
+    _other_end("the partner's dtype", "dtype", "its tensor is not of the partner's dtype", _converted),
+    _other_end("the partner's order", "order", "its tensor is transposed", _transposed, dims=2),
+    _other_end("the partner's tag", "tag", "the tag is not the partner's", _retagged),
     Breach("no partner", "partner", _single_p2p, _no_partner),
     Breach("a batch of uneven lists", "lists", _batch, _uneven_batch),
     Breach("shared memory in a batch", "overlap", _batch, _shared_in_a_batch),
