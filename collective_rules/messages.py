@@ -102,13 +102,16 @@ def ranks_text(ranks: Iterable[int]) -> str:
     return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(parts)}"
 
 
+_PLURALS = {"does": "do", "has": "have", "is": "are", "was": "were"}
+
+
 def ranks_verb(ranks: Collection[int], verb: str) -> str:
-    """Write ranks with the verb "does" or "makes" in the number that agrees.
+    """Write ranks with a verb ("does", "makes", "was") in the number that agrees.
 
     >>> ranks_verb([1], "does"), ranks_verb([1, 2], "makes")
     ('rank 1 does', 'ranks 1, 2 make')
     """
-    return f"{ranks_text(ranks)} {verb if len(ranks) == 1 else {'does': 'do', 'makes': 'make'}[verb]}"
+    return f"{ranks_text(ranks)} {verb if len(ranks) == 1 else _PLURALS.get(verb, verb.removesuffix('s'))}"
 
 
 def where_text(calls: Collection[Call]) -> str:

@@ -182,13 +182,8 @@ class _Fault:
         times = f", {self.count:,} calls" if self.count > 1 else ""
         where = f"   {', '.join(list(self.sources)[:3])}" if self.sources else ""
         message = f"{self.first.message}\n  {ranks_text(self.ranks)}{times}{where}"
-        facts: dict[str, Any] = {
-            "ranks": tuple(sorted(self.ranks)),
-            "group": self.group,
-            "index": self.index,
-            "count": self.count,
-        }
-        return attrs.evolve(self.first, message=message, **facts)
+        facts: dict[str, Any] = {"group": self.group, "index": self.index, "count": self.count}
+        return attrs.evolve(self.first, message=message, ranks=tuple(sorted(self.ranks)), **facts)
 
 
 def _file_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from collective_rules.comparison.compare import Comparison, compare
 from collective_rules.comparison.options import PrecheckOptions
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
-from collective_rules.messages import ranks_text
+from collective_rules.messages import ranks_text, ranks_verb
 from collective_rules.pages.wording import plural
 from collective_rules.recordings import Recording, SourceError, read
 from collective_rules.sandbox import DIES, HANGS, OK, Result, Sandbox
@@ -166,15 +166,16 @@ _LOST = ("unknown value", "late", _KILLED, _DIED)
 """Endings after which the rank's real program would go on."""
 
 _FAILS = ("raised", "exited", "unknown value", "refused")
-_SAYS: Mapping[str, tuple[str, str, str]] = {
-    "raised": ("RUN1", ERROR, "{who} {raises}{where}: {message}"),
-    "exited": ("RUN2", ERROR, "{who} {ends} with status {status}{where}{reason}"),
-    "late": ("RUN3", ERROR, "{who} {is} not done within the deadline{where}"),
-    _KILLED: ("RUN3", ERROR, "{who} {is} {message}"),
-    _DIED: ("RUN4", ERROR, "{who} {message}"),
-    "unknown value": ("RUN5", UNDECIDABLE, "{who} {needs} a value that a dry run does not have: {message}"),
-    "illegal": ("RUN6", ERROR, "{who} {ends} at a call that is illegal{where}: {message}"),
+_SAYS: Mapping[str, tuple[str, str, str, str]] = {
+    "raised": ("RUN1", ERROR, "raises", "{where}: {message}"),
+    "exited": ("RUN2", ERROR, "ends", " with status {status}{where}{reason}"),
+    "late": ("RUN3", ERROR, "is", " not done within the deadline{where}"),
+    _KILLED: ("RUN3", ERROR, "is", " {message}"),
+    _DIED: ("RUN4", ERROR, "", "{message}"),
+    "unknown value": ("RUN5", UNDECIDABLE, "needs", " a value that a dry run does not have: {message}"),
+    "illegal": ("RUN6", ERROR, "ends", " at a call that is illegal{where}: {message}"),
 }
+"""Ending → the finding's id, its severity, and what it says of the ranks: a verb, and the rest of the sentence."""
 _ADVICE = {
     "RUN1": "The other ranks are compared; from then on they wait for this rank in vain.",
     "RUN2": "The other ranks are compared; from then on they wait for this rank in vain.",
@@ -192,18 +193,9 @@ def _findings(results: Iterable[RankResult]) -> Iterator[Finding]:
         if each.ended in _SAYS and not (each.ended == "illegal" and each.judged):
             alike.setdefault((each.ended, each.where, each.message, each.status), []).append(each.rank)
     for (ended, where, message, status), ranks in alike.items():
-        id_, severity, says = _SAYS[ended]
-        one = len(ranks) == 1
-        verbs = {"raises": "raises" if one else "raise", "ends": "ends" if one else "end", "is": "is" if one else "are"}
-        text = says.format(
-            who=ranks_text(ranks),
-            where=f" at {where}" if where else "",
-            message=message,
-            reason=f": {message}" if message else "",
-            status=status,
-            needs="needs" if one else "need",
-            **verbs,
-        )
+        id_, severity, verb, says = _SAYS[ended]
+        at, reason = f" at {where}" if where else "", f": {message}" if message else ""
+        text = ranks_verb(ranks, verb) + says.format(where=at, message=message, reason=reason, status=status)
         first, _, rest = text.partition("\n")
         more = f"\n{rest}" if rest else ""
         yield Finding(id_, severity, f"{first}   [{id_}]{more}\n{_ADVICE[id_]}", tuple(ranks))
@@ -231,9 +223,8 @@ def _recordings(folder: Path, ranks: Iterable[int]) -> Iterator[Recording]:
 def _notes(results: Sequence[RankResult], options: PrecheckOptions) -> Iterator[str]:
     illegal = [each for each in results if each.ended == "illegal" and each.judged]
     if illegal:
-        does = "was" if len(illegal) == 1 else "were"
-        who = ranks_text(each.rank for each in illegal)
-        yield f"{who[0].upper()}{who[1:]} {does} not run beyond the illegal call."
+        who = ranks_verb([each.rank for each in illegal], "was")
+        yield f"{who[0].upper()}{who[1:]} not run beyond the illegal call."
     run = {each.rank for each in results}
     for each in options.alike:
         vouched = [rank for rank in each if rank in options.compared and rank not in run]

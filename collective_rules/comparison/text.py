@@ -12,7 +12,7 @@ from collective_rules.comparison.compare import Comparison
 from collective_rules.comparison.context import Context, Divergence, Line
 from collective_rules.comparison.names import group_text
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.messages import ranks_text
+from collective_rules.messages import ranks_text, ranks_verb
 from collective_rules.pages.markdown import document, escaped, fenced, table_text
 from collective_rules.pages.wording import plural
 from collective_rules.text_table import Table
@@ -76,8 +76,7 @@ def divergence_title(divergence: Divergence) -> str:
 
 def context_title(context: Context) -> str:
     """Return a title with the context's ranks."""
-    does = "does" if len(context.ranks) == 1 else "do"
-    return f"What {ranks_text(context.ranks)} {does} then, in all groups"
+    return f"What {ranks_verb(context.ranks, 'does')} then, in all groups"
 
 
 def _side_by_side(divergence: Divergence) -> Table:

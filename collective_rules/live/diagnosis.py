@@ -23,7 +23,7 @@ from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys, timed_work
 from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
 from collective_rules.live.session import MISSING, Meeting, Session
-from collective_rules.messages import ranks_text, worst_first
+from collective_rules.messages import ranks_verb, worst_first
 from collective_rules.mode.call_sites import is_program, place_text
 
 _LAST, _SHOWN = 2_000, 5
@@ -33,17 +33,23 @@ _AT_WORK = (os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "dist
 
 @attrs.frozen
 class RankState:
-    """The answer of a rank: what it `does`, where it `waits`, and its last `calls`.
+    """The answer of a rank: what it `does`, and its last `calls`.
 
-    `waits`: the meeting's key, its text, and its members; None for a rank that waits nowhere. `whole`: whether `calls`
-    are all calls of the rank.
+    `waits`: the meeting that it waits in, without the call; None for a rank that waits nowhere. `whole`: whether
+    `calls` are all calls of the rank.
     """
 
     rank: int
     does: str
-    waits: tuple[str, str, Mapping[int, int]] | None
+    waits: Meeting | None
     whole: bool
     calls: tuple[Call, ...]
+
+
+States = Mapping[int, RankState]
+"""By rank; of the ranks that answered."""
+Left = Mapping[int, str]
+"""The ranks that have left the block, each with the way in which it left."""
 
 
 def answer(session: Session) -> bytes:
@@ -94,29 +100,29 @@ def ask(session: Session) -> dict[int, RankState]:
 def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
     data = json.loads(head)
-    waits = data["waits"] and (*data["waits"][:2], dict(data["waits"][2]))
+    waits = data["waits"] and Meeting(data["waits"][0], dict(data["waits"][2]), text=data["waits"][1])
     return RankState(rank, data["does"], waits, data["whole"], tuple(unpack_tail(tail, session.decoder)))
 
 
-def departed(session: Session) -> dict[int, str]:
+def departed(session: Session) -> Left:
     """Return the ranks that have left the block, each with the way in which it left."""
     text = session.store.find(keys.LEFT) or b""
     return {left["rank"]: left["how"] for left in map(json.loads, text.splitlines())}
 
 
-def missing_of(session: Session, key: str, members: Mapping[int, int]) -> tuple[int, ...]:
-    """Return the global ranks that have not come to the meeting at `key`; none where the meeting is over."""
-    text = session.store.find(keys.posts(key))
+def missing_of(session: Session, meeting: Meeting) -> tuple[int, ...]:
+    """Return the global ranks that have not come to a meeting; none where the meeting is over."""
+    text = session.store.find(keys.posts(meeting.key))
     if text is None:
         return ()
-    here = {members[arrival.rank] for arrival in Arrival.unpack(text)}
-    return tuple(rank for rank in members.values() if rank not in here)
+    here = {arrival.rank for arrival in Arrival.unpack(text)}
+    return tuple(rank for place, rank in meeting.members.items() if place not in here)
 
 
-def not_come(session: Session, meeting: Meeting, states: Mapping[int, RankState]) -> tuple[Finding, ...]:
+def not_come(session: Session, meeting: Meeting, states: States) -> tuple[Finding, ...]:
     """Return the findings of ranks that do not come to a meeting, with what they do instead; none if all come."""
     left, call = departed(session), meeting.call
-    missing = missing_of(session, meeting.key, meeting.members)
+    missing = missing_of(session, meeting)
     if not missing:
         return ()
     if call is None:
@@ -128,9 +134,9 @@ def not_come(session: Session, meeting: Meeting, states: Mapping[int, RankState]
         errors = _errors(pair) if len(pair) == 2 else ()
         if errors:
             return errors
-    faulty = sorted(_at_fault(meeting, missing, session, left, states))
+    faulty = sorted(_at_fault(session, meeting, missing, left, states))
     waiting = [rank for rank in meeting.members.values() if rank not in missing]
-    lines = [f"  {ranks_text(waiting)} {'waits' if len(waiting) == 1 else 'wait'} in {meeting.text}"]
+    lines = [f"  {ranks_verb(waiting, 'waits')} in {meeting.text}"]
     lines += [
         f"  rank {rank} {_doing(session, rank, left, states)}"
         for rank in dict.fromkeys((*missing, *faulty))
@@ -140,7 +146,7 @@ def not_come(session: Session, meeting: Meeting, states: Mapping[int, RankState]
     ranks = tuple(place[rank] for rank in faulty if rank in place) or tuple(place[rank] for rank in missing)
     names = {"missing": missing, "at fault": tuple(faulty)}
     advice = "Every rank of the group must make this call: look at what the ranks that do not come are doing."
-    verdict = f"{ranks_text(missing)} {'has' if len(missing) == 1 else 'have'} not come"
+    verdict = f"{ranks_verb(missing, 'has')} not come"
     if call is None:
         advice = "Every rank must come to the end of the block: look at what the ranks that do not come are doing."
         text = "\n".join([f"{verdict} to the end of the block   [{MISSING}]", *lines, advice])
@@ -154,13 +160,7 @@ def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:
     return tuple(finding for finding in in_order(states) if finding.severity == ERROR)
 
 
-def _at_fault(
-    meeting: Meeting,
-    missing: tuple[int, ...],
-    session: Session,
-    left: Mapping[int, str],
-    states: Mapping[int, RankState],
-) -> set[int]:
+def _at_fault(session: Session, meeting: Meeting, missing: tuple[int, ...], left: Left, states: States) -> set[int]:
     """Return the ranks for which all others wait: those that wait for no rank.
 
     Where every rank waits for another, they are the ranks outside of the meeting to which most ranks have come.
@@ -176,15 +176,15 @@ def _at_fault(
         if waits is None:
             free.add(rank)
             continue
-        parties.setdefault(waits[0], []).append(rank)
-        others = missing_of(session, waits[0], waits[2])
+        parties.setdefault(waits.key, []).append(rank)
+        others = missing_of(session, waits)
         todo += [other for other in others if other not in parties[meeting.key] or other in left]
     if free:
         return free
     return set(odd_ones(sorted((sorted({*ranks}) for ranks in parties.values()), key=lambda ranks: -len(ranks))))
 
 
-def _doing(session: Session, rank: int, left: Mapping[int, str], states: Mapping[int, RankState]) -> str:
+def _doing(session: Session, rank: int, left: Left, states: States) -> str:
     state = states.get(rank)
     if rank in left:
         return left[rank]
@@ -193,7 +193,7 @@ def _doing(session: Session, rank: int, left: Mapping[int, str], states: Mapping
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
-    return f"waits in {state.waits[1]}" if state.waits is not None else state.does
+    return f"waits in {state.waits.text}" if state.waits is not None else state.does
 
 
 def in_order(states: Iterable[RankState], only: str = "", stop: int | None = None) -> tuple[Finding, ...]:
@@ -226,16 +226,15 @@ def _group(call: Call) -> tuple[str, tuple[int, ...]]:
     return call.group.name, call.group.ranks
 
 
-def silent(session: Session, states: Mapping[int, RankState]) -> tuple[Finding, ...]:
+def silent(session: Session, states: States) -> tuple[Finding, ...]:
     """Return the finding that ranks do not answer, or have left the block, while others are in a collective."""
     left = departed(session)
     missing = [rank for rank in session.ranks if rank not in states]
     if not missing:
         return ()
-    does = "does not answer" if len(missing) == 1 else "do not answer"
-    if all(rank in left for rank in missing):
-        does = "has left the block" if len(missing) == 1 else "have left the block"
-    lines = [f"{ranks_text(missing)} {does}, while others are in a collective   [{MISSING}]"]
+    all_left = all(rank in left for rank in missing)
+    what = f"{ranks_verb(missing, 'has')} left the block" if all_left else f"{ranks_verb(missing, 'does')} not answer"
+    lines = [f"{what}, while others are in a collective   [{MISSING}]"]
     lines += [f"  rank {rank} {_doing(session, rank, left, states)}" for rank in session.ranks[:32]]
     lines.append("Look at what those ranks put out last.")
     return (Finding(MISSING, ERROR, "\n".join(lines), tuple(missing), {"missing": tuple(missing)}),)
@@ -246,7 +245,7 @@ def by_cause(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: "missing" in finding.names and finding.id != MISSING))
 
 
-def tails(states: Mapping[int, RankState]) -> str:
+def tails(states: States) -> str:
     """Return a text of what the ranks that answered do, and of their last calls."""
     lines = []
     for rank, state in sorted(states.items()):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 from collective_rules.agree import agree
@@ -22,8 +21,8 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ledger import Entry
 from collective_rules.live import keys
-from collective_rules.live.protocol import Arrival, EncodedCall, encode, pack_findings, unpack_findings
-from collective_rules.live.session import Meeting, Session, call_text
+from collective_rules.live.protocol import Arrival, encode, pack_findings, unpack_findings
+from collective_rules.live.session import Meeting, Members, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
 
@@ -40,7 +39,7 @@ class Rendezvous:
         self._alike: OrderedDict[Any, None] = OrderedDict()
         self._open: OrderedDict[int, list[Meeting]] = OrderedDict()
         self._counts: dict[tuple[Any, ...], int] = {}
-        self._members: dict[int, tuple[Group, Mapping[int, int]]] = {}
+        self._members: dict[int, tuple[Group, Members]] = {}
         self._any_source: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
@@ -54,8 +53,7 @@ class Rendezvous:
             return
         session.post_last()
         if not call.row.rule.point_to_point:
-            everyone = self._everyone(call.group)
-            self._meet(entry, call, session.encoder.of(entry.facts), f"{where}/{index}", everyone, index, backend)
+            self._meet(entry, call, f"{where}/{index}", self._everyone(call.group), index, backend)
             return
         try:
             messages = list(members(call))
@@ -87,12 +85,10 @@ class Rendezvous:
             number = self._counts.get((where, *pair, tag), 0)
             self._counts[where, *pair, tag] = number + 1
         everyone = self._everyone(group)
-        alone = single is entry.facts.call
-        encoded = self._session.encoder.of(entry.facts) if alone else encode(single, entry.facts.sizes)
         key = f"{where}/{pair[0]}>{pair[1]}#{tag}/{number}"
-        self._meet(entry, single, encoded, key, {rank: everyone[rank] for rank in pair}, number, backend)
+        self._meet(entry, single, key, {rank: everyone[rank] for rank in pair}, number, backend)
 
-    def _everyone(self, group: Group) -> Mapping[int, int]:
+    def _everyone(self, group: Group) -> Members:
         if id(group) not in self._members:
             self._members[id(group)] = (group, dict(enumerate(group.ranks or range(group.size))))
         return self._members[id(group)][1]
@@ -102,17 +98,10 @@ class Rendezvous:
             self._any_source.add((where, rank))
         return (where, rank) in self._any_source
 
-    def _meet(
-        self,
-        entry: Entry,
-        call: Call,
-        encoded: EncodedCall,
-        key: str,
-        everyone: Mapping[int, int],
-        index: int,
-        backend: str | None,
-    ) -> None:
+    def _meet(self, entry: Entry, call: Call, key: str, everyone: Members, index: int, backend: str | None) -> None:
         session, store, blocking = self._session, self._session.store, not entry.asynchronous
+        alone = call is entry.facts.call
+        encoded = session.encoder.of(entry.facts) if alone else encode(call, entry.facts.sizes)
         session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
         come = store.add(keys.come(key), 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):

@@ -30,17 +30,20 @@ _RELEASED = b"!"
 """The verdict that ends the waits of a rank that has an error to raise."""
 
 
+Members = Mapping[int, int]
+"""The ranks that come to a meeting: the rank that an arrival names → the global rank."""
+
+
 @attrs.frozen(eq=False)
 class Meeting:
     """A place where ranks meet at the store.
 
-    `members` are the ranks that come to it: the rank that an arrival names → the global rank. `call` is the call that
-    is about to be sent, None at the end of the block, and `text` names it for people. `to_any` is the key that says
-    that a receive from any source may take this send.
+    `call` is the call that is about to be sent, None at the end of the block, and `text` names it for people. `to_any`
+    is the key that says that a receive from any source may take this send.
     """
 
     key: str
-    members: Mapping[int, int]
+    members: Members
     call: Call | None = None
     index: int = 0
     text: str = "the end of the block"

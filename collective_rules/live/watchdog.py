@@ -129,7 +129,7 @@ class Watchdog:
         if time.monotonic() - waiting.since < self._tick:
             return
         left = departed(session)  # before the arrivals: a rank that has left has arrived earlier
-        missing = missing_of(session, meeting.key, meeting.members)
+        missing = missing_of(session, meeting)
         if not missing:
             if session.store.find(keys.posts(meeting.key)) is None:  # deleted: it was over before this rank asked
                 session.store.set(keys.verdict(meeting.key), b"")

@@ -21,7 +21,7 @@ from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import CallFacts, Entry, Ledger
-from collective_rules.mode.call_sites import CallSites, is_waited_for, source_line
+from collective_rules.mode.call_sites import CallSites, source_line
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
 from collective_rules.mode.reader import ArgumentReader, ArgumentReaders, DeviceTypes
@@ -222,9 +222,8 @@ class DispatchMode(TorchDispatchMode):
     ) -> tuple[Entry, str | None]:
         facts = reader.read(args, kwargs)
         module, phase = self._sites.now()
-        asynchronous = not is_waited_for() if reader.caller_knows else reader.asynchronous(args, kwargs)
         at = time.perf_counter() - self._start
-        entry = self.ledger.enter(facts, source_line(3), module, phase, at, asynchronous)
+        entry = self.ledger.enter(facts, source_line(3), module, phase, at, reader.asynchronous(args, kwargs))
         return entry, self._judge(facts) if self._backend == "auto" else self._backend
 
     def _judge(self, facts: CallFacts) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from collective_rules.call import call
 from collective_rules.errors import UnknownOpError
 from collective_rules.ledger import CallFacts
+from collective_rules.mode.call_sites import is_waited_for
 from collective_rules.mode.group_arguments import GroupResolver, ResolvedGroup
 from collective_rules.nested import leaves
 from collective_rules.ops import OPS, Row, lookup
@@ -40,14 +41,12 @@ class ArgumentReader:
     """Reads the arguments of one op.
 
     `functional`: the op returns tensors on which the program has to wait. `waits`: the op is that wait.
-    `caller_knows`: no argument says whether the caller waits, only the function of torch.distributed that it calls.
     """
 
     row: Row
     names: tuple[str, ...]
     functional: bool
     waits: bool
-    caller_knows: bool
     _find_at: Callable[[Any], ResolvedGroup]
     _find_named: Callable[[Any], ResolvedGroup]
     _async_at: int
@@ -63,9 +62,14 @@ class ArgumentReader:
         return named
 
     def asynchronous(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Return whether the caller has to wait for the result, by the arguments of the call."""
+        """Return whether the caller has to wait for the result.
+
+        A message's arguments do not say so, only the function of torch.distributed that the caller called.
+        """
         if self.functional:
             return True
+        if self.row.rule.point_to_point:
+            return not is_waited_for()
         if 0 <= self._async_at < len(args):
             return bool(args[self._async_at])
         if kwargs:
@@ -171,7 +175,6 @@ class ArgumentReaders:
             names,
             functional,
             row.rule.waits,
-            not functional and row.rule.point_to_point,
             self._groups.reader(row, {name: place for place, name in enumerate(names)}),
             self._groups.reader(row, {name: name for name in names}),
             next((names.index(name) for name in _ASYNC if name in names), -1),

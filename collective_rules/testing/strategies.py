@@ -38,13 +38,7 @@ def calls(op: Any, *, backend: str | None = "gloo", most_ranks: int = 8) -> st.S
     >>> find(calls("c10d::_allgather_base_"), lambda group: len(group) > 1)
     (<c10d::_allgather_base_ on rank 0 of 2, ...>, <c10d::_allgather_base_ on rank 1 of 2, ...>)
     """
-    row = _drawable(op, backend, most_ranks)
-    return _calls(row, backend, most_ranks)
-
-
-@st.composite
-def _calls(draw: st.DrawFn, row: Row, backend: str | None, most_ranks: int) -> tuple[Call, ...]:
-    return draw_calls(draw, row, backend, most_ranks, Wish())
+    return st.composite(draw_calls)(_drawable(op, backend, most_ranks), backend, most_ranks, Wish())
 
 
 def broken_calls(

@@ -17,9 +17,9 @@ from collective_rules.call import Call, on_device
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
 from collective_rules.ops.op import CONTIGUOUS, DENSE, FREE, SENT
-from collective_rules.spec import Memory, Spec
+from collective_rules.spec import Spec
 from collective_rules.testing.broken.edits import edited, replaced, slots_of, with_arguments
-from collective_rules.testing.broken.memory import apart
+from collective_rules.testing.broken.memory import in_one_memory
 from collective_rules.testing.broken.scene import Broken, Scene
 from collective_rules.testing.drawing import Calls, Dtypes, dtypes_of
 from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
@@ -239,12 +239,8 @@ def _ordered_together(row: Row, limit: Limit) -> bool:
 def _overlapping(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     lists = {"min_tensors": 2} if _listed(scene.row, limit) else {}
     calls = _legal(scene, limit, min_dims=1, min_size=2, **{"min_ranks": 2}, **lists)
-    one, a, b = scene.pick(
-        (one, *pair) for one in calls if one.row is scene.row for pair in apart(one, limit.overlap or FREE)
-    )
-    start = 1 if scene.row.in_place and not scene.row.reduce_op else 0
-    changed = edited(edited(one, a, memory=Memory(0, 0)), b, memory=Memory(0, start))
-    return replaced(calls, changed), f"{b.label} lies in the memory of {a.label}"
+    changed, change = in_one_memory(scene, calls, limit.overlap or FREE)
+    return replaced(calls, changed), change
 
 
 def _may_overlap(row: Row, limit: Limit) -> bool:

@@ -16,7 +16,7 @@ from collective_rules.spec import Memory
 from collective_rules.testing.broken.edits import edited, slots_of
 from collective_rules.testing.broken.scene import Breach, Broken, Scene
 from collective_rules.testing.broken.traits import given_parts, has_layout, is_collective, list_parts
-from collective_rules.testing.drawing import Dtypes
+from collective_rules.testing.drawing import Calls, Dtypes
 from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, TRANSPOSED, strides
 
 _RAW = (SENT, DENSE, FORMAT, CONTIGUOUS)
@@ -84,10 +84,18 @@ def _one_memory(scene: Scene) -> Broken:
     """Put a written tensor into the memory of a tensor that is read, where the op does not admit it."""
     row = scene.row
     calls = scene.legal(min_ranks=2, min_dims=1, min_size=2, min_tensors=2 if list_parts(row, "i") else 1)
-    one, a, b = scene.pick((one, a, b) for one in calls for a, b in apart(one))
+    changed, change = in_one_memory(scene, calls)
+    return scene.local(calls, changed, "overlap", change)
+
+
+def in_one_memory(scene: Scene, calls: Calls, overlap: str = "") -> tuple[Call, str]:
+    """Return one of the calls with two tensors in one memory that may not share it, and what was changed."""
+    row = scene.row
+    pairs = ((one, *pair) for one in calls if one.row is row for pair in apart(one, overlap))
+    one, a, b = scene.pick(pairs)
     start = 1 if row.in_place and not row.reduce_op else 0  # the same contents written twice do no harm
     changed = edited(edited(one, a, memory=Memory(0, 0)), b, memory=Memory(0, start))
-    return scene.local(calls, changed, "overlap", f"{b.label} lies in the memory of {a.label}")
+    return changed, f"{b.label} lies in the memory of {a.label}"
 
 
 def apart(one: Call, overlap: str = "") -> list[tuple[Slot, Slot]]:
