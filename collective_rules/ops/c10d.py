@@ -14,6 +14,8 @@ from collective_rules.ops.op import DENSE, FORMAT, NEVER, ORDER, OWN, SENT, Op, 
 _LIST_IN_PLACE = {"input": "tensors[i]", "output": "tensors[i]"}
 _BASE = {"input": "input_tensor", "output": "output_tensor"}
 _COALESCED = {"input": "inputs[i]", "output": "outputs[i]"}
+_TO_LIST = {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"}
+_FROM_LIST = {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"}
 _INTO_ONE = ("concatenated", "stacked")
 _TENSOR_FORMS = (*_INTO_ONE, "reshaped")
 _UNEVEN = ("even", "uneven")
@@ -21,9 +23,12 @@ _REDUCES = {"reduce_op": "reduce_op"}
 _ROOT = {"root": "root_rank"}
 _ROOT_TENSOR = {"root": "root_rank", "root_tensor": "root_tensor"}
 
+_RAW = {"tensors": DENSE}
+
 # What several ops have in common.
-_in_place = partial(Op, parts=_LIST_IN_PLACE, one_tensor=True, layouts={"tensors": DENSE}, layouts_from=2)
-_received = partial(Op, rule="recv", parts={"output": "tensors[1]"}, layouts={"tensors": DENSE})
+_in_place = partial(Op, parts=_LIST_IN_PLACE, one_tensor=True, layouts=_RAW, layouts_from=2)
+_scattered = partial(Op, rule="reduce_scatter_tensor", forms=_TENSOR_FORMS, attributes=_REDUCES)
+_received = partial(Op, rule="recv", parts={"output": "tensors[1]"}, layouts=_RAW)
 
 C10D = (
     _in_place("c10d::allreduce_", "all_reduce", attributes=_REDUCES, sparse=("sparse_coo",)),
@@ -37,12 +42,7 @@ C10D = (
         one_tensor=False,
         scratch=("tensors",),
     ),
-    Op(
-        "c10d::allgather_",
-        "all_gather",
-        {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"},
-        forms=_UNEVEN,
-    ),
+    Op("c10d::allgather_", "all_gather", _TO_LIST, forms=_UNEVEN),
     Op(
         "c10d::allgather_coalesced_",
         "all_gather",
@@ -59,29 +59,15 @@ C10D = (
     Op(
         "c10d::reduce_scatter_",
         "reduce_scatter",
-        {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
+        _FROM_LIST,
         forms=_UNEVEN,
         attributes=_REDUCES,
         layouts={"output_tensors": DENSE},
         layouts_from=2,
     ),
-    Op(
-        "c10d::_reduce_scatter_base_",
-        "reduce_scatter_tensor",
-        _BASE,
-        forms=_TENSOR_FORMS,
-        attributes=_REDUCES,
-        layouts={"input_tensor": ORDER},
-    ),
-    Op(
-        "c10d::reduce_scatter_tensor_coalesced_",
-        "reduce_scatter_tensor",
-        _COALESCED,
-        forms=_TENSOR_FORMS,
-        attributes=_REDUCES,
-        layouts={"inputs": ORDER},
-    ),
-    Op("c10d::gather_", "gather", {"input": "input_tensors[1]", "outputs": "output_tensors[1][p]"}, attributes=_ROOT),
+    _scattered("c10d::_reduce_scatter_base_", parts=_BASE, layouts={"input_tensor": ORDER}),
+    _scattered("c10d::reduce_scatter_tensor_coalesced_", parts=_COALESCED, layouts={"inputs": ORDER}),
+    Op("c10d::gather_", "gather", _TO_LIST, attributes=_ROOT),
     Op(
         "c10d::gather_into_tensor_",
         "gather_into_tensor",
@@ -96,7 +82,7 @@ C10D = (
     Op(
         "c10d::scatter_",
         "scatter",
-        {"inputs": "input_tensors[1][p]", "output": "output_tensors[1]"},
+        _FROM_LIST,
         attributes=_ROOT,
         layouts={"input_tensors": SENT, "output_tensors": SENT},
         overlap=OWN,
@@ -111,13 +97,7 @@ C10D = (
         layouts={"input": FORMAT, "output": DENSE},
         overlap=NEVER,
     ),
-    Op(
-        "c10d::send",
-        "send",
-        {"input": "tensors[1]"},
-        attributes={"peer": "dst", "tag": "tag"},
-        layouts={"tensors": DENSE},
-    ),
+    Op("c10d::send", "send", {"input": "tensors[1]"}, attributes={"peer": "dst", "tag": "tag"}, layouts=_RAW),
     _received("c10d::recv_", attributes={"peer": "src", "tag": "tag"}),
     _received("c10d::recv_any_source_", attributes={"tag": "tag"}),
     Op("c10d::barrier", "barrier", {}),

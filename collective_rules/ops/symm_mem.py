@@ -42,6 +42,20 @@ _OUTERMOST = {"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_
 _summed = partial(
     Op, rule="all_reduce", attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN, kernel_dtypes=_HALF_OR_SINGLE
 )
+_summed_out = partial(_summed, parts=_OUT, layouts=_IN_AND_OUT, exact=True)
+_tile = partial(Op, everywhere=True, reduce_ops=_SUM, kernel_dtypes=_NV_FLOATS)
+_vdev = partial(
+    Op,
+    rule="all_to_all_vdev",
+    parts={**_VDEV, "in_splits": "in_splits"},
+    layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
+)
+_gathered_product = partial(
+    Op, rule="all_gather_matmul", parts=_WEIGHTED, attributes={"gather_dim": "gather_dim"}, strides=_OUTERMOST
+)
+_scattered_product = partial(
+    Op, rule="matmul_reduce_scatter", parts={"input": "A", "weight": "B", "output": "output"}, reduce_ops=_SUM_AVG
+)
 _put = partial(Op, rule="put", parts={"input": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
 _get = partial(Op, rule="get", parts={"output": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
 _get_out = partial(
@@ -56,7 +70,7 @@ _gathered = partial(Op, rule="all_gather_into_tensor", forms=("concatenated", "s
 
 SYMM_MEM = (
     _summed(_S + "one_shot_all_reduce", parts=_ONE),
-    _summed(_S + "one_shot_all_reduce_out", parts=_OUT, layouts=_IN_AND_OUT, exact=True),
+    _summed_out(_S + "one_shot_all_reduce_out"),
     _summed(
         _S + "one_shot_all_reduce_copy",
         parts={**_COPIED, "output": "output"},
@@ -82,34 +96,21 @@ SYMM_MEM = (
     ),
     _summed(_S + "multimem_all_reduce_", parts=_IN_PLACE),
     _summed(_S + "multimem_one_shot_all_reduce", parts=_ONE),
-    _summed(_S + "multimem_one_shot_all_reduce_out", parts=_OUT, layouts=_IN_AND_OUT, exact=True),
-    _summed(
-        _S + "multimem_one_shot_reduce_out",
-        rule="reduce",
-        parts=_OUT,
-        attributes=_REDUCES_TO_ROOT,
-        layouts=_IN_AND_OUT,
-        exact=True,
-    ),
-    Op(
+    _summed_out(_S + "multimem_one_shot_all_reduce_out"),
+    _summed_out(_S + "multimem_one_shot_reduce_out", rule="reduce", attributes=_REDUCES_TO_ROOT),
+    _tile(
         _S + "tile_reduce",
         "reduce",
         {"input": "in_tile", "output": "out_tile"},
         attributes=_REDUCES_TO_ROOT,
-        everywhere=True,
-        reduce_ops=_SUM,
-        kernel_dtypes=_NV_FLOATS,
         exact=True,
         requirements=(sizes.matrix,),
     ),
-    Op(
+    _tile(
         _S + "multi_root_tile_reduce",
         "reduce_to_roots",
         {"inputs": "in_tiles[i]", "output": "out_tile"},
         attributes={"reduce_op": "reduce_op", "roots": "roots"},
-        everywhere=True,
-        reduce_ops=_SUM,
-        kernel_dtypes=_NV_FLOATS,
         requirements=(sizes.one_root_each,),
     ),
     Op(_S + "multimem_all_gather_out", "all_gather_into_tensor", _OUT, layouts=_IN_AND_OUT),
@@ -173,64 +174,33 @@ SYMM_MEM = (
         schema="symm_mem::nccl_all_to_all_nd(Tensor input, Tensor(a!) out, int scatter_dim, int gather_dim, "
         "str group_name) -> ()",
     ),
-    Op(
-        _S + "all_to_all_vdev",
-        "all_to_all_vdev",
-        {**_VDEV, "in_splits": "in_splits"},
-        forms=("ranks",),
-        layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
-    ),
-    Op(
-        _S + "all_to_all_vdev_2d",
-        "all_to_all_vdev",
-        {**_VDEV, "in_splits": "in_splits"},
-        forms=("experts",),
-        layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
-    ),
-    Op(
+    _vdev(_S + "all_to_all_vdev", forms=("ranks",)),
+    _vdev(_S + "all_to_all_vdev_2d", forms=("experts",)),
+    _vdev(
         _S + "all_to_all_vdev_2d_offset",
-        "all_to_all_vdev",
-        {**_VDEV, "in_splits": "in_splits_offsets"},
+        parts={**_VDEV, "in_splits": "in_splits_offsets"},
         forms=("offsets",),
         layouts={**_VDEV_LAYOUTS, "in_splits_offsets": CONTIGUOUS},
     ),
     Op(_S + "nvshmem_broadcast", "broadcast", _IN_PLACE, attributes={"root": "root"}, layouts=_IN),
     Op(_S + "get_remote_tensors", "view_peers", {"input": "x", "outputs": "outputs[p]"}, own={"outputs": "x"}),
-    Op(
-        _S + "fused_all_gather_matmul",
-        "all_gather_matmul",
-        _WEIGHTED,
-        attributes={"gather_dim": "gather_dim"},
-        strides=_OUTERMOST,
-        omits={"output": "return_A"},
-    ),
-    Op(
+    _gathered_product(_S + "fused_all_gather_matmul", omits={"output": "return_A"}),
+    _gathered_product(
         _S + "fused_all_gather_scaled_matmul",
-        "all_gather_matmul",
-        _WEIGHTED,
-        attributes={"gather_dim": "gather_dim"},
         dtypes={"outputs": "out_dtypes"},
-        strides=_OUTERMOST,
         also_reads=("A_scale", "B_scales", "biases", "result_scales"),
         row_scales={"A": "A_scale"},
         requirements=(sizes.gather_dim_not_last, sizes.one_option_for_each_weight, sizes.gathered_scale),
     ),
-    Op(
-        _S + "fused_matmul_reduce_scatter",
-        "matmul_reduce_scatter",
-        {"input": "A", "weight": "B", "output": "output"},
-        attributes={"reduce_op": "reduce_op", "scatter_dim": "scatter_dim"},
-        reduce_ops=_SUM_AVG,
+    _scattered_product(
+        _S + "fused_matmul_reduce_scatter", attributes={"reduce_op": "reduce_op", "scatter_dim": "scatter_dim"}
     ),
-    Op(
+    _scattered_product(
         _S + "fused_scaled_matmul_reduce_scatter",
-        "matmul_reduce_scatter",
-        {"input": "A", "weight": "B", "output": "output"},
         forms=("reshaped",),
         attributes={"reduce_op": "reduce_op", "scatter_dim": "orig_scatter_dim"},
         dtypes={"output": "out_dtype"},
         also_reads=("A_scale", "B_scale", "bias", "result_scale"),
-        reduce_ops=_SUM_AVG,
         requirements=(sizes.scatter_dims_not_last, sizes.row_or_tensor_scale),
     ),
     _put(_S + "nvshmem_put"),

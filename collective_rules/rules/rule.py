@@ -174,8 +174,8 @@ class Rule:
     - `constraints`: id → kind. A row writes "AR: sizes dtype": AR1 is the constraint of kind `sizes`, AR2 of `dtype`.
       Ids are stable: a new kind goes to the end, and none is taken out.
     - `volumes`: how many bytes move.
-    - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`).
     - `source`: where torch documents or implements the collective.
+    - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`); None where there is none.
     - `agreed`: attributes beyond the sizes that every rank must pass alike.
     - `contents`: the ranks whose input's contents count: "all", "root" (broadcast reads the root's alone) or "none"
       (nothing moves).
@@ -195,8 +195,8 @@ class Rule:
     forms: tuple[Form, ...]
     constraints: Mapping[str, str] = attrs.field(converter=_numbered)
     volumes: Volumes
-    oracle: Oracle | None
     source: str
+    oracle: Oracle | None = None
     agreed: tuple[str, ...] = ("dtype",)
     contents: str = "all"
     fixed_dtypes: Mapping[str, torch.dtype] = attrs.field(factory=dict)

@@ -215,7 +215,6 @@ _ROWS = (
         constraints="AAV: divides sizes dims dtype dense order overlap view strided call ranks",
         fixed_dtypes={"in_splits": torch.int64, "out_splits": torch.int64},
         volumes=Volumes(sent=volumes.inputs, buffer=volumes.inputs, bus_factor=volumes.share),
-        oracle=None,
         source="torch/csrc/distributed/c10d/symm_mem/nvshmem_extension.cu, all_to_all_vdev",
     ),
     Rule(
@@ -288,7 +287,6 @@ _ROWS = (
         direction="receive",
         volumes=Volumes(sent=volumes.nothing, buffer=volumes.outputs, bus_factor=volumes.one),
         route="from peer",
-        oracle=None,
         source=_DOCS + "recv",
     ),
     Rule(
@@ -299,7 +297,6 @@ _ROWS = (
         agreed=("dtype", "tag"),
         direction="both",
         volumes=Volumes(sent=volumes.inputs, buffer=volumes.larger, bus_factor=volumes.one),
-        oracle=None,
         source=_DOCS + "batch_isend_irecv",
     ),
     Rule(
@@ -322,7 +319,6 @@ _ROWS = (
         agreed=(),
         one_sided=True,
         volumes=Volumes(sent=volumes.nothing, buffer=volumes.outputs, bus_factor=volumes.one),
-        oracle=None,
         source="torch/csrc/distributed/c10d/symm_mem/nvshmem_extension.cu, nvshmem_get",
     ),
     Rule(
@@ -332,7 +328,6 @@ _ROWS = (
         constraints="BA: call ranks",
         agreed=(),
         volumes=Volumes(sent=volumes.nothing, buffer=volumes.nothing, bus_factor=volumes.one),
-        oracle=None,
         source=_DOCS + "barrier",
     ),
     Rule(
