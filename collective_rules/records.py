@@ -6,9 +6,9 @@ which tensors of the call share an allocation, and where they lie in it.
 
 from __future__ import annotations
 
-import reprlib
 from collections import Counter
 from collections.abc import Mapping
+from reprlib import repr as _short
 from typing import Any
 
 import torch
@@ -174,7 +174,3 @@ def _dtype(value: Any, what: str) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)

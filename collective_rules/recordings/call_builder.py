@@ -36,14 +36,13 @@ def built(events: list[Event], groups: RecordedGroups, rank: int | None, notes: 
         op = op_behind(event)
         group = groups.of(event, rank)
         if group is None:
-            notes.add("READ4", op, event.where)
-            notes.lose(event.group)
+            notes.add_lost("READ4", op, event.where, event.group)
             continue
         try:
             yield _call(event, op, group, notes, known)
         except CallError as error:
-            notes.add("READ2", f"a call of {op}: {str(error).splitlines()[0][:200]}", event.where)
-            notes.lose(event.group)
+            why = str(error).splitlines()[0][:200]
+            notes.add_lost("READ2", f"a call of {op}: {why}", event.where, event.group)
 
 
 def _call(event: Event, op: str, group: Group, notes: Notes, known: dict[Any, Call]) -> Call:
@@ -112,9 +111,8 @@ def _contradict(event: Event, row: Row, notes: Notes) -> None:
     for behind, column in row.entry.splits.items():
         own, its = event.arguments.get(column.argument or ""), told.get(behind)
         if own is not None and its is not None and own != its:
-            notes.add(
-                "READ12", f"{column.argument} of {row.op} is {short(list(own))}, and {short(list(its))}", event.where
-            )
+            differ = f"{column.argument} of {row.op} is {short(list(own))}, and {short(list(its))}"
+            notes.add("READ12", differ, event.where)
     if row.in_place and not event.counted and event.reads and event.writes:
         _contradict_in_place(event, row, notes)
     if row.op not in _AS_IT_IS:

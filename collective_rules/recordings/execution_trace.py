@@ -6,6 +6,7 @@ backend writes `record_param_comms` (NCCL does, gloo does not). Never recorded: 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -121,7 +122,6 @@ class ExecutionTrace(Collector):
     def _event(self, node: _Node) -> Event | None:
         within = [node, *node.inner]
         param = next((one for one in within if one.name == PARAM), None)
-        note = next((one for one in within if one.is_note), None)
         where, row = f"node {node.number}", row_of(node.name)
         event = Event(node.name, where, node.number)
         self._compare_tensors(event, within)
@@ -131,8 +131,8 @@ class ExecutionTrace(Collector):
             event.name = node.name
             self._arguments(event, row, node)
             return event
-        if event.name == PARAM and note is not None:
-            event.name = spelled(note.name)[1]
+        if event.name == PARAM and node.note is not None:
+            event.name = spelled(node.note.name)[1]
         if event.name == PARAM:
             return None  # a wait
         return event if name_known(event.name, self.notes, where) else None
@@ -164,22 +164,19 @@ class ExecutionTrace(Collector):
         Its id and its storage's id name a tensor; shape, dtype and number of elements must then be the same.
         """
         known: dict[tuple[int, int], tuple[Any, Any]] = {}
+        differ = functools.partial(self.notes.add, "READ12", where=event.where)
         for node in nodes:
             for side in (node.inputs, node.outputs):
                 for value, shape, dtype in _leaves(side):
                     if dtype is not None and is_number(value[4]) and value[4] != dtype.itemsize:
-                        self.notes.add("READ12", f"a {dtype} has {short(value[4])} bytes", event.where)
+                        differ(f"a {dtype} has {short(value[4])} bytes")
                     if shape is not None and is_number(value[3]) and value[3] != math.prod(shape):
-                        self.notes.add(
-                            "READ12", f"a tensor of shape {short(shape)} has {short(value[3])} elements", event.where
-                        )
+                        differ(f"a tensor of shape {short(shape)} has {short(value[3])} elements")
                     told = known.setdefault((value[0], value[1]), (shape, dtype))
                     if None not in (told[0], shape) and told[0] != shape:
-                        self.notes.add(
-                            "READ12", f"one tensor has the shapes {short(told[0])} and {short(shape)}", event.where
-                        )
+                        differ(f"one tensor has the shapes {short(told[0])} and {short(shape)}")
                     if None not in (told[1], dtype) and told[1] != dtype:
-                        self.notes.add("READ12", f"one tensor is {told[1]}, and {dtype}", event.where)
+                        differ(f"one tensor is {told[1]}, and {dtype}")
 
     def _tensors(self, side: Mapping[str, Any], place: int, depth: int, where: str) -> Any:
         """Return the tensors at one place, nested as the values are."""

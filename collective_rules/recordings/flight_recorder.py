@@ -84,8 +84,7 @@ class FlightRecorder(Collector):
         self._count(told.get("record_id"))
         text, group = told.get("profiling_name"), _group_of(told)
         if not isinstance(text, str):
-            self.notes.add("READ2", f"the entry {short(entry)}", where)
-            self.notes.lose(group)
+            self.notes.add_lost("READ2", f"the entry {short(entry)}", where, group)
             return
         _, name = spelled(text)
         numbers = tuple(told.get(key) for key in ("collective_seq_id", "seq_id", "p2p_seq_id"))
@@ -164,8 +163,7 @@ class FlightRecorder(Collector):
         if isinstance(group, (list, tuple)) and len(group) > 1:
             self._default(event.group, group[1])
         if not event.group:
-            self.notes.add("READ2", f"process_group={short(group)}", event.where)
-            self.notes.lose()
+            self.notes.add_lost("READ2", f"process_group={short(group)}", event.where)
         return bool(event.group)
 
     def _tensors(self, event: Event, entry: dict[Any, Any]) -> None:
@@ -226,11 +224,9 @@ class FlightRecorder(Collector):
             missing = f"the first ones of the group {late[0]!r} are not there"
             self.notes.add("READ13", missing, count=self._begins[late[0]])
         if self._left_out:
-            self.notes.add("READ13", "some in the middle are not there", count=self._left_out)
-            self.notes.lose()
+            self.notes.add_lost("READ13", "some in the middle are not there", count=self._left_out)
         if self._enqueued and not self._number:
-            self.notes.add("READ13", "calls were made, and none is there")
-            self.notes.lose()
+            self.notes.add_lost("READ13", "calls were made, and none is there")
 
 
 def _index(numbers: tuple[Any, ...]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -84,13 +85,12 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
     calls = tuple(lines.calls(text))
     if text.foreign:
         notes.add("READ2", "text that is no UTF-8")
-    rank = lines.rank if rank is None else rank
-    rank = _rank_in_name(path, notes) if rank is None else rank
+    rank = _first(rank, lines.rank, _rank_in_name(path))
     for call in calls:
         if rank is not None and call.group.ranks and call.group.ranks[call.group.rank] != rank:
             notes.add("READ10", f"a call of rank {call.group.ranks[call.group.rank]} in the ledger of rank {rank}")
     counts = {"records": lines.records, "collectives": lines.records, "calls": len(calls)}
-    size = lines.world_size if world_size is None else world_size
+    size = _first(world_size, lines.world_size)
     return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
 
 
@@ -114,19 +114,13 @@ def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector
 
 def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, int]:
     text = TextStream(stream)
-
-    def pass_over(why: str) -> None:
-        notes.add("READ2", why)
-        notes.lose()
-
-    document = JsonStream(text, _ARRAYS, pass_over)
+    document = JsonStream(text, _ARRAYS, functools.partial(notes.add_lost, "READ2"))
     source: Collector | None = None
     before: list[tuple[str, Any]] = []
     records = 0
     for key, is_item, value in document:
         if key in _ARRAYS and not is_item and value is not BEGINS:
-            notes.add("READ2", f"{key}={short(value)}, which should be a list")
-            notes.lose()
+            notes.add_lost("READ2", f"{key}={short(value)}, which should be a list")
         elif key in _ARRAYS and (key or (isinstance(value, dict) and "ph" in value)):
             source = _ARRAYS[key](notes) if source is None else source
         if is_item:
@@ -156,10 +150,8 @@ def _read_json(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, 
 def _recording(
     path: str, source: Collector, records: int, notes: Notes, rank: int | None, world_size: int | None
 ) -> Recording:
-    rank = source.rank if rank is None else rank
-    size = source.world_size if world_size is None else world_size
     events = list(source.events())
-    rank = _rank_in_name(path, notes) if rank is None else rank
+    rank, size = _first(rank, source.rank, _rank_in_name(path)), _first(world_size, source.world_size)
     groups = source.groups
     groups.world, groups.said = size, world_size
     for event in events:
@@ -172,7 +164,11 @@ def _recording(
     return Recording(path, source.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
 
 
-def _rank_in_name(path: str, notes: Notes) -> int | None:
+def _first(*numbers: int | None) -> int | None:
+    return next((number for number in numbers if number is not None), None)
+
+
+def _rank_in_name(path: str) -> int | None:
     """Return the rank that the file's name ends with, or that stands behind "rank" in it."""
     stem = Path(path).name
     while Path(stem).suffix and not Path(stem).suffix[1:].isdigit():

@@ -132,8 +132,7 @@ class Kineto(Collector):
 
     def _lose(self, what: str, where: str = "") -> None:
         """Note what cannot be read, by which a call may be another than it seems, or none."""
-        self.notes.add("READ2", what, where or self._where())
-        self.notes.lose()
+        self.notes.add_lost("READ2", what, where or self._where())
 
     def events(self) -> Iterator[Event]:
         """Yield the collectives in the order in which they were begun."""
@@ -159,10 +158,8 @@ class Kineto(Collector):
         return self._row(seen.name) is not None or seen.name == PARAM or _NAME in seen.args
 
     def _event(self, seen: _TraceEvent) -> Event | None:
-        within = [seen, *seen.inner]
-        told = next((one for one in within if _NAME in one.args), None)
-        note = next((one for one in within if one.is_note), None)
-        where, row = f"event {seen.number}", self._row(seen.name)
+        told = next((one for one in (seen, *seen.inner) if _NAME in one.args), None)
+        note, where, row = seen.note, f"event {seen.number}", self._row(seen.name)
         if row is not None:
             name = seen.name
         else:

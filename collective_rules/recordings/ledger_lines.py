@@ -8,6 +8,7 @@ A line is whole or it is lost: what a crash leaves of the last one is passed ove
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -35,7 +36,7 @@ _ENTRY = {"module": str, "phase": str, "step": int, "at": float}
 """What is written of an entry besides its call."""
 
 
-class LedgerWriter:
+class LedgerWriter(contextlib.AbstractContextManager["LedgerWriter"]):
     """Writes calls to a file as they are made, one line each; the file is readable at any time.
 
     `path` is made anew, `{rank}` in it is replaced by the rank. `rank` and `world_size` are torch.distributed's own
@@ -132,9 +133,6 @@ class LedgerWriter:
             self._closed = True
             if self._file is not None:
                 self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -234,8 +232,7 @@ class LedgerLines:
             if last:
                 self.notes.add("READ1", "its last line is not whole", where)
             else:
-                self.notes.add("READ2", f"the line {short(line)}", where)
-                self.notes.lose()
+                self.notes.add_lost("READ2", f"the line {short(line)}", where)
             return None
 
     def _header(self, header: Mapping[str, Any], *, first: bool) -> None:
@@ -252,21 +249,20 @@ class LedgerLines:
                 setattr(self, name, value)
 
     def _call(self, record: Any, where: str) -> Call | None:
+        own: dict[str, Any] = {}
         if isinstance(record, dict):
             if "fault" in record:
-                self.notes.add("READ2", str(record["fault"])[:200], where)
-                self.notes.lose()
+                self.notes.add_lost("READ2", str(record["fault"])[:200], where)
                 return None
-            own = {name: record.pop(name) for name in ("source", "index", "blocking", *_ENTRY) if name in record}
-            for name in [name for name, value in own.items() if name not in _ENTRY and not _is_plain(name, value)]:
+            own = {name: record.pop(name) for name in ("source", "index", "blocking") if name in record}
+            for name in [name for name, value in own.items() if not _is_plain(name, value)]:
                 self.notes.add("READ2", f"{name}={short(own.pop(name))}", where)
-            return self._alike(record, own, where)
-        return self._alike(record, {}, where)
+            record = {name: value for name, value in record.items() if name not in _ENTRY}
+        return self._alike(record, own, where)
 
     def _alike(self, record: Any, own: dict[str, Any], where: str) -> Call | None:
         """Return the call of `record` and `own`; calls that differ in `own` alone share their arguments."""
         key = json.dumps(record)
-        own = {name: value for name, value in own.items() if name not in _ENTRY}
         known = self._known.get(key)
         try:
             if known is None:
@@ -276,6 +272,5 @@ class LedgerLines:
                 return made
             return attrs.evolve(known, **{"source": "", "index": None, "blocking": None, **own})
         except CallError as error:
-            self.notes.add("READ2", str(error).splitlines()[0][:200], where)
-            self.notes.lose()
+            self.notes.add_lost("READ2", str(error).splitlines()[0][:200], where)
             return None

@@ -29,9 +29,9 @@ class TraceRow:
     inner: list[Any] = attrs.field(factory=list, kw_only=True)
 
     @property
-    def is_note(self) -> bool:
-        """Whether the row is the backend's note."""
-        return "::" not in self.name and ":" in self.name
+    def note(self) -> Any:
+        """The first row of this one and of those inside it that is the backend's note; None where there is none."""
+        return next((one for one in (self, *self.inner) if "::" not in one.name and ":" in one.name), None)
 
 
 _Row = TypeVar("_Row", bound=TraceRow)

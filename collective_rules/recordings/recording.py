@@ -158,6 +158,11 @@ class Notes:
         known, first = self._seen.get(key, (0, where))
         self._seen[key] = (known + count, first)
 
+    def add_lost(self, id_: str, detail: str, where: str = "", group: str | None = None, count: int = 1) -> None:
+        """Note one thing, by which a call of `group` could not be read."""
+        self.add(id_, detail, where, count)
+        self.lose(group)
+
     def findings(self, rank: int | None = None) -> tuple[Finding, ...]:
         """Return them as findings, errors first."""
         found = [self._finding(*key, *seen, rank) for key, seen in self._seen.items()]
