@@ -174,7 +174,7 @@ def _draw_pairs(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
         for rank, peer, direction in ((sender, receiver, "send"), (receiver, sender, "receive")):
             own = row if row.rule.direction == direction else partner
             part = own.spellings[0].statement.parts[0]
-            tensor = _twin([spec] if part.path.index else spec)
+            tensor = copied([spec] if part.path.index else spec, strided=True)
             arguments = {part.path.name: tensor, own.tag: tag} | ({own.peer: peer} if own.peer else {})
             made.append(call(own.op, group=Group(size, rank), **arguments))
     return tuple(sorted(made, key=lambda one: one.group.rank))
@@ -207,20 +207,15 @@ def _draw_batch(draw: st.DrawFn, row: Row, backend: str | None, size: int, wish:
         sender, receiver = draw(st.permutations(range(size)))[:2]
         spec, tag = _draw_message(draw, member, member, backend, wish), draw(_TAGS)
         for rank, peer, kind in ((sender, receiver, "isend"), (receiver, sender, "irecv")):
-            for name, value in zip(names, (kind, peer, tag, _twin(spec)), strict=True):
+            for name, value in zip(names, (kind, peer, tag, copied(spec, strided=True)), strict=True):
                 lists[rank][name].append(value)
     taking_part = [rank for rank in range(size) if lists[rank][batch.kinds]]
     return tuple(call(row.op, group=Group(size, rank), **lists[rank]) for rank in taking_part)
 
 
-def copied(value: Any) -> Any:
-    """Return equal tensors in other memory, contiguous; `value` is a tensor or a (nested) list."""
-    return mapped(lambda spec: Spec(spec.shape, spec.dtype, None, spec.device), value)
-
-
-def _twin(value: Any) -> Any:
-    """Return equal tensors in other memory, of the same strides."""
-    return mapped(lambda spec: Spec(spec.shape, spec.dtype, spec.stride, spec.device), value)
+def copied(value: Any, *, strided: bool = False) -> Any:
+    """Return equal tensors in other memory, contiguous, or of the same strides; `value` may be a (nested) list."""
+    return mapped(lambda spec: Spec(spec.shape, spec.dtype, spec.stride if strided else None, spec.device), value)
 
 
 def _draw_shape(draw: st.DrawFn, wish: Wish, taken: int) -> tuple[int, ...]:

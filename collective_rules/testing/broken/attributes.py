@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hypothesis import strategies as st
 
 from collective_rules.ops import Row
 from collective_rules.testing.broken.edits import edited, slots_of, with_arguments
 from collective_rules.testing.broken.scene import Breach, Broken, Scene
-from collective_rules.testing.broken.traits import has_attribute, holds_two_alike, is_collective
+from collective_rules.testing.broken.traits import holds_two_alike, is_collective
 
 
 def _other_dtype(scene: Scene) -> Broken:
@@ -50,8 +48,8 @@ def _reduce_op_by_name(row: Row) -> bool:
     return bool(row.reduce_op) and not row.by_name[row.reduce_op].kind.endswith(".ReduceOp")
 
 
-def _other_on_one_rank(attribute: str, kind: str) -> Callable[[Scene], Broken]:
-    """Return what changes an attribute on which the ranks must agree."""
+def _other(name: str, attribute: str, kind: str) -> Breach:
+    """Return the way to change an attribute on which the ranks must agree."""
 
     def broken(scene: Scene) -> Broken:
         drawing, calls = scene.drawing(min_ranks=2, min_dims=2, min_size=1)
@@ -61,11 +59,11 @@ def _other_on_one_rank(attribute: str, kind: str) -> Callable[[Scene], Broken]:
         attributes[attribute] = value
         return scene.on_one_rank(drawing, calls, kind, f"this rank's {attribute} is {value}")
 
-    return broken
+    return Breach(name, kind, lambda row: attribute in row.entry.attributes, broken)
 
 
-def _out_of_range(attribute: str, kind: str) -> Callable[[Scene], Broken]:
-    """Return what gives an attribute a value that it never has."""
+def _no_such(breach: str, attribute: str, kind: str) -> Breach:
+    """Return the way to give an attribute a value that it never has."""
 
     def broken(scene: Scene) -> Broken:
         calls = scene.legal(min_ranks=2, min_dims=1)
@@ -78,15 +76,7 @@ def _out_of_range(attribute: str, kind: str) -> Callable[[Scene], Broken]:
         name = one.row.entry.attributes[attribute]
         return scene.local(calls, with_arguments(one, **{name: value}), kind, f"{name} is {value}")
 
-    return broken
-
-
-def _other(name: str, attribute: str, kind: str) -> Breach:
-    return Breach(name, kind, has_attribute(attribute), _other_on_one_rank(attribute, kind))
-
-
-def _no_such(name: str, attribute: str, kind: str) -> Breach:
-    return Breach(name, kind, has_attribute(attribute), _out_of_range(attribute, kind))
+    return Breach(breach, kind, lambda row: attribute in row.entry.attributes, broken)
 
 
 ATTRIBUTES: tuple[Breach, ...] = (

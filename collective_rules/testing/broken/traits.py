@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from collective_rules.ops import Row
@@ -30,11 +29,6 @@ def list_parts(row: Row, index: str) -> list[Any]:
 def has_size(row: Row, kind: type) -> bool:
     """Return whether an argument has a size of this kind."""
     return any(isinstance(size, kind) for part in given_parts(row) for size in part.sizes)
-
-
-def has_attribute(attribute: str) -> Callable[[Row], bool]:
-    """Return a function that tells whether an op has the attribute."""
-    return lambda row: attribute in row.entry.attributes
 
 
 def has_layout(row: Row, *layouts: str) -> bool:
