@@ -65,6 +65,14 @@ def pointed(text: str, start: int, stop: int, *, indent: str = "  ", width: int 
     return f"{indent}{shown}\n{indent}{' ' * (start - left)}{marks}"
 
 
+def text_of(error: BaseException | None) -> str:
+    """Return the text of an error that a program raised; its `__str__` may itself raise."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(no text: its __str__ raised {type(failure).__name__})"
+
+
 class _FindingsError(CollectiveRulesError, ValueError):
     """A message, and the findings behind it."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from collective_rules.errors import CallError
+from collective_rules.errors import CallError, text_of
 
 
 def found_at(place: str, argument: str, fits: Callable[[Any], bool]) -> Any:
@@ -77,4 +77,5 @@ def described(error: BaseException) -> str:
     >>> described(ValueError("no"))
     'ValueError: no'
     """
-    return f"{type(error).__name__}: {error}"
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

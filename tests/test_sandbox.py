@@ -319,7 +319,7 @@ def test_a_job_is_a_function_of_a_module_or_of_a_file(box: Sandbox, monkeypatch:
 SIMPLE: list[tuple[Any, Any, str, str]] = [
     (fail, "no", "raises ValueError: no", "ValueError: no"),
     (fail, "", "raises ValueError", "ValueError"),
-    (fail_without_text, None, "raises MuteError: (it has no text: its __str__ raises)", "its __str__"),
+    (fail_without_text, None, "raises MuteError: (no text: its __str__ raised ValueError)", "its __str__"),
     (leave_politely, 3, "raises SystemExit: 3", "SystemExit: 3"),
     (no_result, None, "raises CallError: outcome='perhaps', but should be one of 'ok', 'raises', ...", "CallError"),
     (abort, "last words", "dies by signal 6 (SIGABRT)", "last words"),

@@ -17,6 +17,7 @@ import typer
 
 from collective_rules.cli.output import AsJson, CommandError, Report, ReportFiles
 from collective_rules.cli.script_options import Item, LocalWorldSize, Script, ScriptArguments, Steps, WorldSize
+from collective_rules.errors import text_of
 from collective_rules.finding import ERROR
 from collective_rules.text_table import Table
 
@@ -66,7 +67,7 @@ def dry_run_script(
         "ended": result.reason,
         "status": result.status,
         "where": result.where,
-        "message": None if result.error is None else _text_of(result.error),
+        "message": None if result.error is None else text_of(result.error),
         "ledger": ledger_as_json(result.ledger),
     }
     head = f"{script} as rank {rank} of {world_size}: {_ending(result)}"
@@ -78,16 +79,7 @@ def _complaint(script: str, result: Result) -> str:
 
     if isinstance(result.error, UnknownValueError):
         return str(result.error)
-    where = result.where or script
-    return f"{where}: {type(result.error).__name__}: {_text_of(result.error)}"
-
-
-def _text_of(error: BaseException | None) -> str:
-    """Return the text of an error that the script raised; its `__str__` may itself raise."""
-    try:
-        return str(error)
-    except Exception as failure:
-        return f"(no text: its __str__ raised {type(failure).__name__})"
+    return f"{result.where or script}: {type(result.error).__name__}: {text_of(result.error)}"
 
 
 def _ending(result: Result) -> str:
@@ -106,5 +98,5 @@ def _blocks(result: Result) -> Iterator[str | Table]:
     from collective_rules.reports import blocks
 
     if result.reason == "illegal":
-        yield f"error: {_text_of(result.error)}"
+        yield f"error: {text_of(result.error)}"
     yield from blocks(result.ledger)

@@ -14,8 +14,9 @@ import torch
 import torch._dynamo
 
 from collective_rules.dryrun import StepsDone, UnknownValueError, run_script
-from collective_rules.errors import CollectiveRulesError, SimulationError
+from collective_rules.errors import CollectiveRulesError, SimulationError, text_of
 from collective_rules.mode.call_sites import source_line
+from collective_rules.places import described
 from collective_rules.recordings import write_ledger
 
 
@@ -68,11 +69,7 @@ def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
 def _message(error: BaseException | None, *, named: bool) -> str:
     if error is None or (isinstance(error, SystemExit) and isinstance(error.code, (int, type(None)))):
         return ""
-    try:
-        text = str(error)
-    except Exception:
-        text = "(it has no text: its __str__ raises)"
-    return f"{type(error).__name__}: {text}".rstrip(": ") if named else text
+    return described(error) if named else text_of(error)
 
 
 def _put_output_into(path: str) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collective_rules.errors import CallError, CollectiveRulesError
-from collective_rules.places import import_place
+from collective_rules.places import described, import_place
 from collective_rules.sandbox.channel import Channel
 from collective_rules.sandbox.result import DIES, HANGS, OK, RAISES, Result, read_result
 from collective_rules.sandbox.sandbox import START_LIMIT
@@ -80,7 +80,7 @@ def load(name: str) -> Callable[[Any], Any] | None:
     try:
         module = import_place(module_name)
     except BaseException as error:
-        raise CallError(f"{name!r} cannot be imported: {_described(error)}") from None
+        raise CallError(f"{name!r} cannot be imported: {described(error)}") from None
     if not function:
         return None
     job = getattr(module, function, None)
@@ -93,14 +93,6 @@ def load(name: str) -> Callable[[Any], Any] | None:
 def _call_warm_up(module: str) -> None:
     """Call the module's `sandbox_warm_up`, if it defines one."""
     getattr(import_place(module), "sandbox_warm_up", int)()
-
-
-def _described(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = "(it has no text: its __str__ raises)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 # -- the fork server
@@ -331,7 +323,7 @@ def _answer(request: dict[str, Any]) -> bytes:
         value = function(json.loads(request["payload"]))
         result = value if isinstance(value, Result) else Result(OK, value=value)
     except BaseException as error:
-        result = Result(RAISES, _described(error).splitlines())
+        result = Result(RAISES, described(error).splitlines())
     try:
         text = result.text()
     except (TypeError, ValueError, RecursionError) as error:

@@ -55,7 +55,7 @@ class _Request:
     again: bool = False
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """Runs jobs in children, up to `workers` side by side, each payload within `deadline` seconds.
 
     A job is named "package.module:function" or "/path/to/file.py:function", and called with one payload. Payload and
@@ -128,9 +128,6 @@ class Sandbox:
         self.closed = True
         if self._owner == os.getpid():  # a forked child has no part in it
             self._end()
-
-    def __enter__(self) -> Sandbox:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

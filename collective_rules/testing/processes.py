@@ -47,7 +47,7 @@ _BOOT = (
 )
 
 
-class ProcessWorld:
+class ProcessWorld(contextlib.AbstractContextManager["ProcessWorld"]):
     """`size` ranks, each in a process of its own: a `World` for any backend.
 
     `backend` is a name that torch.distributed knows ("gloo", "nccl", that of a registered plug-in), or a
@@ -104,9 +104,6 @@ class ProcessWorld:
         """End all processes. A closed world cannot be used again."""
         self.closed = True
         self._end(_FAREWELL)
-
-    def __enter__(self) -> ProcessWorld:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -6,6 +6,7 @@ that every process can make those of all ranks, and knows what its own call must
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -88,7 +89,7 @@ def _torch_name(backend: str, device: torch.device) -> str:
     return name
 
 
-class Rank:
+class Rank(contextlib.AbstractContextManager["Rank"]):
     """This process's rank of the default process group, which it sets up and, on `close`, takes down.
 
     `backend` is a name that torch.distributed knows, or a "module:factory" as `resolve` takes it. The `size` ranks
@@ -146,9 +147,6 @@ class Rank:
         """Take down the process group."""
         if dist.is_initialized():
             self._leave()
-
-    def __enter__(self) -> Rank:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -70,7 +70,7 @@ class WorldTimeout(CollectiveRulesError, TimeoutError):  # noqa: N818 - Timeout 
 _LONGEST = 86_400.0
 
 
-class World:
+class World(contextlib.AbstractContextManager["World"]):
     """`size` ranks of a backend in this process. `groups` are their process groups, by rank.
 
     `backend` is what `resolve` takes: "gloo", "fake", "threaded", a registered name, the place of a factory, or a
@@ -211,9 +211,6 @@ class World:
         for thread in threads:
             thread.run() if here else thread.start()
         return [] if here else threads
-
-    def __enter__(self) -> World:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
