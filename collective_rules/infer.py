@@ -86,11 +86,8 @@ def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
 
 def _add_return(result: dict[str, Any], call: Call, bound: Bound, output: Output) -> None:
     if output.kind == "argument" and output.name not in result:
-        result[output.name] = (
-            aliased(call.arguments[output.name], output.name)
-            if call.arguments.get(output.name) is not None
-            else Spec(None, None)
-        )
+        given = call.arguments.get(output.name)
+        result[output.name] = Spec(None, None) if given is None else aliased(given, output.name)
     elif output.kind == "empty":
         result[output.name] = Spec((0,), bound.slots[0].spec.dtype, device=bound.slots[0].spec.device)
 

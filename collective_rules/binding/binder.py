@@ -86,6 +86,9 @@ def _unpromised(bound: Bound) -> Problem:
     return Problem("sizes", verdict, values=shapes, severity=WARNING, advice=advice)
 
 
+_Values = Mapping[str, Any] | None
+
+
 class _Stop(Exception):  # noqa: N818 - control flow inside the binder
     """The rest of this part cannot be matched."""
 
@@ -350,14 +353,10 @@ class _Binder:
         if not isinstance(condition, bool):
             self.bound.demands.append(Demand(condition, problem))
 
-    def problem(
-        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
-    ) -> None:
+    def problem(self, kind: str, verdict: str, part: Part | None, values: _Values = None, **more: Any) -> None:
         self.bound.problems.append(Problem(kind, verdict, part, values or {}, **more))
 
-    def fail(
-        self, kind: str, verdict: str, part: Part | None, values: Mapping[str, Any] | None = None, **more: Any
-    ) -> None:
+    def fail(self, kind: str, verdict: str, part: Part | None, values: _Values = None, **more: Any) -> None:
         self.problem(kind, verdict, part, values, **more)
         raise _Stop
 

@@ -103,13 +103,9 @@ class Damage:
     @functools.cached_property
     def reasons(self) -> list[str]:
         """A sentence on each kind of damage."""
-        reasons = []
-        if self.ends_early:
-            reasons.append(f"The recording of {ranks_text(self.ends_early)} ends early: it may lack a call.")
-        if self.gaps:
-            reasons.append(f"The recording of {ranks_text(self.gaps)} could not be read whole: it may lack a call.")
-        if self.begins_late:
-            reasons.append(f"The recording of {ranks_text(self.begins_late)} begins late: it may lack a call.")
+        kinds = {"ends early": self.ends_early, "could not be read whole": self.gaps, "begins late": self.begins_late}
+        damaged = {what: ranks_text(ranks) for what, ranks in kinds.items() if ranks}
+        reasons = [f"The recording of {ranks} {what}: it may lack a call." for what, ranks in damaged.items()]
         if len(self.namings) > 1:
             reasons.append(f"The Flight Recorder of {ranks_text(self.namings[True])} names ops as the backend does.")
         return reasons

@@ -182,10 +182,8 @@ class _GroupPrograms:
             for ranks, column in cells_of.items()
         ]
         contexts = _contexts(self.ranks, lines, odd)
-        verdict, _, _ = finding.message.partition("\n")
-        return place, Divergence(
-            self.name, self.members, index, verdict, tuple(compress(rows, shown)), tuple(columns), contexts
-        )
+        known = (self.name, self.members, index, finding.message.partition("\n")[0])
+        return place, Divergence(*known, tuple(compress(rows, shown)), tuple(columns), contexts)
 
     def _message(self, finding: Finding, context: int) -> tuple[int, Divergence] | None:
         unmatched = _unmatched(self.name, self.timelines, self.groups)
@@ -198,9 +196,8 @@ class _GroupPrograms:
             lambda rank: self.timelines[rank].around([places[rank]] if rank in places else [], context),
             set(finding.ranks) if set(finding.ranks) < set(ranks) else set(),
         )
-        verdict, _, _ = finding.message.partition("\n")
-        place = min(places.values(), default=0)
-        return place, Divergence(self.name, self.members, None, verdict, contexts=contexts)
+        verdict = finding.message.partition("\n")[0]
+        return min(places.values(), default=0), Divergence(self.name, self.members, None, verdict, contexts=contexts)
 
 
 def divergences(

@@ -107,9 +107,8 @@ class Watchdog:
             key, group, number, count = session.windows.popleft()
             ranks = group.ranks or tuple(range(group.size))
             session.post(key, Arrival(group.rank, False, "", b"%x" % number).pack())
-            arrivals = list(
-                Arrival.unpack(session.store.find(keys.posts(key)) or b"")
-            )  # deleted, where another was faster
+            posts = session.store.find(keys.posts(key)) or b""  # deleted, where another was faster
+            arrivals = list(Arrival.unpack(posts))
             if len(arrivals) < len(ranks):
                 continue
             session.store.delete(keys.posts(key))

@@ -39,10 +39,6 @@ class _Shown:
     times: int
     children: tuple[_Shown, ...]
 
-    @property
-    def likeness(self) -> tuple[object, ...]:
-        return self.calls, self.sent, self.times, self.children
-
 
 def tree(ledger: Ledger) -> str:
     """Return the modules as an indented tree with the calls and bytes sent in and below each.
@@ -88,7 +84,7 @@ def _siblings(children: dict[str, _Node]) -> Iterator[_Shown]:
     for name, node in children.items():
         shown = _Shown(name, node.calls, node.sent, 1, tuple(_siblings(node.children)))
         # Only numbered modules are copies of one another.
-        key = ("numbered", *shown.likeness) if _is_number(name) else ("named", name)
+        key = ("numbered", shown.calls, shown.sent, shown.children) if _is_number(name) else ("named", name)
         alike.setdefault(key, (shown, []))[1].append(name)
     for shown, names in alike.values():
         together = f"{{{_runs(sorted(map(int, names)))}}}" if len(names) > 1 else shown.name
