@@ -103,8 +103,8 @@ class Damage:
     @functools.cached_property
     def reasons(self) -> list[str]:
         """A sentence on each kind of damage."""
-        kinds = {"ends early": self.ends_early, "could not be read whole": self.gaps, "begins late": self.begins_late}
-        damaged = {what: ranks_text(ranks) for what, ranks in kinds.items() if ranks}
+        damage = {"ends early": self.ends_early, "could not be read whole": self.gaps, "begins late": self.begins_late}
+        damaged = {what: ranks_text(ranks) for what, ranks in damage.items() if ranks}
         reasons = [f"The recording of {ranks} {what}: it may lack a call." for what, ranks in damaged.items()]
         if len(self.namings) > 1:
             reasons.append(f"The Flight Recorder of {ranks_text(self.namings[True])} names ops as the backend does.")

@@ -182,8 +182,8 @@ class _GroupPrograms:
             for ranks, column in cells_of.items()
         ]
         contexts = _contexts(self.ranks, lines, odd)
-        known = (self.name, self.members, index, finding.message.partition("\n")[0])
-        return place, Divergence(*known, tuple(compress(rows, shown)), tuple(columns), contexts)
+        head = (self.name, self.members, index, finding.message.partition("\n")[0])
+        return place, Divergence(*head, tuple(compress(rows, shown)), tuple(columns), contexts)
 
     def _message(self, finding: Finding, context: int) -> tuple[int, Divergence] | None:
         unmatched = _unmatched(self.name, self.timelines, self.groups)
