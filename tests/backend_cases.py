@@ -230,16 +230,20 @@ BEYOND: Mapping[str, Case] = {
     "FAKE7": Case(BASE_AG, arguments={"input_tensor": at(2), "output_tensor": at(0, (16,))}),
     "THREADED1": Case("c10d::send"),
     "THREADED2": Case(AR, dtype=I32, reduce_op="avg"),
-    "THREADED3": Case(AR, reduce_op="band"),
-    "THREADED4": Case(F + "all_reduce", dtype=C64, reduce_op="product"),
-    "THREADED5": Case(RS, reduce_op="max"),
-    "THREADED6": Case(RS, dtype=U16),
-    "THREADED7": Case(AR, arguments=TWO),
-    "THREADED8": Case(BASE_RS, arguments=STACKED),
-    "THREADED9": Case(BASE_AG, arguments=ROW),
-    "THREADED10": Case(A2A, arguments=ROWS),
-    "THREADED11": Case(BASE_AG, arguments=OVER),
-    "THREADED12": Case(BASE_RS, arguments=OVER_RS),
+    "THREADED3": Case(AR, dtype=FP8),
+    "THREADED4": Case(AR, reduce_op="band"),
+    "THREADED5": Case(F + "all_reduce", dtype=C64, reduce_op="product"),
+    "THREADED6": Case(RS, reduce_op="max"),
+    "THREADED7": Case(RS, dtype=U16),
+    "THREADED8": Case(RS, dtype=FP8, reduce_op="avg", size=1, arguments={
+        "input_tensors": [each((4,), count=1, dtype=FP8)], "output_tensors": [spec((4,), dtype=FP8)]
+    }),
+    "THREADED9": Case(AR, arguments=TWO),
+    "THREADED10": Case(BASE_RS, arguments=STACKED),
+    "THREADED11": Case(BASE_AG, arguments=ROW),
+    "THREADED12": Case(A2A, arguments=ROWS),
+    "THREADED13": Case(BASE_AG, arguments=OVER),
+    "THREADED14": Case(BASE_RS, arguments=OVER_RS),
 }  # fmt: skip
 """The id of a limit → a call that goes beyond it. Those that are missing are found between ranks alone."""
 
@@ -308,6 +312,7 @@ LEGAL: Mapping[str, tuple[Case, ...]] = {
         Case(AR, dtype=BOOL, reduce_op="max"),
         Case(AR, dtype=FP8, device="cuda"),
         Case(AR, reduce_op="band", size=1),
+        Case(AR, reduce_op="max", arguments={"tensors": [spec((3, 0), dtype=U16)]}),
         Case(AG, arguments=UNEVEN_AG),
         Case(RS, arguments=UNEVEN_RS),
     ),

@@ -21,12 +21,14 @@ import collective_rules as cr
 from collective_rules.backends import BACKENDS
 from collective_rules.backends.columns import sets
 from collective_rules.binding.attributes import REDUCE_OPS
+from collective_rules.call import on_device
 from collective_rules.testing.broken.limits import WAYS
 from collective_rules.testing.broken.scene import Scene
 from collective_rules.testing.drawing import DTYPES, Wish, draw_calls, drawable
+from tests.backend_cases import BEYOND, LEGAL, Case
 from tests.laws import MOST_RANKS, Law, Post, drawn, of_kind, posted
 
-__all__ = ["generated_laws_of"]
+__all__ = ["generated_laws_of", "laws_by_hand"]
 
 Group = Sequence[cr.Call]
 
@@ -46,6 +48,26 @@ def generated_laws_of(backend: str, op: str) -> tuple[Law, ...]:
     )
 
 
+@functools.cache
+def laws_by_hand(backend: str) -> tuple[Law, ...]:
+    """Return the laws of the calls that are written by hand: one beyond each limit, and legal ones."""
+    own = {limit.id for limit in BACKENDS[backend].limits}
+    cases = [(id_, case) for id_, case in BEYOND.items() if id_ in own]
+    cases += [(f"legal, {place}", case) for place, case in enumerate(LEGAL.get(backend, ()))]
+    return tuple(
+        Law(name, functools.partial(_case_is_judged, backend, case, _judged_case(backend, case)), True)
+        for name, case in cases
+    )
+
+
+def _case_is_judged(backend: str, case: Case, before: list[tuple[str, str]]) -> None:
+    assert before == _judged_case(backend, case)
+
+
+def _judged_case(backend: str, case: Case) -> list[tuple[str, str]]:
+    return [(found.id, found.severity) for found in cr.check(case.call(backend), case.backend(backend))]
+
+
 def _law(backend: str, name: str, group: Group) -> Law:
     posts = tuple(map(posted, group))
     return Law(name, functools.partial(_is_judged, backend, posts, _judged(backend, group)), True)
@@ -58,8 +80,17 @@ def _is_judged(backend: str, posts: Sequence[Post], before: list[list[tuple[str,
 
 def _judged(backend: str, group: Group) -> list[list[tuple[str, str]]]:
     return [
-        [(found.id, found.severity) for found in cr.check(call, named)] for call in group for named in _named(backend)
+        [(found.id, found.severity) for found in cr.check(placed, named)]
+        for call in group
+        for placed in (call, *(on_device(call, device) for device in _devices(backend)))
+        for named in _named(backend)
     ]
+
+
+@functools.cache
+def _devices(backend: str) -> tuple[str, ...]:
+    """Return the types of device on which some of the backend's limits hold alone."""
+    return tuple(dict.fromkeys(device for limit in BACKENDS[backend].limits for device in limit.on))
 
 
 @functools.cache

@@ -16,12 +16,14 @@ from hypothesis import settings
 
 import collective_rules as cr
 from collective_rules.backends import BACKENDS, BackendTable
+from collective_rules.backends.columns import demands_of
 from collective_rules.backends.gloo import GLOO
 from collective_rules.ops import OPS
 from collective_rules.rules import RULES
 from collective_rules.testing.drawing import drawable
+from tests.backend_cases import BEYOND
 from tests.laws import Law, in_form, laws_of, laws_of_rule, symm_mem_laws_of
-from tests.limit_laws import generated_laws_of
+from tests.limit_laws import generated_laws_of, laws_by_hand
 from tests.limit_mutants import limit_mutants, limited_otherwise
 from tests.mutants import Mutant, op_mutants, rule_mutants
 
@@ -174,6 +176,18 @@ def test_a_changed_limit_is_noticed(backend: BackendTable, id_: str) -> None:
         pytest.skip("the laws of a backend that cannot be run are generated: a minute or more for each limit")
     mutants = some(limit_mutants(backend, id_))
     assert expected(mutants) == survivors(mutants, laws_of_limits(backend))
+
+
+@pytest.mark.parametrize("id_", BEYOND)
+def test_a_limit_that_is_left_out_or_says_another_thing_is_noticed(id_: str) -> None:
+    """By the calls that are written by hand, which take no time: its id, how bad it is, and each of its demands."""
+    backend, _ = LIMITS[id_]
+    (limit,) = [each for each in backend.limits if each.id == id_]
+    whole = {f"{id_}: left out", f"{id_}: id, another"}
+    whole |= {f"{id_}: {column}, left out" for column in demands_of(limit)}
+    mutants = [m for m in limit_mutants(backend, id_) if m.name in whole or m.name.startswith(f"{id_}: severity, ")]
+    assert len(mutants) > 2
+    assert {} == survivors(mutants, lambda mutant: laws_by_hand(backend.name))
 
 
 def test_every_reason_is_a_mutants() -> None:
