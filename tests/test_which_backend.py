@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import collective_rules as cr
-from collective_rules.mode.dispatch_mode import NO_TABLE
+from collective_rules.mode.recorder import NO_TABLE
 
 MIXED = "cpu:gloo,cuda:nccl"
 FLOAT8 = torch.float8_e4m3fn

@@ -2,5 +2,6 @@
 
 from collective_rules.mode.dispatch_mode import DispatchMode
 from collective_rules.mode.observer import Observer
+from collective_rules.mode.recorder import CallRecorder
 
-__all__ = ["DispatchMode", "Observer"]
+__all__ = ["CallRecorder", "DispatchMode", "Observer"]

@@ -107,10 +107,13 @@ class _Local(threading.local):
 
 
 class CallSites:
-    """Follows modules and optimizers from `start` to `stop`. `stepped` is called after each optimizer step."""
+    """Follows modules and optimizers from `start` to `stop`. `stepped` is called after each optimizer step.
 
-    def __init__(self, stepped: Callable[[], None]) -> None:
-        self._stepped = stepped
+    `modules`: whether it follows modules; else it knows neither them nor the forward pass.
+    """
+
+    def __init__(self, stepped: Callable[[], None], *, modules: bool = True) -> None:
+        self._stepped, self._modules = stepped, modules
         self._local = _Local()
         self._paths: weakref.WeakKeyDictionary[torch.nn.Module, dict[int, str]] = weakref.WeakKeyDictionary()
         self._handles: list[Any] = []
@@ -123,8 +126,9 @@ class CallSites:
         self._thread = threading.get_ident()
         # One by one: after an interrupt in between, `stop` has to know the hooks that are there.
         add = self._handles.append
-        add(register_module_forward_pre_hook(self._enter_module))
-        add(register_module_forward_hook(self._leave_module, always_call=True))
+        if self._modules:
+            add(register_module_forward_pre_hook(self._enter_module))
+            add(register_module_forward_hook(self._leave_module, always_call=True))
         add(register_optimizer_step_pre_hook(self._enter_step))
         add(register_optimizer_step_post_hook(self._leave_step))
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
+from collective_rules.mode import kernels
+
 _lock = threading.Lock()
 _followed: list[TorchDispatchMode] = []
 _replaced: list[tuple[Any, Any]] = []
@@ -43,7 +45,7 @@ def _under_modes(start: Callable[[threading.Thread], None]) -> Callable[[threadi
     def start_under_modes(self: threading.Thread) -> None:
         modes = [mode for mode in _get_current_dispatch_mode_stack() if any(mode is each for each in _followed)]
         if modes and start_under_modes is _replaced[0][0]:  # else an earlier block's, which another tool kept
-            self.run = _running_under(self, modes)  # type: ignore[method-assign]  # for this one run
+            self.run = _running_under(self, modes, kernels.owner())  # type: ignore[method-assign]  # for this one run
             try:
                 start(self)
             except BaseException:  # the thread was started before
@@ -55,7 +57,7 @@ def _under_modes(start: Callable[[threading.Thread], None]) -> Callable[[threadi
     return start_under_modes
 
 
-def _running_under(thread: threading.Thread, modes: list[Any]) -> Callable[[], None]:
+def _running_under(thread: threading.Thread, modes: list[Any], owner: int) -> Callable[[], None]:
     run = thread.run
 
     def run_under_modes() -> None:
@@ -63,9 +65,11 @@ def _running_under(thread: threading.Thread, modes: list[Any]) -> Callable[[], N
         # Not entered as a context: that moves process-wide flags, which threads may leave in any order.
         for mode in modes:
             _push_mode(mode)
+        kernels.adopt(owner)
         try:
             run()
         finally:
+            kernels.release()
             for _ in modes:
                 _pop_mode()
 
