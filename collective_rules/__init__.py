@@ -33,8 +33,8 @@ from collective_rules.traffic import Traffic, traffic
 if TYPE_CHECKING:
     from collective_rules.comparison.precheck import precheck
     from collective_rules.dryrun import dry_run, run_script
+    from collective_rules.guarding.guard import guard
     from collective_rules.ledger import Entry, Ledger
-    from collective_rules.live.guard import guard
     from collective_rules.recordings import LedgerWriter
     from collective_rules.rule_mode import RuleMode
 
@@ -83,7 +83,7 @@ _ON_DEMAND = {
     "LedgerWriter": "collective_rules.recordings",
     "RuleMode": "collective_rules.rule_mode",
     "dry_run": "collective_rules.dryrun",
-    "guard": "collective_rules.live.guard",
+    "guard": "collective_rules.guarding.guard",
     "precheck": "collective_rules.comparison.precheck",
     "run_script": "collective_rules.dryrun",
 }

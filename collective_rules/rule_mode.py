@@ -25,8 +25,9 @@ class RuleMode(DispatchMode):
     - `deadline`: how many seconds a rank waits for the others, where ranks are compared.
 
     The mode sees the collectives that pass the dispatcher in this thread, and in threads started inside the block:
-    those of torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. It does not see
-    calls on backend objects, and threads that ran before. A mode that is entered again while it is active stays one.
+    those of torch.distributed, functional ones, DTensor's, FSDP's, DDP's, in the backward pass too. It hears of those
+    inside custom ops, and in threads that ran before. It does not see calls on backend objects. A mode that is entered
+    again while it is active stays one.
 
     Raises `CallError` for an argument of another kind.
 

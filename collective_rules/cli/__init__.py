@@ -26,6 +26,7 @@ from collective_rules.cli.listing import list_ops
 from collective_rules.cli.output import CommandError, Report
 from collective_rules.cli.precheck import precheck_script
 from collective_rules.cli.render import render
+from collective_rules.cli.run import run_script_guarded
 from collective_rules.cli.script_options import ScriptCommand
 from collective_rules.cli.show import show_op
 from collective_rules.errors import CollectiveRulesError
@@ -41,6 +42,7 @@ _COMMANDS: Mapping[str, Callable[..., Report]] = {
     "conformance": measure_backend,
     "dry-run": dry_run_script,
     "precheck": precheck_script,
+    "run": run_script_guarded,
 }
 _OF_SCRIPTS = ("dry-run", "precheck")
 
@@ -98,7 +100,8 @@ def _app() -> typer.Typer:
         add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, callback=_collective_rules
     )
     for name, command in _COMMANDS.items():
-        app.command(name, cls=ScriptCommand if name in _OF_SCRIPTS else TyperCommand)(command)
+        context = {"allow_interspersed_args": name != "run"}  # what stands behind the script is the script's own
+        app.command(name, cls=ScriptCommand if name in _OF_SCRIPTS else TyperCommand, context_settings=context)(command)
     return app
 
 
