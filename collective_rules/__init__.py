@@ -14,7 +14,6 @@ from collective_rules.agree import agree
 from collective_rules.backends import Backend
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.check import check
-from collective_rules.conventions import chakra_comm_size, collective_op_bytes
 from collective_rules.errors import (
     CallError,
     CollectiveRulesError,
@@ -32,6 +31,7 @@ from collective_rules.traffic import Traffic, traffic
 
 if TYPE_CHECKING:
     from collective_rules.comparison.precheck import precheck
+    from collective_rules.conventions import chakra_comm_size, collective_op_bytes
     from collective_rules.dryrun import dry_run, run_script
     from collective_rules.guarding.guard import guard
     from collective_rules.ledger import Entry, Ledger
@@ -82,6 +82,8 @@ _ON_DEMAND = {
     "Ledger": "collective_rules.ledger",
     "LedgerWriter": "collective_rules.recordings",
     "RuleMode": "collective_rules.rule_mode",
+    "chakra_comm_size": "collective_rules.conventions",
+    "collective_op_bytes": "collective_rules.conventions",
     "dry_run": "collective_rules.dryrun",
     "guard": "collective_rules.guarding.guard",
     "precheck": "collective_rules.comparison.precheck",

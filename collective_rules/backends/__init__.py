@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
 import torch
 
 from collective_rules.backends.backend import Backend
 from collective_rules.backends.columns import DEMANDS, Plain, holds_for, must_be_stated, ordered_by, sets
-from collective_rules.backends.declared import declared
-from collective_rules.backends.fake import FAKE
-from collective_rules.backends.gloo import GLOO
-from collective_rules.backends.hccl import HCCL
 from collective_rules.backends.limit import BackendTable, Limit
 from collective_rules.backends.matching import AS_DOCUMENTED, Matching
-from collective_rules.backends.mpi import MPI
-from collective_rules.backends.nccl import NCCL
-from collective_rules.backends.threaded import THREADED
-from collective_rules.backends.ucc import UCC
-from collective_rules.backends.xccl import XCCL
 from collective_rules.binding.bound import Bound, Slot
 from collective_rules.call import Call
 from collective_rules.errors import CallError
@@ -41,9 +33,37 @@ __all__ = [
     "table_of",
 ]
 
-BACKENDS: Mapping[str, BackendTable] = {
-    table.name: table for table in (GLOO, NCCL, XCCL, HCCL, UCC, MPI, FAKE, THREADED)
-}
+
+class _Tables(MutableMapping[str, BackendTable]):
+    """The tables by name. Each stands in a module of its name, which is imported when the table is first asked for."""
+
+    def __init__(self, *names: str) -> None:
+        self._tables: dict[str, BackendTable | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> BackendTable:
+        table = self._tables[name]
+        if table is None:
+            module = importlib.import_module(f"collective_rules.backends.{name}")
+            table = self._tables[name] = getattr(module, name.upper())
+        return table
+
+    def __setitem__(self, name: str, table: BackendTable) -> None:
+        self._tables[name] = table
+
+    def __delitem__(self, name: str) -> None:
+        del self._tables[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+BACKENDS: Mapping[str, BackendTable] = _Tables("gloo", "nccl", "xccl", "hccl", "ucc", "mpi", "fake", "threaded")
 
 
 def table_of(backend: str, argument: str = "backend") -> BackendTable:
@@ -55,6 +75,8 @@ def table_of(backend: str, argument: str = "backend") -> BackendTable:
     if isinstance(backend, str) and backend in BACKENDS:
         return BACKENDS[backend]
     if isinstance(backend, str) and ":" in backend:
+        from collective_rules.backends.declared import declared  # few name a table by its place
+
         return declared(backend)
     names = ", ".join(map(repr, BACKENDS))
     others = "'my_package:TABLE', or None for what every backend needs"
