@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from collective_rules.ops import Row
@@ -28,7 +29,9 @@ def _other_reduce_op_on_one_rank(scene: Scene) -> Broken:
     drawing, calls = scene.drawing(min_ranks=2, min_size=1, one_dtype=True)
     values = drawing.values
     fits = {op for op, dtype in scene.dtypes(drawing.size) if dtype is values.dtype} - {values.attributes["reduce_op"]}
-    reduce_op = scene.pick(sorted(fits - {"avg"} if values.count > 1 else fits))
+    others = sorted(fits - {"avg"} if values.count > 1 else fits)
+    assume(others)  # of a list, avg may be all that is left
+    reduce_op = scene.pick(others)
     values.attributes["reduce_op"] = reduce_op
     return scene.on_one_rank(drawing, calls, "reduce_op", f"this rank reduces with {reduce_op}")
 
