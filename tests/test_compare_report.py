@@ -77,7 +77,7 @@ def test_nothing_to_compare_is_one_line_and_status_2(tmp_path, run, monkeypatch,
 
 def test_a_backend_or_a_report_that_cannot_be_is_refused_before_anything_is_read(tmp_path, run):
     paths = write_ledgers(tmp_path)
-    for options in (["--backend", "mpi"], ["--report", "x.pdf"], ["--report", str(tmp_path / "no" / "x.md")]):
+    for options in (["--backend", "smoke"], ["--report", "x.pdf"], ["--report", str(tmp_path / "no" / "x.md")]):
         status, out, err = run(*paths, *options)
         assert (2, "", 1) == (status, out, err.count("\n"))
 
