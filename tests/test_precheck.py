@@ -264,7 +264,7 @@ def test_a_script_that_is_not_there_is_one_line_and_status_2(capsys):
         ["--world-size", "4", "--ranks", "a-b", "script.py"],
         ["--world-size", "4", "--alike", "3-1", "script.py"],
         ["--world-size", "4", "--report", "out.pdf", "script.py"],
-        ["--world-size", "4", "--backend", "mpi", "script.py"],
+        ["--world-size", "4", "--backend", "smoke", "script.py"],
         ["--world-size", "4", "--jobs", "0", "script.py"],
     ],
     ids=" ".join,
