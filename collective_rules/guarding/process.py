@@ -12,15 +12,20 @@ from collective_rules.guarding.guard import Guard
 from collective_rules.guarding.program import tell
 from collective_rules.guarding.settings import GuardSettings
 
+_guards: list[Guard] = []
+"""The guard of this process, once there is one."""
+
 
 def guard_process(text: str) -> Guard:
-    """Guard this process until it ends, with the settings in `text`; return the guard.
+    """Guard this process until it ends, with the settings in `text`, unless it is guarded already; return the guard.
 
     At the end the findings go to standard error, and the exit status of a program that ended well stays as it is.
     Raises `CallError` for settings that do not fit.
     """
-    settings = GuardSettings.read(text)
-    guard = settings.guard()
+    if _guards:
+        return _guards[0]
+    guard = GuardSettings.read(text).guard()
+    _guards.append(guard)
     raised: list[BaseException] = []
     before = sys.excepthook
 
