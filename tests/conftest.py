@@ -17,6 +17,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from collective_rules.cli import main
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts a process in the background so, and the processes that tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No deadline: an example may start gloo ranks or a sandbox process, whose time says nothing about the law.
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
@@ -41,14 +45,6 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no folder ../shared beside the checkout: its recorded facts cannot be compared")
     return path
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt: a shell starts a process in the background with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

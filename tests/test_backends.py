@@ -572,7 +572,6 @@ class Watched(dist.ProcessGroup):
         self.ended.set()
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_world_of_threads() -> None:
     """The signal may reach any thread; the world is closed, and the interrupt goes on."""
     before = threading.active_count()

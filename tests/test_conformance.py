@@ -105,11 +105,7 @@ def started(*arguments: str) -> tuple[subprocess.Popen[str], str]:
     mark = uuid.uuid4().hex
     command = [sys.executable, "-W", "ignore", "-m", "collective_rules", "conformance", *arguments]
     environment = {**os.environ, MARK: mark}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
-    try:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **PIPES), mark
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **PIPES), mark
 
 
 # -- gloo

@@ -574,7 +574,6 @@ def test_a_run_says_what_it_cannot_do(box: Sandbox, name: Any, payload: Any, dea
 # -- what takes another fork server: last, for it takes some seconds
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_closes_the_sandbox_which_leaves_nothing(box: Sandbox, tmp_path: Path) -> None:
     """Ctrl-C while waiting for a result, not meant for the fork server, ends all processes, files and threads."""
     file = tmp_path / "pids"

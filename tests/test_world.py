@@ -173,7 +173,6 @@ def interrupt() -> None:
     threading.Thread(target=signal.raise_signal, args=(signal.SIGINT,)).start()
 
 
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("waits", "op", "call"),
     [
@@ -209,7 +208,6 @@ def test_ctrl_c_closes_the_world(waits: str, op: str, call: dict[str, object], m
     assert world(3).run("c10d::allreduce_", ones(3))[0].error is None
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_function_on_each_rank() -> None:
     """The ranks that wait inside gloo are let go."""
     ranks, start = World(2, timeout=30.0), time.monotonic()
