@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collective_rules.errors import CallError
 from collective_rules.live import RankComparer
-from collective_rules.mode import DispatchMode
+from collective_rules.mode import CallRecorder, DispatchMode
 
 
 class RuleMode(DispatchMode):
@@ -54,4 +54,4 @@ class RuleMode(DispatchMode):
         if agree is not False and not execute:
             raise CallError(f"agree={agree!r}, but nothing is sent with execute=False: there are no ranks to agree")
         comparer = None if agree is False else RankComparer(agree, deadline)
-        super().__init__(check=check, execute=execute, backend=backend, keep=keep, observer=comparer)
+        super().__init__(CallRecorder(check=check, execute=execute, backend=backend, keep=keep, observer=comparer))

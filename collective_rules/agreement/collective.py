@@ -29,10 +29,10 @@ def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Findin
     """Yield the disagreements between the calls of one collective: one or more calls, at most one of each rank."""
     rules: dict[str, list[int]] = {}
     for call in calls:
-        rules.setdefault(call.row.entry.meets or call.row.rule.name, []).append(call.group.rank)
+        rules.setdefault(call.row.meets, []).append(call.group.rank)
     matching = matching_of(backend)
     if len(rules) > 1:
-        meet = len({matching.name_of(call.op, call.row.entry.meets or call.row.rule.name) for call in calls}) == 1
+        meet = len({matching.name_of(call.op, call.row.meets) for call in calls}) == 1
         yield _different(calls, rules, "make different collectives", severity=WARNING if meet else ERROR)
         yield from unify(_in_all(calls), frozenset(call.group.rank for call in calls)) if meet else ()
         return
@@ -256,7 +256,7 @@ def common_values(call: Call) -> tuple[list[Any], bool]:
     has_own = len(common) < len(indexed)
     orders = {} if has_own else {key: sorted({*orders}) for key, orders in _read_orders(bound)}
     attributes = [str(call.attribute(name)) for name in row.rule.agreed]
-    return [row.entry.meets or row.rule.name, count, sizes, dtypes, common, orders, attributes], has_own
+    return [row.meets, count, sizes, dtypes, common, orders, attributes], has_own
 
 
 def _read_orders(bound: Bound) -> Iterator[tuple[Key, list[tuple[int, ...]]]]:

@@ -68,7 +68,7 @@ class Signatures:
         if number == len(self.calls):
             self.calls.append(call)
             attributes = tuple(str(call.attribute(name)) for name in call.row.rule.agreed)
-            does = self.matching.name_of(call.op, call.row.entry.meets or call.row.rule.name)
+            does = self.matching.name_of(call.op, call.row.meets)
             self.labels.append((does, content if self.is_symmetric(call.row) else attributes))
         return number
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
+import attrs
 import typer
 
 from collective_rules.cli.output import Report
@@ -36,11 +37,10 @@ def run_script_guarded(
     from collective_rules.guarding.program import run_program
     from collective_rules.reports import write
 
-    given = {"check": check, "agree": agree, "backend": backend, "keep": str(keep), "deadline": str(deadline)}
-    if ledger is not None:
-        given["ledger"] = ledger if "{rank}" in ledger else os.path.join(ledger, _DEFAULT)
-    settings = GuardSettings.of({**given, "modules": "yes" if report else "no"})
-    guard = settings.guard()
+    if ledger is not None and "{rank}" not in ledger:
+        ledger = os.path.join(ledger, _DEFAULT)
+    words = GuardSettings.of(check=check, agree=agree, backend=backend)
+    guard = attrs.evolve(words, keep=keep, deadline=deadline, ledger=ledger, modules=report is not None).guard()
     status = run_program(guard, script, arguments or (), is_module=is_module)
     if report is not None:
         write(guard.ledger, report.replace("{rank}", os.environ.get("RANK", "0")))

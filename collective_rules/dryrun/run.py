@@ -24,7 +24,7 @@ from collective_rules.dryrun.patches import Patches
 from collective_rules.dryrun.training import patch_training
 from collective_rules.errors import CollectiveRulesError
 from collective_rules.ledger import Ledger
-from collective_rules.mode import DispatchMode
+from collective_rules.mode import CallRecorder, DispatchMode
 
 
 class StepsDone(BaseException):
@@ -87,9 +87,8 @@ def dry_run(
         stack.callback(_destroy_groups)
         os.environ.update(torchrun_environment(world_size, rank, local))
         devices = DeclaredDevices(lambda kind: ledger.devices.setdefault("cpu", kind))
-        mode = DispatchMode(
-            check=check, execute=False, backend=backend, keep=keep, device_types=devices.types_in_a_real_run
-        )
+        types = devices.types_in_a_real_run
+        mode = DispatchMode(CallRecorder(check=check, execute=False, backend=backend, keep=keep, device_types=types))
         patch_groups(patches, devices, world_size, rank)
         patch_devices(patches, devices, local, rank % local)
         patch_training(patches, devices, rank % local)

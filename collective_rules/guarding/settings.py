@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -50,10 +49,10 @@ class GuardSettings:
                 known = f"did you mean {close[0]}=?" if close and close[0] != name else f"there are {', '.join(names)}"
                 raise CallError(f"{word!r} is no setting of a guard, as check=warn is one: {known}")
             given[name] = value
-        return cls.of(given)
+        return cls.of(**given)
 
     @classmethod
-    def of(cls, given: Mapping[str, str]) -> GuardSettings:
+    def of(cls, **given: str) -> GuardSettings:
         """Return the settings of these texts, by name."""
         values: dict[str, Any] = {name: _value(name, text) for name, text in given.items()}
         return cls(**values)

@@ -13,8 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from collective_rules.ledger import Ledger
 from collective_rules.mode import kernels
-from collective_rules.mode.observer import Observer
-from collective_rules.mode.reader import DeviceTypes
 from collective_rules.mode.recorder import CallRecorder
 from collective_rules.mode.threads import follow, unfollow
 
@@ -31,27 +29,12 @@ class _Subclasses(dict[type, bool]):
 class DispatchMode(TorchDispatchMode):
     """Sees each collective of a block: records it, checks it, and sends it or simulates it.
 
-    `check`, `execute`, `backend` and `keep` are those of `RuleMode`. `observer` follows the calls, too.
-    `device_types` says where tensors are, in a run in which all of them are on the cpu.
-
-    Raises `CallError` for an argument of another kind.
+    It tells `recorder` of them, which does so.
     """
 
-    def __init__(
-        self,
-        *,
-        check: bool | str = False,
-        execute: bool = True,
-        backend: str | None = "auto",
-        keep: int = 100_000,
-        observer: Observer | None = None,
-        device_types: DeviceTypes | None = None,
-    ) -> None:
+    def __init__(self, recorder: CallRecorder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
-        self._recorder = CallRecorder(
-            check=check, execute=execute, backend=backend, keep=keep, observer=observer, device_types=device_types
-        )
-        self.ledger = self._recorder.ledger
+        self._recorder, self.ledger = recorder, recorder.ledger
         self._defers = _Subclasses()
         self._depth = 0
 

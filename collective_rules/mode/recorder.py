@@ -124,9 +124,7 @@ class CallRecorder:
 
     def hear(self, op: Any, send: Send, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Record a call that a kernel tells of, unless it is part of one that is recorded, and carry it out."""
-        if self._inside.now:
-            return send(*args, **kwargs)
-        reader = self._readers.of(op)
+        reader = self.reader(op)
         return send(*args, **kwargs) if reader is None else self.carry_out(reader, send, args, kwargs)
 
     def carry_out(

@@ -148,6 +148,11 @@ class Row:
         return self.op.partition("::")[0]
 
     @property
+    def meets(self) -> str:
+        """What the op meets on the other ranks: ops of its rule, by the rule's name, or else what its entry says."""
+        return self.entry.meets or self.rule.name
+
+    @property
     def notation(self) -> str:
         """The usual form, in the op's own arguments."""
         return str(self.spellings[0].statement)
