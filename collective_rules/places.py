@@ -1,9 +1,10 @@
-"""Finds an object by the place that defines it: "package.module:name" or "/path/to/file.py:name"."""
+"""Finds an object by the place that defines it, "package.module:name" or "/path/to/file.py:name"; runs a program."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import runpy
 import sys
 import types
 from collections.abc import Callable
@@ -79,3 +80,20 @@ def described(error: BaseException) -> str:
     """
     text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def run_as_main(name: str, *, is_file: bool) -> None:
+    """Run a file, or the module `name`, as `__main__`."""
+    if is_file:
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def status_of(ending: SystemExit) -> int:
+    """Return the exit status of a process that ends so.
+
+    >>> status_of(SystemExit()), status_of(SystemExit(7)), status_of(SystemExit("no data"))
+    (0, 7, 1)
+    """
+    return ending.code if isinstance(ending.code, int) else int(ending.code is not None)

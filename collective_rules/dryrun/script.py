@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from collective_rules.dryrun.fake_values import line_of
 from collective_rules.dryrun.run import StepsDone, dry_run
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.ledger import Ledger
+from collective_rules.places import run_as_main, status_of
 
 
 @attrs.frozen
@@ -72,12 +72,9 @@ def run_script(
 
 def _run(path_or_module: str, is_file: bool) -> dict[str, Any]:
     try:
-        if is_file:
-            runpy.run_path(path_or_module, run_name="__main__")
-        else:
-            runpy.run_module(path_or_module, run_name="__main__", alter_sys=True)
+        run_as_main(path_or_module, is_file=is_file)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        status = status_of(error)
         if status == 0:
             return {"reason": "finished"}
         return {"reason": "exited", "status": status, "error": error, "where": line_of(error.__traceback__)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from collective_rules.errors import CallError, CollectiveRulesError, Disagreemen
 from collective_rules.finding import ERROR, Finding
 from collective_rules.guarding.guard import Guard
 from collective_rules.ledger import Ledger
+from collective_rules.places import run_as_main, status_of
 
 _LAST = 8
 INTERRUPTED = 130
@@ -29,16 +29,15 @@ def run_program(guard: Guard, name: str, arguments: Sequence[str], *, is_module:
     arguments_before, path_before = sys.argv[:], sys.path[:]
     sys.argv[:] = [name, *arguments]
     sys.path.insert(0, os.getcwd() if is_module else str(Path(name).resolve().parent))
-    status: int | str | None = 0
+    status = 0
     raised: BaseException | None = None
     try:
         with guard:
-            if is_module:
-                runpy.run_module(name, run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(name, run_name="__main__")
+            run_as_main(name, is_file=not is_module)
     except SystemExit as error:
-        status = error.code
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        status = status_of(error)
     except KeyboardInterrupt:
         status = INTERRUPTED
     except BaseException as error:
@@ -46,10 +45,8 @@ def run_program(guard: Guard, name: str, arguments: Sequence[str], *, is_module:
         status, raised = 1, error
     finally:
         sys.argv[:], sys.path[:] = arguments_before, path_before
-    if isinstance(status, str):
-        print(status, file=sys.stderr)
     tell(guard.ledger, guard.findings, raised, ended_well=not status)
-    return status if isinstance(status, int) else int(status is not None)
+    return status
 
 
 def tell(ledger: Ledger, findings: Sequence[Finding], raised: BaseException | None = None, *, ended_well: bool) -> None:
