@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_run_refuses_in_one_line(words: tuple[str, ...], says: str) -> None:
 
 def test_ranks_that_differ_are_told_with_their_lines(script: str) -> None:
     ended = run_python(
-        *torchrun(2, "--no-python", "python", *RUN, "--agree", "always", "--deadline", "60", script, "differ"),
+        *torchrun(2, "--no-python", sys.executable, *RUN, "--agree", "always", "--deadline", "60", script, "differ"),
         within=300,
     )
     assert 0 != ended.returncode
