@@ -10,7 +10,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     import torch as _torch
 
-from collective_rules.agree import agree
 from collective_rules.backends import Backend
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.check import check
@@ -30,6 +29,7 @@ from collective_rules.spec import Group, Spec
 from collective_rules.traffic import Traffic, traffic
 
 if TYPE_CHECKING:
+    from collective_rules.agreement.agree import agree
     from collective_rules.comparison.precheck import precheck
     from collective_rules.conventions import chakra_comm_size, collective_op_bytes
     from collective_rules.dryrun import dry_run, run_script
@@ -82,6 +82,7 @@ _ON_DEMAND = {
     "Ledger": "collective_rules.ledger",
     "LedgerWriter": "collective_rules.recordings",
     "RuleMode": "collective_rules.rule_mode",
+    "agree": "collective_rules.agreement.agree",
     "chakra_comm_size": "collective_rules.conventions",
     "collective_op_bytes": "collective_rules.conventions",
     "dry_run": "collective_rules.dryrun",
@@ -89,7 +90,7 @@ _ON_DEMAND = {
     "precheck": "collective_rules.comparison.precheck",
     "run_script": "collective_rules.dryrun",
 }
-"""Name → the module that has it, imported when the name is first used: these modules need much more of torch."""
+"""Name → the module that has it, imported when the name is first used: it takes long, and many programs never ask."""
 
 if not TYPE_CHECKING:  # a type checker sees the imports above, and refuses any other name
 

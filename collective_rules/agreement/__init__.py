@@ -1,4 +1,4 @@
-"""What ranks disagree on, by parts, which `collective_rules.agree` puts together.
+"""What ranks disagree on, by parts, which `agree` puts together.
 
 The data flow one way:
 

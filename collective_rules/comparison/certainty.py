@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from collective_rules.agree import agree
+from collective_rules.agreement.agree import agree
 from collective_rules.agreement.wait_cycle import WAIT_CYCLE
 from collective_rules.backends import Backend
 from collective_rules.call import Call

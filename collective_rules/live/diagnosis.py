@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import torch
 
-from collective_rules.agree import agree
+from collective_rules.agreement.agree import agree
 from collective_rules.agreement.unify import odd_ones
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from collective_rules.agree import agree
+from collective_rules.agreement.agree import agree
 from collective_rules.backends import matching_of
 from collective_rules.binding.batch import members
 from collective_rules.call import Call
