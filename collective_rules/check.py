@@ -62,7 +62,7 @@ def _check(
     problems += [_undecided(demand.problem) for demand in bound.demands if known(demand.condition) is None]
     problems += memory_problems(bound)
     problems += _unknown(bound)
-    found = [finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in problems]
+    found = [finding_of(call, bound.spelling, problem) for problem in problems]
     return worst_first([*found, *_beyond(bound, limits, backend)])
 
 
@@ -90,7 +90,7 @@ def _check_batch(call: Call, backend: str | Backend | None, limits: tuple[Limit,
         each = list(members(call))
     except Unsolvable as error:
         problem = Problem(error.kind, str(error))
-        return (finding_of(call.row, spelling, problem, call.group.rank),)
+        return (finding_of(call, spelling, problem),)
     name = call.row.writes[0]
     found = [
         attrs.evolve(one, message=f"{call.op}, {name}[{place}]: {one.message}")
@@ -103,7 +103,7 @@ def _check_batch(call: Call, backend: str | Backend | None, limits: tuple[Limit,
         if {a, b} & received:
             verdict = f"{name}[{a}] and {name}[{b}] share memory, and are not both only sent"
             problem = Problem("overlap", verdict, values={f"{name}[{k}]": call.arguments[name][k] for k in (a, b)})
-            found.append(finding_of(call.row, spelling, problem, call.group.rank))
+            found.append(finding_of(call, spelling, problem))
             break
     return worst_first(found)
 
@@ -132,4 +132,4 @@ def _beyond_one(bound: Bound, limit: Limit, backend: Backend) -> Iterator[tuple[
         part = next((slot.part for slot in bound.slots if slot.label in slot_specs), None)
         verdict = f"{backend.name} {breach}" + (f": it {limit.follows}" if limit.follows else "")
         message = compose(call.row, bound.spelling, (part, None), verdict, limit.id, values, limit.advice)
-        yield column, Finding(limit.id, severity, message, (call.group.rank,), dict(slot_specs), op=call.op)
+        yield column, Finding(limit.id, severity, message, (call.group.global_rank,), dict(slot_specs), op=call.op)

@@ -19,8 +19,10 @@ class Finding:
     - `severity`: "error" (backends raise, hang, abort or corrupt), "warning" (legal, almost surely meant otherwise)
       or "undecidable" (the data do not say).
     - `message`: the verdict, the op and its rule with a caret, the values, what to do.
-    - `ranks`: the group ranks at fault; the odd ones out if there is a majority.
-    - `names`: the values by name; if several ranks disagree, a mapping from rank to value for each name.
+    - `ranks`: the ranks at fault; the odd ones out if there is a majority. They are global ranks, as those in the
+      message and in `names` are; group ranks only where the group does not list its global ranks.
+    - `names`: the values by name; if several ranks disagree, a mapping from rank to value for each name. A root, or a
+      peer, is the argument of the op: a rank of the group.
     - `op`: the op of the call; "" if the finding is not about the calls of one op.
     - `group`, `index`: in a sequence of calls, the group's name and the first of its collectives (from 0) with this
       finding. `count`: how many have it.

@@ -53,7 +53,7 @@ def _infer(call: Call) -> dict[str, Any]:
     wrong = [p for p in bound.problems if p.severity == ERROR and (p.part is None or p.part.path.name not in written)]
     wrong += [p for p in attribute_problems(call) if p.kind == "group_size" and p.severity == ERROR]
     if wrong:
-        found = tuple(finding_of(call.row, bound.spelling, problem, call.group.rank) for problem in wrong)
+        found = tuple(finding_of(call, bound.spelling, problem) for problem in wrong)
         raise CallError(found[0].message, found)
     for demand in bound.demands:
         _check_in_the_run(call, bound, demand)
@@ -79,9 +79,7 @@ def _infer_batch(call: Call) -> dict[str, Any]:
 
 
 def _check_in_the_run(call: Call, bound: Bound, demand: Demand) -> None:
-    torch._check(
-        demand.condition, lambda: finding_of(call.row, bound.spelling, demand.problem, call.group.rank).message
-    )
+    torch._check(demand.condition, lambda: finding_of(call, bound.spelling, demand.problem).message)
 
 
 def _add_return(result: dict[str, Any], call: Call, bound: Bound, output: Output) -> None:

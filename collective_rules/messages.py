@@ -5,7 +5,9 @@ A message has four parts: the verdict with the constraint's id; the op's rule wi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import ne
 from typing import Any
 
 from collective_rules.binding.bound import Problem
@@ -16,16 +18,22 @@ from collective_rules.ops import Row, Spelling
 from collective_rules.rules import KINDS
 from collective_rules.spec import Spec
 
-_MOST_VALUES, _MOST_SOURCES = 12, 3
+_MOST_VALUES, _MOST_SOURCES, _MOST_RANKS = 12, 3, 32
+_WORLD = "0"
+_ABOUT_RANKS = ("root", "peer", "presence")
 
 
-def finding_of(row: Row, spelling: Spelling, problem: Problem, rank: int) -> Finding:
+def finding_of(call: Call, spelling: Spelling, problem: Problem) -> Finding:
     """Return the finding for one problem of this rank's call."""
+    row = call.row
     id_ = row.rule.id_of(problem.kind)
     rows = [(name, value_text(value), "") for name, value in problem.values.items()]
     advice = problem.advice or KINDS[problem.kind].advice
+    if problem.kind in _ABOUT_RANKS and any(map(ne, call.group.ranks, itertools.count())):
+        rows.append(("", f"ranks are counted here in {group_text(call.group.name, call.group.ranks)}", ""))
     message = compose(row, spelling, (problem.part, problem.size), problem.verdict, id_, rows, advice)
-    return Finding(id_, problem.severity, message, (rank,), {**problem.names, **problem.values}, op=row.op)
+    names = {**problem.names, **problem.values}
+    return Finding(id_, problem.severity, message, (call.group.global_rank,), names, op=row.op)
 
 
 def compose(
@@ -102,6 +110,24 @@ def ranks_text(ranks: Iterable[int]) -> str:
     return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(parts)}"
 
 
+def group_text(name: str, ranks: Sequence[int]) -> str:
+    """Name a group, with its global ranks where it is not the world; "" for a group of which nothing is known.
+
+    torch names the world "0". A group of other ranks, or of another name, is shown with its ranks.
+
+    >>> group_text("5", (2, 3)), group_text("0", (0, 1)), group_text("", ())
+    ('group 5 (ranks 2, 3)', 'group 0', '')
+    """
+    named = f"group {name}" if name else ""
+    is_world = name in ("", _WORLD) and [*ranks] == [*range(len(ranks))]
+    if not ranks or is_world:
+        return named
+    which = ranks_text(ranks) if len(ranks) <= _MOST_RANKS else f"{ranks_text(ranks[:3])}, … {len(ranks):,} ranks"
+    if named.endswith(which):  # a name that was made of them
+        return named
+    return f"{named or 'a group'} ({which})"
+
+
 _PLURALS = {"does": "do", "has": "have", "is": "are", "was": "were"}
 
 
@@ -117,13 +143,17 @@ def ranks_verb(ranks: Collection[int], verb: str) -> str:
 def where_text(calls: Collection[Call]) -> str:
     """Write the ranks of calls, and the first lines that made them."""
     sources = [*dict.fromkeys(call.source for call in calls if call.source)]
-    ranks = ranks_text(call.group.rank for call in calls)
+    ranks = ranks_text({call.group.global_rank for call in calls})
     return f"{ranks}   {', '.join(sources[:_MOST_SOURCES])}" if sources else ranks
 
 
 def call_text(call: Call) -> str:
     """Write a call in short: its op, its first tensor, its reduce op and its root."""
-    attributes = {name: call.attribute(name) for name in ("reduce_op", "root")}
+    root = call.attribute("root")
+    attributes = {
+        "reduce_op": call.attribute("reduce_op"),
+        "root": call.group.to_global(root) if isinstance(root, int) else root,
+    }
     more = "".join(f", {name} {value}" for name, value in attributes.items() if value is not None)
     for name in (*call.row.reads, *call.row.writes):
         value = call.arguments.get(name)

@@ -305,3 +305,16 @@ class Group:
         if ranks and not len(ranks) == len(set(ranks)) == self.size:
             raise CallError(f"ranks={self.ranks!r}, but should name {self.size} global ranks, one for each group rank")
         object.__setattr__(self, "ranks", ranks)
+
+    @property
+    def global_rank(self) -> int:
+        """This rank as the job counts it; the group rank where the group does not list its ranks."""
+        return self.to_global(self.rank)
+
+    def to_global(self, rank: int) -> int:
+        """Return the global rank of a group rank; the same number where the group does not list its ranks.
+
+        >>> Group(size=2, rank=0, ranks=(4, 6)).to_global(1)
+        6
+        """
+        return self.ranks[rank] if self.ranks and 0 <= rank < self.size else rank

@@ -512,7 +512,7 @@ class TestGroups:
         group = [cr.Group(2, rank, "tp", (4, 7)) for rank in range(2)]
         calls = [cr.call("c10d::allreduce_", group=group[0], tensors=[(4,)])]
         assert [] == found(calls, ranks=(0, 1, 4))
-        assert [("ranks", (1,), None, 1)] == found(calls, ranks=(4, 7))
+        assert [("ranks", (7,), None, 1)] == found(calls, ranks=(4, 7))
 
 
 class TestPairs:

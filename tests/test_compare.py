@@ -46,10 +46,9 @@ def test_a_fault_of_one_rank_is_one_error_that_names_the_global_rank_the_call_an
     assert [(group, index)] == [(each.group, each.index) for each in found.divergences]
 
 
-def test_ranks_of_a_group_are_translated_into_those_of_the_world():
-    message = compared("half").findings[0].message
-    assert "Ranks are counted in group high, which is ranks 2, 3 of the world: 0 is 2, 1 is 3." in message
-    assert "of the world" not in compared("size").findings[0].message
+def test_a_finding_names_its_group_with_the_ranks_where_it_is_not_the_world():
+    assert "At collective 1 of group high (ranks 2, 3), counted from 0." in compared("half").findings[0].message
+    assert "At collective 5 of group 0, counted from 0." in compared("size").findings[0].message
 
 
 def test_a_circle_of_waiting_ranks_names_global_ranks():

@@ -299,8 +299,8 @@ Make the call on every rank of the group.
         """
 c10d::broadcast_: ranks make different collectives   [BC10]
     tensors[i]: *s -> tensors[i]: *s
-  all_reduce = ranks 1-3
-  broadcast = rank 0
+  all_reduce = c10d::allreduce_ of 2 float32, reduce_op sum   ranks 1-3
+  broadcast = c10d::broadcast_ of 2 float32, root 0           rank 0
 Call the same collective on every rank.
 """,
     ),

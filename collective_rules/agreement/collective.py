@@ -18,7 +18,7 @@ from collective_rules.binding.memory import Order, memory_order, same_order
 from collective_rules.binding.splits import split_sizes
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.messages import ranks_text
+from collective_rules.messages import call_text, where_text
 from collective_rules.ops import Row
 from collective_rules.ops.op import EVEN
 from collective_rules.spec import Spec
@@ -27,14 +27,14 @@ from collective_rules.symbols import hint
 
 def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Finding]:
     """Yield the disagreements between the calls of one collective: one or more calls, at most one of each rank."""
-    rules: dict[str, list[int]] = {}
+    rules: dict[str, list[Call]] = {}
     for call in calls:
-        rules.setdefault(call.row.meets, []).append(call.group.rank)
+        rules.setdefault(call.row.meets, []).append(call)
     matching = matching_of(backend)
     if len(rules) > 1:
         meet = len({matching.name_of(call.op, call.row.meets) for call in calls}) == 1
         yield _different(calls, rules, "make different collectives", severity=WARNING if meet else ERROR)
-        yield from unify(_in_all(calls), frozenset(call.group.rank for call in calls)) if meet else ()
+        yield from unify(_in_all(calls), frozenset(call.group.global_rank for call in calls)) if meet else ()
         return
     forms = _own_forms(calls) if calls[0].row.rule.name in matching.one_form else {}
     if len(forms) > 1:
@@ -46,26 +46,28 @@ def compare(calls: list[Call], backend: str | Backend | None) -> Iterator[Findin
     yield from _totals(calls)
     bounds = _same_form(calls, backend)
     one_form = len({bound.spelling.form.name for bound in bounds}) == 1
-    ranks = frozenset(call.group.rank for call in calls)
+    ranks = frozenset(call.group.global_rank for call in calls)
     findings = list(unify(_bindings(bounds, backend, sizes=one_form), ranks))
     if any(LENGTH.name in each.names for each in findings):  # the shorter list lacks names of the longer one
         findings = [each for each in findings if each.severity != UNDECIDABLE]
     else:
-        lengths = (Binding(LENGTH, bound.count or 1, bound.call.group.rank, bound, None) for bound in bounds)
+        lengths = (Binding(LENGTH, bound.count or 1, bound.call.group.global_rank, bound, None) for bound in bounds)
         findings += [attrs.evolve(each, severity=WARNING) for each in unify(lengths, ranks)]
     yield from map(_undecided, findings) if _may_be_uneven(calls, backend) else findings
 
 
-def _different(calls: list[Call], what: Mapping[str, list[int]], verdict: str, *, severity: str) -> Finding:
-    """Return the finding that ranks do not carry out one collective; `what` each of them does, with its ranks."""
+def _different(calls: list[Call], what: Mapping[str, list[Call]], verdict: str, *, severity: str) -> Finding:
+    """Return the finding that ranks do not carry out one collective; `what` they do, with the calls that do it."""
     by_size = sorted(what.items(), key=lambda item: -len(item[1]))
+    ranks = {name: [call.group.global_rank for call in alike] for name, alike in by_size}
     return disagreement(
         bind(next(call for call in calls if "call" in call.row.rule.constraints.values())),
         "call",
         f"ranks {verdict}",
-        rows=[(name, ranks_text(ranks), "") for name, ranks in by_size],
-        names=what,
-        ranks=odd_ones([ranks for _, ranks in by_size]),
+        rows=[(name, call_text(alike[0]), where_text(alike)) for name, alike in by_size],
+        names=ranks,
+        ranks=odd_ones([*ranks.values()]),
+        sides=[alike for _, alike in by_size],
         severity=severity,
     )
 
@@ -73,7 +75,7 @@ def _different(calls: list[Call], what: Mapping[str, list[int]], verdict: str, *
 def _in_all(calls: list[Call]) -> Iterator[Binding]:
     """Yield what calls of several rules have in common: the elements that a rank reads in all, dtypes and arguments."""
     for bound in map(bind, calls):
-        rank, read = bound.call.group.rank, bound.spelling.statement.reads
+        rank, read = bound.call.group.global_rank, bound.spelling.statement.reads
         slots = [slot for slot in bound.slots if any(slot.part is part for part in read)]
         if all(slot.spec.shape is not None for slot in slots):
             yield Binding(Key("elements"), sum(slot.spec.numel for slot in slots), rank, bound, slots[0])
@@ -87,14 +89,14 @@ def _agreed(call: Call) -> Iterator[tuple[str, Any]]:
             yield attribute, call.arguments.get(call.row.entry.attributes[attribute])
 
 
-def _own_forms(calls: list[Call]) -> Mapping[str, list[int]]:
-    """Return the ranks by the form that each rank's own tensors have; without those whose tensors do not tell it."""
-    forms: dict[str, list[int]] = {}
+def _own_forms(calls: list[Call]) -> Mapping[str, list[Call]]:
+    """Return the calls by the form that each rank's own tensors have; without those whose tensors do not tell it."""
+    forms: dict[str, list[Call]] = {}
     for call in calls:
         bound = bind(call)
         given = (call.arguments.get(name) is not None for name in call.row.reads + call.row.writes)
         if not bound.problems and all(given):
-            forms.setdefault(bound.spelling.form.name, []).append(call.group.rank)
+            forms.setdefault(bound.spelling.form.name, []).append(call)
     return forms
 
 
@@ -127,7 +129,7 @@ def _totals(calls: list[Call]) -> Iterator[Finding]:
     sent, expected = map(sum, counts)
     if len(counts[0]) == len(counts[1]) == len(calls) and sent != expected:
         rows = [
-            (f"rank {call.group.rank}", f"{a} sent, {b} expected", call.source)
+            (f"rank {call.group.global_rank}", f"{a} sent, {b} expected", call.source)
             for call, (a, b) in zip(calls, sides, strict=True)
         ]
         yield disagreement(
@@ -136,7 +138,7 @@ def _totals(calls: list[Call]) -> Iterator[Finding]:
             f"the ranks send {sent} elements in all, but expect {expected}",
             rows=rows,
             names={"sent": sent, "expected": expected},
-            ranks=tuple(sorted(call.group.rank for call in calls)),
+            ranks=tuple(sorted(call.group.global_rank for call in calls)),
         )
 
 
@@ -187,12 +189,14 @@ def _bindings(bounds: list[Bound], backend: str | Backend | None, *, sizes: bool
     orders = [list(_orders(bound, backend)) for bound in bounds]
     mixed = set(_mixed_orders(orders))
     for bound, own_orders in zip(bounds, orders, strict=True):
-        rank = bound.call.group.rank
+        rank, to_global = bound.call.group.global_rank, bound.call.group.to_global
         yield Binding(LENGTH, _count(bound), rank, bound, None)
         for key, value, slot in _bound_by(bound, own_orders, sizes=sizes):
             if key.name == "order" and key not in mixed:
                 continue
-            yield Binding(key._replace(element=None) if single else key, value, rank, bound, slot)
+            place = None if single else key.element
+            who = tuple([None if each is None else to_global(each) for each in key.ranks])
+            yield Binding(Key(key.name, place, who), value, rank, bound, slot)
 
 
 def _count(bound: Bound) -> int:

@@ -24,7 +24,7 @@ def connection_findings(
     """
     if backend is None or not matching_of(backend).joins:
         return
-    backend, absent = as_backend(backend), sorted(expected - group.batches.keys())
+    backend, absent = as_backend(backend), sorted(map(group.global_rank, expected - group.batches.keys()))
     if backend.eager or group.collectives or not group.batches or not absent:
         return
     calls = [call for _, call in sorted(group.batches.items())]
@@ -34,7 +34,7 @@ def connection_findings(
         f"  in {call_text(calls[0])}: {where_text(calls)}",
         "Begin with an operation of all ranks, for instance a barrier, or make the group with device_id=.",
     ]
-    ranks = tuple(absent if len(absent) <= len(calls) else sorted(group.batches))
+    ranks = tuple(absent if len(absent) <= len(calls) else sorted(map(group.global_rank, group.batches)))
     severity = ERROR if backend.eager is False else UNDECIDABLE
     yield Finding(
         NOT_CONNECTED, severity, "\n".join(lines), ranks, {"missing": absent}, group=group.name, op=calls[0].op

@@ -8,7 +8,8 @@ to where its calls match the others' again. Alike findings are counted, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -22,7 +23,7 @@ from collective_rules.backends import Backend
 from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
-from collective_rules.messages import call_text, ranks_text, ranks_verb, where_text
+from collective_rules.messages import call_text, group_text, ranks_text, ranks_verb, where_text
 
 _MOST_LINES, _MOST_ERRORS = 8, 100
 _MOST_UNLIKE = 2
@@ -90,7 +91,7 @@ class _Comparison:
         self.sequences = group.collectives
         self.is_single = all(len(sequence.numbers) == 1 for sequence in self.sequences.values())
         self.cohorts = list(self.make_cohorts())
-        self.cohort_of = {rank: cohort for cohort in self.cohorts for rank in cohort.ranks}
+        self.cohort_of = {group.global_rank(rank): (cohort, rank) for cohort in self.cohorts for rank in cohort.ranks}
         self.compared: dict[tuple[int | None, ...], tuple[Finding, ...]] = {}
         self.findings: dict[Any, Finding] = {}
         self.errors = 0
@@ -172,37 +173,60 @@ class _Comparison:
             self.findings[key] = attrs.evolve(first, count=first.count + 1)
             return
         self.errors += finding.severity == ERROR
+        index = self.index_of(step)
+        where = group_text(self.group.name, self.group.ranks)
+        if index is not None:
+            where = f"At collective {index}{f' of {where}' if where else ''}, counted from 0."
+        elif where:
+            where = f"In {where}."
+        message = f"{finding.message}\n{where}" if where else finding.message
+        self.findings[key] = attrs.evolve(finding, message=message, index=index, group=self.group.name)
+
+    def index_of(self, step: int) -> int | None:
+        """Return the index of the group's collective; None where each rank made one call, and they have no index."""
         if not self.is_single:
-            index = self.group.index_of(step)
-            of_group = f" of group {self.group.name}" if self.group.name else ""
-            message = f"{finding.message}\nAt collective {index}{of_group}, counted from 0."
-            finding = attrs.evolve(finding, message=message, index=index)
-        self.findings[key] = attrs.evolve(finding, group=self.group.name)
+            return self.group.index_of(step)
+        told = {None if each.indices is None else each.indices[0] for each in self.sequences.values()}
+        return told.pop() if len(told) == 1 else None
 
     def line(self, rank: int) -> str:
-        """Return the line of the rank's next call."""
-        cohort = self.cohort_of.get(rank)
+        """Return the line of the next call of a global rank."""
+        cohort, own = self.cohort_of.get(rank, (None, 0))
         place = cohort.places[cohort.at] if cohort is not None and cohort.is_here else None
-        return "" if place is None else self.sequences[rank].sources[place]
+        return "" if place is None else self.sequences[own].sources[place]
+
+    def global_ranks(self, ranks: Iterable[int]) -> list[int]:
+        return sorted(map(self.group.global_rank, ranks))
+
+    def last_calls(self, cohorts: Iterable[_Cohort]) -> list[Call]:
+        """Return the last call before the present one of each rank that has made one."""
+        before = [(cohort, [place for place in cohort.places[: cohort.at] if place is not None]) for cohort in cohorts]
+        return [
+            self.sequences[rank].call(places[-1], self.signatures)
+            for cohort, places in before
+            for rank in (cohort.ranks if places else ())
+            if rank in self.expected
+        ]
 
     # -- ranks that do not take part
 
     def report_absent(self, step: int) -> None:
         """Report the ranks without any call."""
-        absent = sorted(self.expected - self.sequences.keys())
+        absent = self.global_ranks(self.expected - self.sequences.keys())
         if absent:
             calls = self.calls([cohort for cohort in self.cohorts if not cohort.sits_out])
             finding = _absence(absent, calls, f"{ranks_verb(absent, 'does')} not take part")
-            odd = sorted(self.sequences) if len(self.sequences) < len(absent) else absent
+            odd = self.global_ranks(self.sequences) if len(self.sequences) < len(absent) else absent
             count = max(len(cohort.numbers) + cohort.sits_out for cohort in self.cohorts)
             self.report(attrs.evolve(finding, ranks=tuple(odd), count=count), step)
 
     def report_missing(self, here: list[_Cohort], step: int) -> None:
         """Report the ranks that, by their indices, make the calls before and after this one."""
-        missing = self.expected_ranks([cohort for cohort in self.cohorts if cohort.is_missing])
+        absent = [cohort for cohort in self.cohorts if cohort.is_missing]
+        missing = self.expected_ranks(absent)
         if missing and here:
             verdict = f"{ranks_verb(missing, 'does')} not take part in this one alone"
-            self.report(_absence(missing, self.calls(here), verdict), step)
+            self.report(_absence(missing, self.calls(here), verdict, self.last_calls(absent)), step)
 
     def report_ended(self, step: int) -> None:
         """Report the ranks that have made all their calls, once, if other ranks go on."""
@@ -216,10 +240,11 @@ class _Comparison:
             verdict = (
                 f"{ranks_text(ranks)} {verb} not take part, and {verb} nothing in this group after {step} collectives"
             )
-            self.report(_absence(ranks, self.calls(here), verdict), step)
+            self.report(_absence(ranks, self.calls(here), verdict, self.last_calls(ended)), step)
 
     def expected_ranks(self, cohorts: list[_Cohort]) -> list[int]:
-        return sorted(rank for cohort in cohorts for rank in cohort.ranks if rank in self.expected)
+        """Return the global ranks of cohorts of which all calls are given."""
+        return self.global_ranks(rank for cohort in cohorts for rank in cohort.ranks if rank in self.expected)
 
     # -- cohorts that diverge
 
@@ -263,15 +288,15 @@ class _Comparison:
         self, divergence: Divergence, cohort: _Cohort, majority: list[_Cohort], step: int
     ) -> Finding:
         own, others = self.calls([cohort]), self.calls(majority)
-        other_ranks = [call.group.rank for call in others]
+        other_ranks, ranks = ([self.group.global_rank(call.group.rank) for call in each] for each in (others, own))
         kind, span, rest = divergence.kind, divergence.span, ranks_text(other_ranks)
         what = "this call" if span == 1 else f"these {span} calls"
         if kind == REORDERED:
-            verdict = f"{ranks_verb(cohort.ranks, 'makes')} {what} in another order than {rest}"
+            verdict = f"{ranks_verb(ranks, 'makes')} {what} in another order than {rest}"
         elif kind == SKIPPED:
-            verdict = f"{ranks_verb(cohort.ranks, 'does')} not make {what}, which {ranks_verb(other_ranks, 'makes')}"
+            verdict = f"{ranks_verb(ranks, 'does')} not make {what}, which {ranks_verb(other_ranks, 'makes')}"
         else:
-            verdict = f"{ranks_verb(cohort.ranks, 'makes')} {what}, which {ranks_verb(other_ranks, 'does')} not"
+            verdict = f"{ranks_verb(ranks, 'makes')} {what}, which {ranks_verb(other_ranks, 'does')} not"
         rows = []
         for ahead in range(span if kind == REORDERED else 1):
             for cohorts in (majority, [cohort]):
@@ -284,22 +309,32 @@ class _Comparison:
             verdict,
             rows=rows,
             names={
-                "call": {call.group.rank: call.op for call in sorted([*own, *others], key=attrgetter("group.rank"))}
+                "call": {
+                    call.group.global_rank: call.op for call in sorted([*own, *others], key=attrgetter("group.rank"))
+                }
             },
-            ranks=odd_ones([other_ranks, cohort.ranks]),
+            ranks=odd_ones([other_ranks, ranks]),
         )
 
 
 _TAKEN = object()
 
 
-def _absence(missing: list[int], calls: list[Call], verdict: str) -> Finding:
-    """Return the finding that ranks do not take part in these calls of others."""
+def _absence(missing: list[int], calls: list[Call], verdict: str, last: Sequence[Call] = ()) -> Finding:
+    """Return the finding that global ranks do not take part in these calls of others.
+
+    `last`: the calls of these ranks before.
+    """
+    rows = [("taking part", where_text(calls), "")]
+    whose = "its last call" if len(missing) == 1 else "their last call"
+    for _, alike in itertools.groupby(last, lambda call: (call_text(call), call.source)):
+        before = [*alike]
+        rows.append((whose, call_text(before[0]), where_text(before)))
     return disagreement(
         bind(calls[0]),
         "ranks",
         verdict,
-        rows=[("taking part", where_text(calls), "")],
+        rows=rows,
         names={"missing": missing},
-        ranks=odd_ones([[call.group.rank for call in calls], missing]),
+        ranks=odd_ones([[call.group.global_rank for call in calls], missing]),
     )

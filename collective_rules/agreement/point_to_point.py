@@ -22,7 +22,7 @@ from collective_rules.binding.bound import Bound, Key
 from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.messages import ranks_text, where_text
+from collective_rules.messages import group_text, where_text
 from collective_rules.spec import Spec
 
 Message = tuple[int, int]
@@ -105,7 +105,7 @@ class MatchedMessages:
     def findings(self) -> Iterator[Finding]:
         """Yield the disagreements between the two ends of messages, and the messages without a second end."""
         for call, error in self._group.malformed[:1]:
-            rank = call.group.rank
+            rank = call.group.global_rank
             verdict = f"rank {rank}'s partners are not known: {error}"
             yield disagreement(bind(call), error.kind, verdict, rows=[], names={}, ranks=(rank,), severity=UNDECIDABLE)
         merged: dict[Any, Finding] = {}
@@ -243,7 +243,8 @@ class MatchedMessages:
             if numbers in clean:
                 continue
             ends = self.call(send), self.call(receive)
-            findings = list(unify(_bindings(*ends, by_tag=self._by_tag), frozenset({send[0], receive[0]})))
+            ranks = frozenset(call.group.global_rank for call in ends)
+            findings = list(unify(_bindings(*ends, by_tag=self._by_tag), ranks))
             if not self._by_tag:
                 findings += self._other_tags(*ends)
             if not findings:
@@ -314,16 +315,16 @@ class MatchedMessages:
         tags = [call.arguments.get(call.row.tag) for call in ends]
         if tags[0] == tags[1] or UNKNOWN in tags:
             return
-        sender, receiver = send.group.rank, receive.group.rank
+        sender, receiver = (call.group.global_rank for call in ends)
         who = f"rank {receiver} receives with tag {tags[1]} what rank {sender} sends with tag {tags[0]}"
         yield disagreement(
             bind(receive),
             "tag",
             f"{who}: messages are matched in order, whatever their tags",
             rows=[("tag", str(tag), where_text([call])) for tag, call in zip(tags, ends, strict=True)],
-            names={"tag": {call.group.rank: tag for tag, call in zip(tags, ends, strict=True)}},
-            ranks=tuple(sorted(call.group.rank for call in ends)),
-            severity=ERROR if tags[0] in self._tags_awaited(receiver, sender) else WARNING,
+            names={"tag": {call.group.global_rank: tag for tag, call in zip(tags, ends, strict=True)}},
+            ranks=tuple(sorted(call.group.global_rank for call in ends)),
+            severity=ERROR if tags[0] in self._tags_awaited(receive.group.rank, send.group.rank) else WARNING,
         )
 
     def _tags_awaited(self, receiver: int, sender: int) -> frozenset[Any]:
@@ -342,9 +343,13 @@ class MatchedMessages:
     def _placed(self, finding: Finding, message: Message) -> Finding:
         """Return the finding with the group's name, and the place of the message among the rank's messages."""
         rank, place = message
-        text = finding.message
+        text, where = finding.message, group_text(self._group.name, self._group.ranks)
         if len(self._group.messages[rank].numbers) > 1:
-            text += f"\nIt is message {place} that rank {rank} sends or receives in this group, counted from 0."
+            who = self._group.global_rank(rank)
+            where = where or "this group"
+            text += f"\nIt is message {place} that rank {who} sends or receives in {where}, counted from 0."
+        elif where:
+            text += f"\nIn {where}."
         return attrs.evolve(finding, message=text, group=self._group.name)
 
 
@@ -353,9 +358,9 @@ def _bindings(send: Call, receive: Call, *, by_tag: bool) -> Iterator[Binding]:
     ends = [(call, bind(call)) for call in (send, receive)]
     orders = _orders(*(bound for _, bound in ends))
     for call, bound in ends:
-        rank = call.group.rank
+        rank = call.group.global_rank
         for key, value in bound.names.items():
-            same = key if key.is_shared else key._replace(ranks=(send.group.rank, receive.group.rank))
+            same = key if key.is_shared else key._replace(ranks=(send.group.global_rank, receive.group.global_rank))
             yield Binding(same, value, rank, bound, bound.origins.get(key))
         if by_tag:
             yield Binding(Key("tag"), call.arguments.get(call.row.tag), rank, bound, None)
@@ -373,23 +378,24 @@ def _orders(*ends: Bound) -> Mapping[int, list[Binding]]:
     if len(specs) < 2 or len(specs[0].shape) != len(specs[1].shape) or same_order(*specs):
         return {}
     return {
-        bound.call.group.rank: [Binding(Key("order"), order, bound.call.group.rank, bound, slot)]
+        bound.call.group.global_rank: [Binding(Key("order"), order, bound.call.group.global_rank, bound, slot)]
         for bound, _, slot, order in orders
     }
 
 
 def _no_partner(call: Call) -> Finding:
-    rank, peer, tag = call.group.rank, call.attribute("peer"), call.attribute("tag")
+    rank, peer, tag = call.group.global_rank, call.attribute("peer"), call.attribute("tag")
     receives = call.row.rule.direction == "receive"
     if peer is None:
         fails = f"any rank, and none {'sends it anything' if receives else 'receives it'}"
     else:
-        fails = f"rank {peer}, which {'sends it nothing' if receives else 'receives nothing from it'}"
+        partner = call.group.to_global(peer)
+        fails = f"rank {partner}, which {'sends it nothing' if receives else 'receives nothing from it'}"
     return disagreement(
         bind(call),
         "partner",
         f"rank {rank} {'waits for' if receives else 'sends to'} {fails}",
-        rows=[("tag", str(tag), ranks_text([rank]))],
+        rows=[("tag", str(tag), where_text([call]))],
         names={"tag": {rank: tag}},
         ranks=(rank,),
     )

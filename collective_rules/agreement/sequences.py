@@ -224,6 +224,19 @@ class GroupCalls:
             self.collectives.keys() & other.collectives.keys() or self.messages.keys() & other.messages.keys()
         )
 
+    def take(self, vague: GroupCalls) -> None:
+        """Take the calls of this group by ranks that say less of it; they get its name and its ranks."""
+
+        def named(group: Group) -> Group:
+            return attrs.evolve(group, name=self.name, ranks=self.ranks)
+
+        for own, theirs in ((self.collectives, vague.collectives), (self.messages, vague.messages)):
+            for sequence in theirs.values():
+                sequence.group = named(sequence.group)
+            own.update(theirs)
+        self.malformed += [(attrs.evolve(call, group=named(call.group)), why) for call, why in vague.malformed]
+        self.batches |= {rank: attrs.evolve(call, group=named(call.group)) for rank, call in vague.batches.items()}
+
 
 def _repeated(indices: array[int]) -> Iterator[tuple[int, int]]:
     """Yield each index with a count of its repetitions so far."""
@@ -325,10 +338,7 @@ def _merged(groups: list[GroupCalls]) -> list[GroupCalls]:
     for vague in sorted(rest, key=lambda group: (not group.name, not group.ranks)):
         fits = [group for group in whole if group.may_be(vague) and vague.name in ("", group.name)]
         if len(fits) == 1:
-            fits[0].collectives.update(vague.collectives)
-            fits[0].messages.update(vague.messages)
-            fits[0].malformed += vague.malformed
-            fits[0].batches.update(vague.batches)
+            fits[0].take(vague)
         else:
             whole.append(vague)
     return whole

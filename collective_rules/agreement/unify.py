@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from collective_rules.binding.bound import Bound, Key, Slot
-from collective_rules.call import UNKNOWN
+from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, SEVERITIES, UNDECIDABLE, WARNING, Finding
 from collective_rules.messages import compose, ranks_verb, value_text, where_text
 from collective_rules.notation import Part, Rest, Size
@@ -19,11 +19,15 @@ from collective_rules.rules import KINDS
 from collective_rules.symbols import hint
 
 _MOST_IN_MATRIX, _MOST_OF_LIST = 8, 3
+_OUT_OF_STEP = (
+    "The ranks stand at different lines of the program, so they are out of step: "
+    "look for an earlier call that one side leaves out, or makes too often."
+)
 
 
 @attrs.frozen
 class Binding:
-    """One rank binds `key` to `value`; `slot` is the tensor that did, if one did."""
+    """One rank binds `key` to `value`; `slot` is the tensor that did, if one did. `rank` and `key.ranks` are global."""
 
     key: Key
     value: Any
@@ -96,9 +100,10 @@ def _different(bad: Mapping[Key, list[list[Binding]]]) -> Finding:
         speaker.bound,
         _constraint_kind(speaker.bound.call.row, key),
         f"{who} {verb} on {', '.join(shown)}{more}",
-        rows=[(name, value_text(_shown(group[0].value)), _where(group)) for name in shown for group in names[name]],
+        rows=[(name, _text_of(group[0]), _where(group)) for name in shown for group in names[name]],
         names={name: _by_rank(values) for name, values in names.items()},
         ranks=odd_ones([[binding.rank for binding in group] for group in groups]),
+        sides=[[binding.bound.call for binding in group] for group in groups],
         place=_place(speaker),
         severity=severity,
     )
@@ -188,15 +193,27 @@ def disagreement(
     rows: list[tuple[str, str, str]],
     names: Mapping[Any, Any],
     ranks: tuple[int, ...],
+    sides: list[list[Call]] | None = None,
     place: tuple[Part | None, Size | None] = (None, None),
     severity: str = ERROR,
 ) -> Finding:
-    """Return the finding that several ranks' calls violate one constraint."""
+    """Return the finding that several ranks' calls violate one constraint.
+
+    `sides`: the calls of each of the sides that disagree, where all make one collective.
+    """
     row = bound.call.row
     id_ = row.rule.id_of(kind)
     advice = KINDS[kind].between or KINDS[kind].advice
+    if sides and not row.rule.point_to_point and _are_apart(sides):
+        advice = f"{_OUT_OF_STEP}\nIf these lines are meant to be one collective: {advice[0].lower()}{advice[1:]}"
     message = compose(row, bound.spelling, place, verdict, id_, rows, advice)
     return Finding(id_, severity, message, ranks, names, op=row.op)
+
+
+def _are_apart(sides: list[list[Call]]) -> bool:
+    """Return whether no two sides have a line of the program in common."""
+    lines = [{call.source for call in side} for side in sides]
+    return all(lines) and not any("" in side for side in lines) and sum(map(len, lines)) == len(set().union(*lines))
 
 
 def _place(speaker: Binding) -> tuple[Part | None, Size | None]:
@@ -209,6 +226,15 @@ def _place(speaker: Binding) -> tuple[Part | None, Size | None]:
 
 def _shown(value: Any) -> Any:
     return value if isinstance(value, tuple) else str(value).removeprefix("torch.")
+
+
+def _text_of(binding: Binding) -> str:
+    """Return the value as messages show it: with the global rank of a root, which the op counts in the group."""
+    value, text = binding.value, value_text(_shown(binding.value))
+    if binding.key.name == "root" and isinstance(value, int):
+        rank = binding.bound.call.group.to_global(value)
+        return f"{text}, which is rank {rank}" if rank != value else text
+    return text
 
 
 def _where(group: list[Binding]) -> str:

@@ -19,7 +19,7 @@ from collective_rules.agreement.point_to_point import MatchedMessages
 from collective_rules.agreement.sequences import CallSequence, GroupCalls, JobCalls, blocks
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, UNDECIDABLE, Finding
-from collective_rules.messages import call_text, ranks_text
+from collective_rules.messages import call_text, group_text, ranks_text
 
 WAIT_CYCLE = "WAIT1"
 """The id of the finding that ranks wait for each other in a cycle."""
@@ -196,7 +196,8 @@ class _Simulation:
         lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{WAIT_CYCLE}]"]
         for rank in path[:_MOST_SHOWN]:
             rendezvous, call = self.blocked[rank]
-            group = f" of group {call.group.name}" if call.group.name else ""
+            where = group_text(call.group.name, call.group.ranks)
+            group = f" of {where}" if where else ""
             source = f"   {call.source}" if call.source else ""
             awaited = ranks_text(self.awaited[rendezvous])
             lines.append(f"  rank {rank} waits in {call_text(call)}{group}, for {awaited}{source}")

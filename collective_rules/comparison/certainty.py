@@ -30,7 +30,6 @@ from collective_rules.finding import UNDECIDABLE, Finding
 from collective_rules.messages import ranks_text
 from collective_rules.recordings import Recording
 
-_MOST_RANKS = 8
 _NAMED_BY_BACKEND = "flight recorder"
 
 
@@ -121,8 +120,7 @@ def certain_findings(damage: Damage, backend: str | Backend | None) -> Iterator[
     for ranks in damage.namings.values():
         complete = set(ranks) - damage.ends_early - damage.gaps.keys()
         for unseen, share in damage.by_unseen_ranks(damage.certain_calls(ranks)):
-            for finding in agree(share, backend, ranks=complete.difference(unseen)):
-                yield _with_global_ranks(finding, damage.groups)
+            yield from agree(share, backend, ranks=complete.difference(unseen))
 
 
 def doubtful_findings(damage: Damage, backend: str | Backend | None, certain: Iterable[Finding]) -> Iterator[Finding]:
@@ -131,24 +129,9 @@ def doubtful_findings(damage: Damage, backend: str | Backend | None, certain: It
         keys = set(map(_key, certain))
         calls = (call for _, call in damage.calls(damage.recordings))
         for finding in agree(calls, backend, ranks=damage.recordings):
-            placed = _with_global_ranks(finding, damage.groups)
-            if _key(placed) not in keys:
-                yield placed
+            if _key(finding) not in keys:
+                yield finding
 
 
 def _key(finding: Finding) -> tuple[Any, ...]:
     return finding.id, finding.group, finding.index, finding.ranks
-
-
-def _with_global_ranks(finding: Finding, groups: GroupNames) -> Finding:
-    """Return a finding of `agree` with global ranks; its message explains them where the group's ranks differ."""
-    members = groups.members(finding.group)
-    if finding.id == WAIT_CYCLE or not members or members == tuple(range(len(members))):
-        return finding
-    inside = [rank for rank in finding.ranks if rank < len(members)]
-    which = f"group {finding.group}" if finding.group else "their group"
-    pairs = ", ".join(f"{rank} is {members[rank]}" for rank in inside[:_MOST_RANKS])
-    explained = f": {pairs}{', …' if len(finding.ranks) > _MOST_RANKS else ''}" if pairs else ""
-    text = f"Ranks are counted in {which}, which is {ranks_text(members)} of the world{explained}."
-    ranks = tuple(sorted(members[rank] for rank in inside))
-    return attrs.evolve(finding, ranks=ranks, message=f"{finding.message}\n{text}")

@@ -43,7 +43,7 @@ class Comparison:
     """The result of comparing several ranks' recordings.
 
     - `files`: the recordings. `ranks`: the global ranks that were compared. `world_size`: None where no file has it.
-    - `findings`: the worst first; their `ranks` are global. `divergences`: where each group first parts.
+    - `findings`: the worst first. `divergences`: where each group first parts.
     - `notes`: sentences that a reader must know.
     """
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from collective_rules.call import Call
 from collective_rules.nested import leaves
-from collective_rules.spec import Spec
+from collective_rules.spec import Spec, is_size
 
 _MOST_SIZES, _MOST_SPLITS = 3, 8
 _ATTRIBUTES = ("reduce_op", "root", "roots", "peer", "tag")
+_RANKS = ("root", "roots", "peer")
 
 
 def call_text(call: Call) -> str:
@@ -53,10 +55,19 @@ def _spec_text(spec: Spec) -> str:
 def _attributes(call: Call) -> Iterator[str]:
     for name in _ATTRIBUTES:
         value = call.attribute(name)
+        if name in _RANKS:
+            value = _globally(call, value)
         if name == "reduce_op" and value is not None:
             yield str(value)
         elif value is not None and not (name == "tag" and value == 0):
             yield f"{name}={value}"
+
+
+def _globally(call: Call, value: Any) -> Any:
+    """Return ranks of the group as global ranks."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_globally(call, each) for each in value)
+    return call.group.to_global(value) if is_size(value) else value
 
 
 def _splits(call: Call) -> Iterator[str]:

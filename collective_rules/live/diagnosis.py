@@ -142,8 +142,7 @@ def not_come(session: Session, meeting: Meeting, states: States) -> tuple[Findin
         for rank in dict.fromkeys((*missing, *faulty))
         if rank not in waiting
     ]
-    place = {rank: number for number, rank in meeting.members.items()}
-    ranks = tuple(place[rank] for rank in faulty if rank in place) or tuple(place[rank] for rank in missing)
+    ranks = tuple(faulty) or missing
     names = {"missing": missing, "at fault": tuple(faulty)}
     advice = "Every rank of the group must make this call: look at what the ranks that do not come are doing."
     verdict = f"{ranks_verb(missing, 'has')} not come"

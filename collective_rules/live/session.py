@@ -18,7 +18,8 @@ from collective_rules.ledger import Entry
 from collective_rules.live import keys
 from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findings, unpack_findings
 from collective_rules.live.store import LostStoreError, RankStore
-from collective_rules.spec import Group
+from collective_rules.messages import group_text
+from collective_rules.spec import Group, is_size
 
 MISSING = "LIVE1"
 """The id of the finding that a rank did not come to the place where the others wait."""
@@ -173,11 +174,12 @@ class Session:
         return verdict
 
     def mention(self, findings: Iterable[Finding]) -> None:
-        """Note findings that raise no error; equal ones once."""
+        """Note findings that raise no error; those that differ in their place alone are noted once."""
         fresh = []
         for finding in findings:
-            if (finding.id, finding.message) not in self._noted and len(self._noted) < _MOST_NOTED:
-                self._noted.add((finding.id, finding.message))
+            same = (finding.id, finding.message.rpartition("\nAt collective")[0] or finding.message)
+            if same not in self._noted and len(self._noted) < _MOST_NOTED:
+                self._noted.add(same)
                 fresh.append(finding)
         if fresh:
             self.note(tuple(fresh))
@@ -206,8 +208,15 @@ class Session:
 
 def call_text(call: Call, text: str, index: int, source: str) -> str:
     """Return a text that names a call: its sizes, index, group and line."""
-    name = f" of group {call.group.name!r}" if call.group.name else ""
-    return f"{text} (number {index}{name}{', ' if source else ''}{source})"
+    group, peer = call.group, call.attribute("peer")
+    where = group_text(group.name, group.ranks)
+    name = f" of {where}" if where else ""
+    to = (
+        f" {'to' if call.row.rule.direction == 'send' else 'from'} rank {group.to_global(peer)}"
+        if is_size(peer)
+        else ""
+    )
+    return f"{text}{to} (number {index}{name}{', ' if source else ''}{source})"
 
 
 def error_of(findings: tuple[Finding, ...]) -> DisagreementError:

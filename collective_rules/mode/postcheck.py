@@ -33,7 +33,7 @@ def difference(facts: CallFacts, named: Mapping[str, Any], returned: Any) -> Fin
             call = facts.call
             advice = "The backend or a kernel is at fault: report it there."
             message = f"{call.op}: {text}   [{RETURNED}]\n    {row.notation}\n{advice}"
-            return Finding(RETURNED, ERROR, message, (call.group.rank,), op=call.op)
+            return Finding(RETURNED, ERROR, message, (call.group.global_rank,), op=call.op)
     return None
 
 

@@ -204,7 +204,7 @@ class CallRecorder:
             return name
         if self._check and name not in self._without_table:
             self._without_table.add(name)
-            finding = _no_table(name, facts.call.group.rank)
+            finding = _no_table(name, facts.call.group.global_rank)
             self.ledger.findings.append(finding)
             if self._check == "warn" or (self._check == "raise" and self.executes):  # else the ledger is what is read
                 warnings.warn(finding.message, stacklevel=2)
@@ -272,4 +272,4 @@ def _unwaited(entry: Entry) -> Finding:
         f"    {call.row.notation}\n"
         "Use the result, or call wait_tensor on it, before the block ends."
     )
-    return Finding(UNWAITED, WARNING, message, (call.group.rank,), op=call.op)
+    return Finding(UNWAITED, WARNING, message, (call.group.global_rank,), op=call.op)
