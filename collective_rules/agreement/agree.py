@@ -32,10 +32,11 @@ def agree(
     are missing is no finding.
 
     A finding names the constraint, the name, and each value with its ranks. `ranks` are the odd ones out if there is a
-    majority. Ranks in findings are global; those of the group where it lists no ranks. In a sequence, `group` and `index` say which collective is the first with the finding, and `count` how
-    many have it. A call that is wrong by itself is `check`'s business, and so are a backend's limits. Here the backend
-    decides which forms a call may have, and which calls of the ranks meet: NCCL, for instance, does not look at tags.
-    What a backend tolerates against torch's documentation is a warning.
+    majority. All ranks are global; those of the group where it lists no ranks. In a sequence, `group` and `index` say
+    which collective is the first with the finding, and `count` how many have it. A call that is wrong by itself is
+    `check`'s business, and so are a backend's limits. Here the backend decides which forms a call may have, and which
+    calls of the ranks meet: NCCL, for instance, does not look at tags. What a backend tolerates against torch's
+    documentation is a warning.
 
     Raises `CallError` for an unknown backend, for an item that is no call, and for groups of one name with two sizes.
 
