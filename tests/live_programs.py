@@ -5,6 +5,7 @@ import os
 import runpy
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,24 @@ def any_source(rank: int, size: int) -> None:
         assert {*range(1, size)} == {dist.recv(ones(3)) for _ in range(size - 1)}
     else:
         dist.send(ones(3), 0)
+
+
+def drops_a_receive(rank: int, size: int) -> list[int]:
+    """Return how many warnings came by the next call, after a receive that was waited for, and after a dropped one."""
+    counts = []
+    for drop in (False, True):
+        with warnings.catch_warnings(record=True, action="always") as told:
+            if rank == 0:
+                dist.send(ones(3), 1)
+            else:
+                work = dist.irecv(ones(3), 0)
+                dist.barrier(dist.new_group([1], use_local_synchronization=True))
+                if not drop:
+                    work.wait()
+                del work
+            dist.barrier()
+        counts.append(len(told))
+    return counts
 
 
 def any_source_too_often(rank: int, size: int) -> None:

@@ -109,6 +109,15 @@ def test_what_is_legal_between_ranks_does_not_deadlock(program: str, ranks: Rank
     assert max(each.seconds for each in ended) < 15
 
 
+@pytest.mark.parametrize("agree", ["always", "guard"])
+def test_a_message_for_which_nobody_waits_is_a_warning(agree: str, ranks: Ranks) -> None:
+    """Also where a Work with a deadline stands for that of gloo."""
+    ended = ranks.run("drops_a_receive", 2, agree, deadline=30)
+    assert [("passed", [], [0, 0]), ("passed", ["warning"], [0, 1])] == [
+        (each.outcome, each.noted, each.extra) for each in ended
+    ]
+
+
 @pytest.mark.parametrize("agree", ["always", "exit"])
 def test_another_shape_of_as_many_elements_is_a_warning(agree: str, ranks: Ranks) -> None:
     ended = ranks.run("other_shape", 2, agree, deadline=30)

@@ -53,6 +53,7 @@ GLOO = BackendTable(
     source="torch/csrc/distributed/c10d/ProcessGroupGloo.cpp",
     verified="measured on torch 2.13.0",
     lists=True,
+    needs_wait=True,
     matching=Matching(
         alike=(
             ("all_gather", "all_gather_into_tensor"),

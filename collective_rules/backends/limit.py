@@ -110,12 +110,15 @@ class BackendTable:
 
     `lists`: it also takes lists of several tensors in `c10d::allreduce_` and `c10d::broadcast_`, to which
     torch.distributed passes one. A conformance run counts such calls as legal only then.
+
+    `needs_wait`: a call is done only once its Work says so. Neither another call nor the state of a device tells.
     """
 
     name: str
     source: str
     limits: tuple[Limit, ...]
     lists: bool = False
+    needs_wait: bool = False
     verified: str = ""
     matching: Matching = AS_DOCUMENTED
 

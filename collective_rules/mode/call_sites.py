@@ -40,6 +40,14 @@ _WAITING = tuple(
 )
 
 
+_C10D = inspect.unwrap(dist.all_reduce).__code__.co_filename
+_BETWEEN = (
+    _HERE,
+    *(os.path.join(_TORCH, *name.split("/")) for name in ("_compile.py", "_dynamo/", "_ops.py", "utils/")),
+)
+"""Files of the frames between the function that makes a call and this library."""
+
+
 class _Lines(dict[str, dict[int, str] | None]):
     """File → line number → text ("train.py:88") of the lines that were met; None for a file of a library."""
 
@@ -96,6 +104,17 @@ def is_waited_for() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def is_called_by_torch_distributed() -> bool:
+    """Return whether a function of torch.distributed, in Python, made the call that this library is told of.
+
+    Such a function returns a Work to its caller. A call from C++ comes from whatever Python runs C++.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename == _C10D
 
 
 class _Local(threading.local):

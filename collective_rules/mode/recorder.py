@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C import _distributed_c10d as _c10d
 
 from collective_rules.backends import BACKENDS
 from collective_rules.call import on_device
@@ -21,7 +22,8 @@ from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import CallFacts, Entry, Ledger
-from collective_rules.mode.call_sites import CallSites, source_line
+from collective_rules.mode import works
+from collective_rules.mode.call_sites import CallSites, is_called_by_torch_distributed, source_line
 from collective_rules.mode.kernels import Send
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
@@ -30,7 +32,7 @@ from collective_rules.mode.simulated import Simulator
 from collective_rules.nested import leaves
 
 UNWAITED = "MODE2"
-"""The id of the finding that a functional collective's result was never waited on."""
+"""The id of the finding that nobody waits for a call: for a functional collective's result, or for a Work."""
 
 NO_TABLE = "MODE3"
 """The id of the finding that there is no table of a backend's limits."""
@@ -97,10 +99,12 @@ class CallRecorder:
         self._start = time.perf_counter()
         self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
         self._sites.start()
+        works.start(self._dropped)
 
     def stop(self) -> None:
         """Remove the hooks; an interrupt may come in between, and then once more."""
         self._sites.stop()
+        self._lost += works.stop(self._dropped)
 
     def leave(self, error: BaseException | None) -> None:
         """End the block, which `error` left."""
@@ -151,6 +155,7 @@ class CallRecorder:
     def _carry_out(
         self, reader: ArgumentReader, send: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
+        works.tell_of_dropped()
         if reader.waits:
             self._waited((*args, *kwargs.values()))
             return send(*args, **kwargs) if self.executes else next(iter((*args, *kwargs.values())))
@@ -160,15 +165,17 @@ class CallRecorder:
         if self._observer is not None:
             self._observer.before(entry, backend)
         if self.executes:
-            returned = send(*args, **kwargs)
+            returned = sent = send(*args, **kwargs)
             if self._check:
                 self._postcheck(entry, reader.named(args, kwargs), returned)
             if self._observer is not None:
                 returned = self._observer.after(entry, returned)
         else:
-            returned = self._simulator.run(entry.facts, reader.named(args, kwargs), entry.source)
+            returned = sent = self._simulator.run(entry.facts, reader.named(args, kwargs), entry.source)
         if reader.functional:
             self._pend(entry, returned)
+        elif entry.asynchronous and _needs_wait(entry.facts) and is_called_by_torch_distributed():
+            works.watch(_work(sent), _work(returned), self._dropped, entry)
         return returned
 
     def _precheck(self, entry: Entry, backend: str | None) -> None:
@@ -241,12 +248,30 @@ class CallRecorder:
                 if self._observer is not None:
                     self._observer.waited(entry)
 
+    def _dropped(self, entry: Entry) -> None:
+        self._report((_unwaited(entry),), entry, warn=True)
+
     def _stepped(self) -> None:
         self.ledger.steps += 1
 
 
 def _is_legal(findings: tuple[Finding, ...] | None) -> bool:
     return not any(finding.severity == ERROR for finding in findings or ())
+
+
+def _needs_wait(facts: CallFacts) -> bool:
+    """Return whether a program that does not wait for the call's Work may use the tensors of the call too early."""
+    row = facts.call.row
+    if facts.backend is None or facts.backend not in BACKENDS or not (row.reads or row.writes):
+        return False
+    # With that switch, wait_tensor waits for Works, too.
+    return BACKENDS[facts.backend].needs_wait and not _c10d._allow_inflight_collective_as_graph_input()
+
+
+def _work(returned: Any) -> Any:
+    """Return the Work that an op returned, alone or as the last."""
+    boxed = returned[-1] if isinstance(returned, (tuple, list)) else returned
+    return dist.Work.unbox(boxed) if isinstance(boxed, torch.ScriptObject) else None
 
 
 def _storages(values: Iterable[Any]) -> Iterator[int]:
@@ -267,9 +292,11 @@ def _no_table(backend: str, rank: int) -> Finding:
 
 def _unwaited(entry: Entry) -> Finding:
     call = entry.facts.call
-    message = (
-        f"{call.op}: the program never waits on the result, so it may read the result too early   [{UNWAITED}]\n"
-        f"    {call.row.notation}\n"
-        "Use the result, or call wait_tensor on it, before the block ends."
-    )
+    if any(output.kind == "work" for output in call.row.returns):
+        says = "the program never waits on the Work, so it may use the tensors too early"
+        advice = "Keep the Work that the call returns, and call wait() on it before you use the tensors."
+    else:
+        says = "the program never waits on the result, so it may read the result too early"
+        advice = "Use the result, or call wait_tensor on it, before the block ends."
+    message = f"{call.op}: {says}   [{UNWAITED}]\n    {call.row.notation}\n{advice}"
     return Finding(UNWAITED, WARNING, message, (call.group.global_rank,), op=call.op)

@@ -27,6 +27,7 @@ from collective_rules.call import Call
 from collective_rules.errors import SimulationError, UnknownFormError
 from collective_rules.infer import infer
 from collective_rules.ledger import CallFacts
+from collective_rules.mode.works import settle
 from collective_rules.nested import leaves
 from collective_rules.ops.op import EVEN
 from collective_rules.rules.oracles import reduction
@@ -328,6 +329,8 @@ def _make(expected: Any, named: Mapping[str, Any]) -> Any:
 class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's stubs
     """A Work that is completed; DDP reads its future, other callers its result."""
 
+    settles = True
+
     def __init__(self, values: list[Tensor]) -> None:
         super().__init__()
         self._values = values
@@ -335,21 +338,27 @@ class _Done(dist._Work):  # type: ignore[name-defined,misc]  # not in torch's st
         self._future.set_result(values)
 
     def wait(self, timeout: Any = None) -> bool:
+        settle(self)
         return True
 
     def is_completed(self) -> bool:
+        settle(self)
         return True
 
     def is_success(self) -> bool:
+        settle(self)
         return True
 
     def synchronize(self) -> None:
         """Return at once."""
+        settle(self)
 
     def result(self) -> list[Tensor]:
+        settle(self)
         return self._values
 
     def get_future(self) -> torch.futures.Future[Any]:
+        settle(self)
         return self._future
 
 
