@@ -30,14 +30,6 @@ settings.register_profile("thorough", deadline=None, print_blob=True, max_exampl
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of this name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, where they share what is costly to start, if several run the suite."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of recorded facts beside the checkout; the test is skipped where there is none."""

@@ -1,19 +1,30 @@
-"""The examples, under torchrun with gloo: each computes the losses that one process computes."""
+"""The examples in four real processes on gloo, run once for all tests here.
+
+Each computes the losses that one process computes, and communicates what a dry run of the same script says; gloo's own
+Flight Recorder is a second witness: what the ledger says was sent is what gloo was given.
+"""
 
 import importlib.util
-import pathlib
+import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from collective_rules.dryrun import run_script
+from collective_rules.records import from_record
 from tests.commands import run_python, torchrun
-from tests.example_runs import SIZE, what_is_printed
+from tests.example_runs import EXAMPLES, SIZE, run_example, what_is_printed
+from tests.flight_recorded import expected_dump, read_dump, recorded
+from tests.ledger_of import described
 
-pytestmark = pytest.mark.xdist_group("examples")
+_EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
-_EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
+POINT_TO_POINT = {"c10d::send", "c10d::recv_"}
+SILENT = "pipeline"
+"""The example that has nothing but point-to-point calls, of which the recorder says nothing."""
 
 # Runs the script's main, and saves the weights that its ranks begin with. The CPU draws the same parts of a DTensor on
 # every rank, so the parts are made different first.
@@ -143,3 +154,46 @@ class _AllExperts(torch.nn.Module):
 def test_experts_on_other_ranks_lose_what_all_of_them_lose_in_one_process(llama):
     expected = _train_alone(llama, SIZE, _sgd, feed_forward=lambda config: _AllExperts(llama, config, SIZE))
     assert pytest.approx(expected, abs=1e-5) == _lost_by("expert_parallel")
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch warns of in the examples is not looked at here
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_a_dry_run_communicates_what_real_processes_do(script: Path) -> None:
+    """Call by call, with sizes, groups, lines, modules and phases, on every rank; and the real run has no finding."""
+    for rank, real in enumerate(run_example(script)):
+        dry = run_script(str(script), [], world_size=SIZE, rank=rank)
+        assert [] == real["findings"]
+        assert ("finished", None) == (dry.reason, dry.error)
+        assert real["calls"]
+        assert real["calls"] == json.loads(json.dumps(described(dry.ledger)))
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_the_recorder_holds_what_the_ledger_says(script: Path) -> None:
+    """On every rank, by group and in order: the same collectives, sizes and dtypes, and all else counted."""
+    for rank in run_example(script):
+        calls = [from_record(record) for record in rank["records"]]
+        dump = read_dump(rank["recorder"])
+        assert expected_dump(calls) == dump
+        assert (script.stem == SILENT) == (not dump)
+        assert {call.op for call in calls if not list(recorded(call))} <= POINT_TO_POINT
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2_tp"])
+def test_another_ledger_is_told_apart(name: str) -> None:
+    """One with a call less, or in which a call is of another dtype, or of another group."""
+    rank = run_example(next(path for path in EXAMPLES if path.stem == name))[1]
+    records, dump = rank["records"], read_dump(rank["recorder"])
+    for place in (0, len(records) // 2, len(records) - 1):
+        first, record, last = records[:place], json.dumps(records[place]), records[place + 1 :]
+        others = [first + last]
+        for was, becomes in (
+            ('"int32"', '"int8"'),
+            ('"float32"', '"float64"'),
+            ('"int64"', '"int32"'),
+            ('"name": "', '"name": "1'),
+        ):
+            others += [[*first, json.loads(record.replace(was, becomes)), *last]] if was in record else []
+        assert len(others) > 2
+        for other in others:
+            assert expected_dump(map(from_record, other)) != dump
