@@ -9,8 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tests.commands import ROOT, run_python, torchrun
-from tests.flight_recorded import BUFFER
+from tests.commands import ROOT
+from tests.forked_ranks import fork_ranks
 
 __all__ = ["EXAMPLES", "SIZE", "run_example", "what_is_printed", "with_ledgers", "write_script"]
 
@@ -26,7 +26,7 @@ def write_script(folder: Path, text: str) -> str:
 
 
 def run_example(script: Path) -> tuple[dict[str, Any], ...]:
-    """Return what `ledger_of` writes for each of the four ranks of a run under torchrun, on gloo."""
+    """Return what `ledger_of` writes for each of the four ranks of a run on gloo."""
     return with_ledgers(script, SIZE)[0]
 
 
@@ -39,8 +39,6 @@ def what_is_printed(script: Path) -> str:
 def with_ledgers(script: Path, size: int, arguments: tuple[str, ...] = ()) -> tuple[tuple[dict[str, Any], ...], str]:
     """Run `script` on `size` ranks, once; return what `ledger_of` writes for each rank, and what all ranks print."""
     with tempfile.TemporaryDirectory() as directory:
-        command = torchrun(size, "-m", "tests.ledger_of", directory, str(script), *arguments)
-        done = run_python(*command, within=200, TORCH_CPP_LOG_LEVEL="ERROR", **BUFFER)
-        assert 0 == done.returncode, done.stderr[-4000:]
+        printed = fork_ranks(size, "-m", "tests.ledger_of", directory, str(script), *arguments)
         written = tuple(json.loads((Path(directory) / f"rank{rank}.json").read_text()) for rank in range(size))
-        return written, done.stdout
+        return written, printed

@@ -1,8 +1,8 @@
-"""Run a script under `RuleMode(check=True)`, in each process of torchrun, and write what it communicated.
+"""Run a script under `RuleMode(check=True)`, on each rank, and write what it communicated.
 
 With it goes what gloo's Flight Recorder holds of it, where the environment asks for one.
 
-Started as `torchrun --nproc-per-node 4 -m tests.ledger_of DIRECTORY SCRIPT [ARGS…]`.
+Started as `-m tests.ledger_of DIRECTORY SCRIPT [ARGS…]` on each rank, by `fork_ranks`.
 """
 
 import json

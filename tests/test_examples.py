@@ -15,9 +15,9 @@ import torch
 
 from collective_rules.dryrun import run_script
 from collective_rules.records import from_record
-from tests.commands import run_python, torchrun
 from tests.example_runs import EXAMPLES, SIZE, run_example, what_is_printed
 from tests.flight_recorded import expected_dump, read_dump, recorded
+from tests.forked_ranks import fork_ranks
 from tests.ledger_of import described
 
 _EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -54,17 +54,6 @@ def _losses(printed):
 def _lost_by(name):
     """The losses of the run under the mode, of which other tests look at the ledgers."""
     return _losses(what_is_printed(_EXAMPLES / f"{name}.py"))
-
-
-def _run(script, *arguments, ranks):
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-    for _ in range(4):
-        done = run_python(*torchrun(ranks, str(script), *arguments), **quiet)
-        # At times torch aborts a process that has ended well, while its threads are taken down.
-        if "terminate called without an active exception" not in done.stderr:
-            break
-    assert done.returncode == 0, done.stderr[-3000:]
-    return _losses(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +113,7 @@ def test_a_divided_model_or_sequence_loses_what_the_whole_one_loses(llama, name)
 def test_two_dimensions_lose_what_the_gathered_weights_lose(llama, tmp_path):
     weights, driver = tmp_path / "weights.pt", tmp_path / "driver.py"
     driver.write_text(_SAVE_WEIGHTS.format(examples=str(_EXAMPLES), path=str(weights)))
-    losses = _run(driver, "--tp=2", ranks=4)
+    losses = _losses(fork_ranks(4, str(driver), "--tp=2"))
     expected = _train_alone(llama, 2, _adamw, clip=True, weights=torch.load(weights))
     assert pytest.approx(expected, abs=1e-4) == losses
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,10 @@ def test_run_takes_modules_ledgers_and_reports(script: str, tmp_path: Path) -> N
         ((), "Missing argument"),
     ],
 )
-def test_run_refuses_in_one_line(words: tuple[str, ...], says: str) -> None:
-    ended = run_python(*RUN, *words)
-    assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
-    assert says in ended.stderr
+def test_run_refuses_in_one_line(words: tuple[str, ...], says: str, run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, err = run("run", *words)
+    assert (2, "", 1) == (status, out, err.count("\n"))
+    assert says in err
 
 
 def test_ranks_that_differ_are_told_with_their_lines(script: str) -> None:

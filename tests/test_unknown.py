@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import collective_rules as cr
@@ -22,6 +22,7 @@ def outcome(act: Callable[[], Any]) -> Any:
         return str(error)
 
 
+@settings(max_examples=settings.default.max_examples // 4)
 @given(data=st.data())
 @pytest.mark.parametrize("op", DRAWABLE)
 def test_an_argument_that_is_unknown_is_no_error(op: str, data: st.DataObject) -> None:
