@@ -63,7 +63,7 @@ def _serve() -> None:
     import torch.distributed.pipelining  # noqa: PLC0415
     import torch.distributed.tensor.parallel  # noqa: PLC0415
 
-    import collective_rules.rule_mode  # noqa: PLC0415
+    import collective_rules.rule_mode  # noqa: F401, PLC0415
 
     torch.set_num_threads(1)
     for line in sys.stdin:
