@@ -7,6 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -432,3 +433,39 @@ def steps(rank: int, size: int) -> Any:
             time.sleep(0.3)
             counts.append(store.num_keys())
     return counts
+
+
+def ring_of_sends(rank: int, size: int) -> None:
+    """Each rank sends to the next before it receives."""
+    dist.all_reduce(ones(3))
+    dist.send(ones(4), (rank + 1) % size)
+    dist.recv(ones(4), (rank - 1) % size)
+
+
+def send_meets_collective(rank: int, size: int) -> None:
+    """What one rank sends is received behind a collective that needs the sender."""
+    if rank == 0:
+        dist.send(ones(4), 1)
+        dist.all_reduce(ones(3))
+    else:
+        dist.all_reduce(ones(3))
+        dist.recv(ones(4), 0)
+
+
+def raise_with_gloo() -> None:
+    raise RuntimeError("the gloo of the lamp timed out")
+
+
+def ask_a_store() -> None:
+    dist.HashStore().wait(["a key that nobody sets"], timedelta(seconds=0.1))
+
+
+raises_with_gloo, raises_of_a_store = (after_a_call(1, act) for act in (raise_with_gloo, ask_a_store))
+
+
+def wraps_a_failure(rank: int, size: int) -> None:
+    """The error that a collective raised reaches the end of the block inside another one."""
+    try:
+        one_less(rank, size)
+    except RuntimeError as error:
+        raise ValueError("step 1 failed") from error

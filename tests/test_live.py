@@ -35,7 +35,7 @@ IN_TIME = {
     "stops": ("LIVE1", (1,)),
     "ends": ("LIVE1", (1,)),
     "dawdles": ("LIVE1", (1,)),
-    "crossed": ("LIVE1", (0,)),
+    "crossed": ("WAIT1", (0, 1)),
     "message_tag": ("RE4", (0, 1)),
     "async_message_tag": ("RE4", (0, 1)),
     "root_ends": ("LIVE1", (0,)),

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import attrs
+
 from collective_rules.agreement.point_to_point import MatchedMessages
 from collective_rules.agreement.sequences import CallSequence, GroupCalls, JobCalls, blocks
 from collective_rules.call import Call
@@ -23,6 +25,9 @@ from collective_rules.messages import call_text, group_text, ranks_text
 
 WAIT_CYCLE = "WAIT1"
 """The id of the finding that ranks wait for each other in a cycle."""
+
+IN_ONE_ORDER = "Make these calls in one order on all ranks"
+WITHOUT_WAITING = "start them without waiting (async_op, isend, irecv)"
 
 _MOST_SHOWN = 8
 _Rendezvous = tuple[int, ...]
@@ -39,6 +44,59 @@ def find_wait_cycle(
     calls of one group are carried out one after another.
     """
     return _Simulation(job, matched, one_stream=one_stream).finding()
+
+
+@attrs.frozen
+class Wait:
+    """A rank waits in a call, with its `text` and its `source`, for the global ranks `awaited`."""
+
+    op: str
+    text: str
+    source: str
+    awaited: frozenset[int]
+
+
+def cycle_of(waits: Mapping[int, Wait]) -> list[int] | None:
+    """Return ranks that wait for each other in a cycle, each for the next; None where some rank may go on.
+
+    Every rank in `waits` is blocked, whatever the others do.
+
+    >>> at = {
+    ...     rank: Wait("", "", "", frozenset(awaited)) for rank, awaited in {0: [5], 1: [0, 2], 2: [3], 3: [1]}.items()
+    ... }
+    >>> cycle_of(at)
+    [1, 2, 3]
+    """
+    done: set[int] = set()
+    for start in sorted(waits):
+        path: list[int] = []
+        todo = [(start, False)]
+        while todo:
+            rank, over = todo.pop()
+            if over:
+                path.pop()
+                done.add(rank)
+            elif rank in path:
+                return path[path.index(rank) :]
+            elif rank not in done:
+                path.append(rank)
+                todo.append((rank, True))
+                todo += [(each, False) for each in sorted(waits[rank].awaited & waits.keys(), reverse=True)]
+    return None
+
+
+def cycle_finding(path: list[int], waits: Mapping[int, Wait], advice: str, severity: str = ERROR) -> Finding:
+    """Return the finding that the ranks in `path` wait, each for the next."""
+    ranks = tuple(sorted(path))
+    lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{WAIT_CYCLE}]"]
+    for rank in path[:_MOST_SHOWN]:
+        wait = waits[rank]
+        source = f"   {wait.source}" if wait.source else ""
+        lines.append(f"  rank {rank} waits in {wait.text}, for {ranks_text(wait.awaited)}{source}")
+    if len(path) > _MOST_SHOWN:
+        lines.append(f"  … and {len(path) - _MOST_SHOWN} more")
+    names = {"call": {rank: waits[rank].op for rank in ranks}}
+    return Finding(WAIT_CYCLE, severity, "\n".join([*lines, advice]), ranks, names)
 
 
 class _Pending(NamedTuple):
@@ -192,19 +250,12 @@ class _Simulation:
         return not any(self.matched[group].is_from_any((rank, place)) for group, (rank, place) in messages)
 
     def cycle(self, path: list[int]) -> Finding:
-        ranks = tuple(sorted(path))
-        lines = [f"{ranks_text(ranks)} wait for each other, and none goes on   [{WAIT_CYCLE}]"]
-        for rank in path[:_MOST_SHOWN]:
-            rendezvous, call = self.blocked[rank]
-            where = group_text(call.group.name, call.group.ranks)
-            group = f" of {where}" if where else ""
-            source = f"   {call.source}" if call.source else ""
-            awaited = ranks_text(self.awaited[rendezvous])
-            lines.append(f"  rank {rank} waits in {call_text(call)}{group}, for {awaited}{source}")
-        if len(path) > _MOST_SHOWN:
-            lines.append(f"  … and {len(path) - _MOST_SHOWN} more")
-        start = "" if self.one_stream else ", or start them without waiting (async_op, isend, irecv)"
-        lines.append(f"Make these calls in one order on all ranks{start}.")
+        start = "" if self.one_stream else f", or {WITHOUT_WAITING}"
         severity = ERROR if self.is_sure(path) else UNDECIDABLE
-        names = {"call": {rank: self.blocked[rank][1].op for rank in ranks}}
-        return Finding(WAIT_CYCLE, severity, "\n".join(lines), ranks, names)
+        return cycle_finding(path, {rank: self.wait(rank) for rank in path}, f"{IN_ONE_ORDER}{start}.", severity)
+
+    def wait(self, rank: int) -> Wait:
+        rendezvous, call = self.blocked[rank]
+        where = group_text(call.group.name, call.group.ranks)
+        text = f"{call_text(call)}{f' of {where}' if where else ''}"
+        return Wait(call.op, text, call.source, frozenset(self.awaited[rendezvous]))

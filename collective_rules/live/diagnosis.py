@@ -18,15 +18,26 @@ import torch
 
 from collective_rules.agreement.agree import agree
 from collective_rules.agreement.unify import odd_ones
+from collective_rules.agreement.wait_cycle import IN_ONE_ORDER, WITHOUT_WAITING, Wait, cycle_finding, cycle_of
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys, timed_work
+from collective_rules.live.circles import waits_by_last_calls
 from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
 from collective_rules.live.session import MISSING, Meeting, Session
 from collective_rules.messages import ranks_verb, worst_first
 from collective_rules.mode.call_sites import is_program, place_text
+from collective_rules.ops import lookup
 
-_LAST, _SHOWN = 2_000, 5
+_LAST, _SHOWN, _MOST_RANKS = 2_000, 5, 8
+_IN_CIRCLE = (
+    f"{IN_ONE_ORDER}, or {WITHOUT_WAITING}. "
+    "If one of these ranks never makes the call for which another waits, make it there, or leave it out on both."
+)
+_LATE = (
+    "Every rank of the group must make this call: look at what the ranks that have not come are doing. "
+    "If they only take longer, give them more time by deadline=."
+)
 _AT_WORK = (os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "distributed", ""), timed_work.__file__)
 """The files whose functions are at work while a thread is in a collective."""
 
@@ -36,7 +47,7 @@ class RankState:
     """The answer of a rank: what it `does`, and its last `calls`.
 
     `waits`: the meeting that it waits in, without the call; None for a rank that waits nowhere. `whole`: whether
-    `calls` are all calls of the rank.
+    `calls` are all calls of the rank. `inside`: whether it is in torch.distributed, or a call of it has failed there.
     """
 
     rank: int
@@ -44,6 +55,7 @@ class RankState:
     waits: Meeting | None
     whole: bool
     calls: tuple[Call, ...]
+    inside: bool = False
 
 
 States = Mapping[int, RankState]
@@ -58,7 +70,8 @@ def answer(session: Session) -> bytes:
     waits = meeting and (meeting.key, meeting.text, [*meeting.members.items()])
     tail = last_calls(session, _LAST)
     whole = len(tail) < _LAST and len(session.tail) == len(tail)
-    head = {"does": _doing_now(session), "waits": waits, "whole": whole}
+    inside = bool(session.failure) or is_in_collective(session.thread)
+    head = {"does": _doing_now(session), "waits": waits, "whole": whole, "inside": inside}
     return json.dumps(head).encode() + b"\n" + pack_tail(tail, session.encoder)
 
 
@@ -101,7 +114,8 @@ def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
     data = json.loads(head)
     waits = data["waits"] and Meeting(data["waits"][0], dict(data["waits"][2]), text=data["waits"][1])
-    return RankState(rank, data["does"], waits, data["whole"], tuple(unpack_tail(tail, session.decoder)))
+    calls = tuple(unpack_tail(tail, session.decoder))
+    return RankState(rank, data["does"], waits, data["whole"], calls, data["inside"])
 
 
 def departed(session: Session) -> Left:
@@ -125,15 +139,17 @@ def not_come(session: Session, meeting: Meeting, states: States) -> tuple[Findin
     missing = missing_of(session, meeting)
     if not missing:
         return ()
+    errors: tuple[Finding, ...] = ()
     if call is None:
         errors = _errors(states.values())
-        if errors:
-            return by_cause((*errors, *silent(session, states)))
     elif call.row.rule.point_to_point:
         pair = [states[rank] for rank in meeting.members.values() if rank in states]
         errors = _errors(pair) if len(pair) == 2 else ()
-        if errors:
-            return errors
+    circle = None if any(map(_is_cause, errors)) else _circle(session, states, left)
+    if circle is not None:
+        return (circle,)
+    if errors:
+        return by_cause((*errors, *silent(session, states))) if call is None else errors
     faulty = sorted(_at_fault(session, meeting, missing, left, states))
     waiting = [rank for rank in meeting.members.values() if rank not in missing]
     lines = [f"  {ranks_verb(waiting, 'waits')} in {meeting.text}"]
@@ -157,6 +173,50 @@ def not_come(session: Session, meeting: Meeting, states: States) -> tuple[Findin
 
 def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:
     return tuple(finding for finding in in_order(states) if finding.severity == ERROR)
+
+
+def _is_cause(finding: Finding) -> bool:
+    """Return whether calls differ: that a rank makes no call may follow from where it waits."""
+    return "missing" not in finding.names and finding.id != lookup(finding.op).rule.id_of("partner")
+
+
+def _circle(session: Session, states: States, left: Left) -> Finding | None:
+    """Return the finding that ranks wait for each other in a circle."""
+    here = {rank: state for rank, state in states.items() if rank not in left}
+    inside = [rank for rank, state in here.items() if state.inside and state.waits is None]
+    whole = [rank for rank, state in states.items() if state.whole]
+    waits = waits_by_last_calls({rank: state.calls for rank, state in states.items()}, inside, whole)
+    for rank, state in here.items():
+        if state.waits is not None and state.waits.key not in (keys.EXIT, keys.TAILS):
+            op, text = state.waits.text.partition(" ")[0], state.waits.text
+            waits[rank] = Wait(op, text, "", frozenset(missing_of(session, state.waits)) - {rank})
+    path = cycle_of(waits)
+    return None if path is None else cycle_finding(path, waits, _IN_CIRCLE)
+
+
+def why_stuck(session: Session, states: States) -> tuple[Finding, ...]:
+    """Return the findings of why ranks do not come out of their collectives: what differs, or who waits for whom."""
+    errors, quiet, left = _errors(states.values()), silent(session, states), departed(session)
+    if not quiet and not any(map(_is_cause, errors)):
+        circle = _circle(session, states, left)
+        if circle is not None:
+            return (circle,)
+    return by_cause((*(_with_doings(session, each, left, states) for each in errors), *quiet))
+
+
+def _with_doings(session: Session, finding: Finding, left: Left, states: States) -> Finding:
+    """Return a finding about missing ranks with what they do; ranks that are elsewhere in the program are late."""
+    missing = tuple(finding.names.get("missing", ()))
+    if not missing:
+        return finding
+    doing = [f"  rank {rank} {_doing(session, rank, left, states)}" for rank in missing[:_MOST_RANKS]]
+    if not all(rank in states and rank not in left and not states[rank].inside for rank in missing):
+        return attrs.evolve(finding, message="\n".join([finding.message, *doing]))
+    verdict = f"{finding.op}: {ranks_verb(missing, 'has')} not come, within {session.deadline:g} s   [{MISSING}]"
+    inside = [f"  rank {rank} {state.does}" for rank, state in states.items() if state.inside]
+    lines = [verdict, f"    {lookup(finding.op).notation}", *inside[:_MOST_RANKS], *doing, _LATE]
+    names = {"missing": missing, "at fault": missing}
+    return attrs.evolve(finding, id=MISSING, message="\n".join(lines), ranks=missing, names=names)
 
 
 def _at_fault(session: Session, meeting: Meeting, missing: tuple[int, ...], left: Left, states: States) -> set[int]:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 import torch.distributed as dist
 
-from collective_rules.errors import CollectiveRulesError, DisagreementError
+from collective_rules.errors import CollectiveRulesError, DisagreementError, text_of
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys
 from collective_rules.live.diagnosis import RankState, in_order, last_calls
+from collective_rules.live.failures import is_own, line_of
 from collective_rules.live.protocol import Arrival, pack_findings, pack_tail, unpack_findings, unpack_tail
 from collective_rules.live.running_hash import RunningHash, differing
 from collective_rules.live.session import Meeting, Session
@@ -27,8 +28,9 @@ def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: Base
     """Tell the others that this rank makes no further call, and its running hashes."""
     how = f"is at the end of the block; its last call: {session.last()}"
     if error is not None:
-        text = str(error).partition("\n")[0][:200]
-        how = f"left the block by {type(error).__name__}: {text}; its last call: {session.last()}"
+        text, line = text_of(error).partition("\n")[0][:200], line_of(error)
+        at = f", at {line}" if line else ""
+        how = f"left the block by {type(error).__name__}: {text}{at}; its last call: {session.last()}"
     session.store.append(keys.LEFT, json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
     if error is not None:
         _post_tail(session)
@@ -87,10 +89,20 @@ def _compare_tails(session: Session) -> tuple[Finding, ...]:
 
 
 def is_failure(error: BaseException | None) -> bool:
-    """Return whether `error` looks like that of a collective in which another rank does not take part."""
+    """Return whether `error`, or what it was raised from, is that of a collective in which another rank has no part."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if _has_failed(error):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _has_failed(error: BaseException) -> bool:
     if isinstance(error, CollectiveRulesError) or not isinstance(error, RuntimeError):
         return False
-    return isinstance(error, dist.DistError) or bool(_FAILED.search(str(error)))
+    return (isinstance(error, dist.DistError) or bool(_FAILED.search(text_of(error)))) and not is_own(error)
 
 
 def explain(session: Session, error: BaseException) -> DisagreementError | None:

@@ -13,14 +13,13 @@ from collective_rules.live import keys
 from collective_rules.live.diagnosis import (
     answer,
     ask,
-    by_cause,
     departed,
     in_order,
     is_in_collective,
     missing_of,
     not_come,
-    silent,
     tails,
+    why_stuck,
 )
 from collective_rules.live.protocol import Arrival
 from collective_rules.live.session import Session, Waiting
@@ -184,8 +183,7 @@ def hang(session: Session) -> DisagreementError | None:
     Writes the last calls of all ranks to stderr. Returns the error that all ranks raise, None where nothing is wrong.
     """
     states = ask(session)
-    errors = [finding for finding in in_order(states.values()) if finding.severity == ERROR]
-    findings = by_cause((*errors, *silent(session, states)))
+    findings = why_stuck(session, states)
     doing = "failed in" if session.failure else "hangs in"
     lines = [f"collective_rules: rank {session.rank} {doing} {session.last()}"]
     lines += [finding.message for finding in findings] or ["no calls differ among the ranks that answered"]

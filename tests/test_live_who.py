@@ -1,0 +1,75 @@
+"""Who and why, while ranks run: circles, slow ranks and ranks that left by an error of their own are told as such."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live_ranks import Ended, Ranks
+
+DEADLINE = 3.0
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    started = Ranks()
+    yield started
+    started.close()
+
+
+def raised(ended: list[Ended], *, but: tuple[int, ...] = ()) -> Ended:
+    """What all ranks but those raised alike."""
+    survivors = [each for rank, each in enumerate(ended) if rank not in but]
+    assert ["DisagreementError"] * len(survivors) == [each.outcome for each in survivors], ended
+    assert 1 == len({(each.message, each.findings) for each in survivors})
+    return survivors[0]
+
+
+CIRCLES = {"ring_of_sends": (0, 1, 2), "send_meets_collective": (0, 1)}
+
+
+@pytest.mark.parametrize("agree", ["always", "exit"])
+@pytest.mark.parametrize("program", CIRCLES)
+def test_ranks_that_wait_for_each_other_are_told_as_a_circle(program: str, agree: str, ranks: Ranks) -> None:
+    """Not as sends without a receive: the receive stands in the next line."""
+    found = raised(ranks.run(program, 3, agree, deadline=DEADLINE, outlives=True))
+    assert [("WAIT1", "error", CIRCLES[program])] == [*found.findings]
+    for rank in CIRCLES[program]:
+        assert f"rank {rank} waits in c10d::" in found.message
+    assert len(CIRCLES[program]) <= found.message.count("live_programs.py:")
+    assert "Post the matching call" not in found.message
+
+
+def test_a_slow_rank_is_told_as_slow_with_its_line(ranks: Ranks) -> None:
+    """It will make the call: that it leaves the call out would be wrong."""
+    found = raised(ranks.run("dawdles", 3, "exit", deadline=DEADLINE, outlives=True))
+    assert [("LIVE1", "error", (1,))] == [*found.findings]
+    assert "c10d::allreduce_: rank 1 has not come, within 3 s" in found.message
+    assert "  rank 1 is at " in found.message
+    assert "live_programs.py:" in found.message.partition("rank 1 is at ")[2].partition(";")[0]
+
+
+@pytest.mark.parametrize("agree", ["always", "exit"])
+@pytest.mark.parametrize(
+    ("program", "error", "text"),
+    [
+        ("raises_with_gloo", "RuntimeError", "the gloo of the lamp timed out"),
+        ("raises_of_a_store", "DistStoreError", "Wait timeout"),
+    ],
+)
+def test_an_error_of_the_program_s_own_is_told_whatever_it_is(
+    program: str, error: str, text: str, agree: str, ranks: Ranks
+) -> None:
+    """The rank raises its own error; the others read its type, its text and its line, before any deadline."""
+    ended = ranks.run(program, 3, agree, deadline=20)
+    assert error == ended[1].outcome
+    found = raised(ended, but=(1,))
+    assert [("LIVE1", "error", (1,))] == [*found.findings]
+    told = found.message.partition(f"rank 1 left the block by {error}: ")[2].partition("; its last call")[0]
+    assert text in told
+    assert "live_programs.py:" in told.rpartition(", at ")[2]
+    assert max(each.seconds for each in ended) < 15
+
+
+def test_a_failure_that_the_program_wrapped_is_explained(ranks: Ranks) -> None:
+    ended = ranks.run("wraps_a_failure", 3, "exit", deadline=DEADLINE, outlives=True)
+    assert [("AR11", "error", (1,))] == [*raised(ended).findings]
