@@ -73,3 +73,8 @@ def test_an_error_of_the_program_s_own_is_told_whatever_it_is(
 def test_a_failure_that_the_program_wrapped_is_explained(ranks: Ranks) -> None:
     ended = ranks.run("wraps_a_failure", 3, "exit", deadline=DEADLINE, outlives=True)
     assert [("AR11", "error", (1,))] == [*raised(ended).findings]
+
+
+def test_the_ledger_s_file_of_each_rank_has_the_findings(ranks: Ranks) -> None:
+    ended = ranks.run("guarded_with_a_ledger", 2, None)
+    assert [[["AR3"], ["c10d::allreduce_"]]] * 2 == [each.extra for each in ended]

@@ -177,7 +177,7 @@ def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:
 
 def _is_cause(finding: Finding) -> bool:
     """Return whether calls differ: that a rank makes no call may follow from where it waits."""
-    return "missing" not in finding.names and finding.id != lookup(finding.op).rule.id_of("partner")
+    return "missing" not in finding.names and lookup(finding.op).rule.constraints.get(finding.id) != "partner"
 
 
 def _circle(session: Session, states: States, left: Left) -> Finding | None:
