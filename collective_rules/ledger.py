@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import attrs
@@ -155,7 +155,8 @@ class Ledger:
     - `entries`: the last `keep` calls, oldest first. `count`: the number of all calls.
     - `groups`: the groups by name. `findings`: all findings, in the order in which they were found.
     - `steps`: optimizer steps. `devices`: devices that stand in for others, {"cpu": "cuda"} in a dry run.
-    - `followers`: functions that get every entry, before the call is sent.
+    - `followers`: functions that get every entry, before the call is sent. `finding_followers`: functions that get
+      every finding.
     """
 
     def __init__(self, keep: int = 100_000) -> None:
@@ -164,6 +165,7 @@ class Ledger:
         self.findings: list[Finding] = []
         self.devices: dict[str, str] = {}
         self.followers: list[Callable[[Entry], None]] = []
+        self.finding_followers: list[Callable[[Finding], None]] = []
         self.steps = 0
         self.count = 0
         self._kept: deque[Entry] = deque(maxlen=keep)
@@ -228,6 +230,13 @@ class Ledger:
             follower(entry)
         return entry
 
+    def find(self, findings: Iterable[Finding]) -> None:
+        """Add findings."""
+        for finding in findings:
+            self.findings.append(finding)
+            for follower in self.finding_followers:
+                follower(finding)
+
     def _count(self) -> None:
         """Add to the totals the calls that were entered since; all at once is cheaper than call by call."""
         for (facts, module, phase), calls in self._uncounted.items():
@@ -241,7 +250,7 @@ class Ledger:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: all but the lock and the followers."""
         with self._lock:
-            return {**vars(self), "followers": [], "_lock": None}
+            return {**vars(self), "followers": [], "finding_followers": [], "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy or a pickle."""

@@ -1,4 +1,4 @@
-"""A `Call` as plain data (dicts, lists, text and numbers, as JSON has them), and back.
+"""A `Call`, or a `Finding`, as plain data (dicts, lists, text and numbers, as JSON has them), and back.
 
 A record is checked as any other input: a malformed one, or an unknown op, is a `CallError`. Of memory, a record keeps
 which tensors of the call share an allocation, and where they lie in it.
@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from reprlib import repr as _short
 from typing import Any
 
+import attrs
 import torch
 
 from collective_rules.call import UNKNOWN, Call, call
 from collective_rules.errors import CallError
+from collective_rules.finding import SEVERITIES, Finding
 from collective_rules.nested import leaves
 from collective_rules.ops import lookup
 from collective_rules.spec import Group, Memory, Spec, is_size
@@ -75,6 +77,46 @@ def from_record(record: Any) -> Call:
     if not (blocking is None or isinstance(blocking, bool)):
         raise CallError(f"blocking={_short(blocking)}, but should be true or false")
     return Call(made.row, made.group, made.arguments, source, index, blocking)
+
+
+def to_finding_record(finding: Finding) -> dict[str, Any]:
+    """Return a finding as plain data; values of its names that are no data become text.
+
+    >>> to_finding_record(Finding("AR2", "error", "ranks disagree", (1,), {"dtype": {0: torch.int32}}))["names"]
+    {'pairs': [['dtype', {'pairs': [[0, 'torch.int32']]}]]}
+    """
+    return attrs.asdict(finding, recurse=False) | {"names": _plain(finding.names)}
+
+
+def from_finding_record(record: Any) -> Finding:
+    """Return the finding that `to_finding_record` wrote; raises `CallError` for anything else."""
+    names = [field.name for field in attrs.fields(Finding)]
+    given = _fields(record, "a record of a finding", tuple(names[:3]), tuple(names[3:]))
+    texts = [given[name] for name in ("id", "severity", "message")] + [given.get(name, "") for name in ("group", "op")]
+    numbers = [*_tuple(given.get("ranks", ()), "ranks"), given.get("count", 1), given.get("index") or 0]
+    if not all(isinstance(text, str) for text in texts) or not all(map(is_size, numbers)):
+        raise CallError(f"{_short(record)}, but should be a record of a finding")
+    if given["severity"] not in SEVERITIES:
+        raise CallError(f"severity={_short(given['severity'])}, but should be one of {', '.join(SEVERITIES)}")
+    values = _rich(given.get("names", {"pairs": []}))
+    return Finding(**{**given, "ranks": tuple(given.get("ranks", ())), "names": values})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {"pairs": [[_plain(name), _plain(item)] for name, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, dict):
+        pairs = value.get("pairs")
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise CallError(f"names={_short(value)}, but should be pairs of names and values")
+        return {_rich(name): _rich(item) for name, item in pairs}
+    return tuple(_rich(item) for item in value) if isinstance(value, list) else value
 
 
 class _Writer:

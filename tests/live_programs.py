@@ -4,6 +4,7 @@ import contextlib
 import os
 import runpy
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from collective_rules import DisagreementError, RuleMode, guard
+from collective_rules import DisagreementError, RuleMode, guard, recordings
 from collective_rules.live import rendezvous, store
 from tests.leaks import held
 
@@ -469,3 +470,12 @@ def wraps_a_failure(rank: int, size: int) -> None:
         one_less(rank, size)
     except RuntimeError as error:
         raise ValueError("step 1 failed") from error
+
+
+def guarded_with_a_ledger(rank: int, size: int) -> list[list[str]]:
+    """What a guard's file tells of a disagreement that ended its block."""
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(DisagreementError), guard(deadline=30, ledger=f"{folder}/{{rank}}.jsonl"):
+            other_reduce_op(rank, size)
+        recording = recordings.read(f"{folder}/{rank}.jsonl")
+    return [[found.id for found in recording.told], [call.op for call in recording.calls]]

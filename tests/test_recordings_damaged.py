@@ -216,12 +216,14 @@ def samples() -> list[bytes]:
     }  # fmt: skip
     line = '{"op": "c10d::barrier", "group": {"size": 2, "rank": 1}, "arguments": {}, "index": 0}\n'
     header = '{"format": "collective_rules ledger", "version": 1, "rank": 1, "world_size": 2}\n'
+    names = '{"pairs": [["d", 1]]}'
+    found = f'{{"finding": {{"id": "AR2", "severity": "error", "message": "no", "ranks": [1], "names": {names}}}}}\n'
     return [
         json.dumps(dump(entries)).encode(),
         pickle.dumps(dump(entries), protocol=2),
         kineto(2).encode(),
         json.dumps({"schema": "1.1.0", "nodes": [node]}).encode(),
-        (header + line * 2).encode(),
+        (header + line * 2 + found).encode(),
         gzip.compress(kineto(2).encode()),
     ]
 

@@ -23,6 +23,7 @@ from collective_rules.messages import ranks_text, worst_first
 from collective_rules.recordings import Recording, same_ranks
 
 _ABSENT, _WORLDS = "COMPARE1", "COMPARE2"
+_MOST_TOLD = 8
 
 
 @attrs.frozen
@@ -121,7 +122,7 @@ def compare(
         world_size=world,
         findings=worst_first(all_findings),
         divergences=divergences(parting, timelines, groups, context),
-        notes=tuple(notes),
+        notes=(*notes, *_found_then(ranked)),
     )
 
 
@@ -199,6 +200,18 @@ def _file_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:
         count = sum(int(finding.names.get("count", 1)) for _, finding in several)
         more = f"\nSo it is in {len(several)} files, of {ranks_text(ranks)}." if len(several) > 1 else ""
         yield attrs.evolve(first, message=first.message + more, ranks=ranks, count=count)
+
+
+def _found_then(recordings: Iterable[Recording]) -> Iterator[str]:
+    """Yield a sentence for each finding that guards wrote into their ledgers: a run may tell more than its calls do."""
+    told: dict[str, set[int]] = {}
+    for recording in recordings:
+        for finding in recording.told:
+            told.setdefault(f"{finding.severity}: {finding.message.splitlines()[0]}", set()).add(recording.rank or 0)
+    for verdict, ranks in [*told.items()][:_MOST_TOLD]:
+        yield f"While it ran, {ranks_text(ranks)} found {verdict}"
+    if len(told) > _MOST_TOLD:
+        yield f"While it ran, {len(told) - _MOST_TOLD} more were found."
 
 
 def _world_findings(recordings: Iterable[Recording]) -> Iterator[Finding]:

@@ -66,6 +66,10 @@ class Guard:
             own = raised.findings if isinstance(raised, (CallError, DisagreementError)) else ()
             self.findings = own or tuple(self.ledger.findings)
             if self._writer is not None:
+                known = set(map(id, self.ledger.findings))
+                for finding in self.findings:
+                    if id(finding) not in known:
+                        self._writer.find(finding)
                 self._writer.close()
 
     def _remove(self) -> None:
@@ -98,8 +102,9 @@ def guard(
     Ranks are compared as `agree` says, which is that of `RuleMode`; after "always" all calls are compared once more at
     the end of the block, with their order and their messages. Every rank, or every rank of `group`, has to enter the
     block, and waits at most `deadline` seconds for the others. `check`, `backend` and `keep` are those of `RuleMode`.
-    `ledger`: a file that gets each call as it is made, such as "calls/rank{rank}.jsonl"; `collective-rules compare`
-    reads it. `modules`: whether the ledger tells the module at work, by hooks that all modules of the program pay for.
+    `ledger`: a file that gets each call as it is made, and each finding, such as "calls/rank{rank}.jsonl";
+    `collective-rules compare` reads it. `modules`: whether the ledger tells the module at work, by hooks that all
+    modules of the program pay for.
 
     `with` returns the guard: its `findings` and its `ledger`. The block raises `DisagreementError` on every rank with
     all findings, and `CallError` on a rank whose own call is illegal. Raises `CallError` for other arguments.

@@ -6,8 +6,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -16,7 +15,7 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError
 from collective_rules.finding import Finding
 from collective_rules.ledger import CallFacts, Entry
-from collective_rules.records import from_record, to_record
+from collective_rules.records import from_finding_record, from_record, to_finding_record, to_record
 from collective_rules.spec import Group
 
 _MOST = 10_000
@@ -114,28 +113,12 @@ class CallDecoder:
 
 def pack_findings(findings: Iterable[Finding]) -> str:
     """Return findings as JSON; the values of their names become plain data."""
-    return json.dumps([attrs.asdict(each, recurse=False) | {"names": _plain(each.names)} for each in findings])
+    return json.dumps([to_finding_record(each) for each in findings])
 
 
 def unpack_findings(text: str) -> tuple[Finding, ...]:
     """Return the findings that `pack_findings` packed."""
-    return tuple(
-        Finding(**{**each, "ranks": tuple(each["ranks"]), "names": _rich(each["names"])}) for each in json.loads(text)
-    )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {"pairs": [[_plain(name), _plain(item)] for name, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _rich(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_rich(name): _rich(item) for name, item in value["pairs"]}
-    return tuple(_rich(item) for item in value) if isinstance(value, list) else value
+    return tuple(map(from_finding_record, json.loads(text)))
 
 
 def pack_tail(tail: Sequence[tuple[Entry, int]], encoder: CallEncoder) -> bytes:

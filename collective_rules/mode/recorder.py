@@ -212,7 +212,7 @@ class CallRecorder:
         if self._check and name not in self._without_table:
             self._without_table.add(name)
             finding = _no_table(name, facts.call.group.global_rank)
-            self.ledger.findings.append(finding)
+            self.ledger.find((finding,))
             if self._check == "warn" or (self._check == "raise" and self.executes):  # else the ledger is what is read
                 warnings.warn(finding.message, stacklevel=2)
         return None
@@ -220,7 +220,7 @@ class CallRecorder:
     def _report(self, findings: tuple[Finding, ...], entry: Entry, *, warn: bool = False) -> None:
         """Note findings; raise or warn as `check` says, and warn always with `warn`."""
         entry.findings += findings
-        self.ledger.findings.extend(findings)
+        self.ledger.find(findings)
         errors = tuple(finding for finding in findings if finding.severity == ERROR)
         if errors and self._check == "raise":
             raise CallError(f"{errors[0].message}\n  at {entry.source}", findings)
@@ -229,7 +229,7 @@ class CallRecorder:
 
     def _note(self, findings: tuple[Finding, ...]) -> None:
         """Note findings between ranks that raise no error."""
-        self.ledger.findings.extend(findings)
+        self.ledger.find(findings)
         for finding in findings if self._check == "warn" else ():
             warnings.warn(finding.message, stacklevel=2)
 

@@ -91,7 +91,8 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
             notes.add("READ10", f"a call of rank {call.group.ranks[call.group.rank]} in the ledger of rank {rank}")
     counts = {"records": lines.records, "collectives": lines.records, "calls": len(calls)}
     size = _first(world_size, lines.world_size)
-    return Recording(path, lines.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
+    found = (notes.findings(rank), counts, notes.lost, tuple(lines.told))
+    return Recording(path, lines.name, rank, size, calls, *found)
 
 
 def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, int]:

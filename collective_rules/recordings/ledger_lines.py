@@ -2,6 +2,7 @@
 
     {"format": "collective_rules ledger", "version": 1, "rank": 0, "world_size": 8}
     {"op": "c10d::allreduce_", "group": {...}, "arguments": {...}, "source": "train.py:88", "index": 0, "at": 0.51}
+    {"finding": {"id": "AR2", "severity": "error", "message": "...", "ranks": [1], ...}}
 
 A line is whole or it is lost: what a crash leaves of the last one is passed over. Everything of a call is kept.
 """
@@ -21,10 +22,11 @@ import torch.distributed as dist
 
 from collective_rules.call import Call
 from collective_rules.errors import CallError
+from collective_rules.finding import Finding
 from collective_rules.ledger import Entry, Ledger
 from collective_rules.recordings.byte_stream import TextStream
 from collective_rules.recordings.recording import Notes, SourceError, short
-from collective_rules.records import from_record, to_record
+from collective_rules.records import from_finding_record, from_record, to_finding_record, to_record
 from collective_rules.spec import is_size
 
 FORMAT = "collective_rules ledger"
@@ -70,7 +72,15 @@ class LedgerWriter(contextlib.AbstractContextManager["LedgerWriter"]):
 
     def __call__(self, made: Call | Entry) -> None:
         """Write one call, or an entry of a ledger; a call whose sizes only the run knows is written as a fault."""
-        line = json.dumps(_record(made), separators=(",", ":"))
+        self._write(_record(made))
+        self.count += 1
+
+    def find(self, finding: Finding) -> None:
+        """Write a finding."""
+        self._write({"finding": to_finding_record(finding)})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, separators=(",", ":"))
         with self._lock:
             if self._closed:
                 raise CallError(f"{self.path} is closed: write before the with block ends")
@@ -82,10 +92,11 @@ class LedgerWriter(contextlib.AbstractContextManager["LedgerWriter"]):
                 self._file.flush()
             except OSError as error:
                 raise SourceError(f"{self.path} cannot be written: {error.strerror or error}") from None
-            self.count += 1
 
     def follow(self, ledger: Ledger) -> Self:
         """Write each call that `ledger` takes in from now on, before it is carried out, until this is closed.
+
+        Findings are written, too.
 
         >>> import tempfile, torch, torch.distributed as dist, collective_rules as cr
         >>> from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -103,11 +114,16 @@ class LedgerWriter(contextlib.AbstractContextManager["LedgerWriter"]):
         if not isinstance(ledger, Ledger):
             raise CallError(f"{short(ledger)} is no Ledger: pass what `with RuleMode() as ledger` gives")
         ledger.followers.append(self._take)
+        ledger.finding_followers.append(self._take_finding)
         return self
 
     def _take(self, entry: Entry) -> None:
         if not self._closed:
             self(entry)
+
+    def _take_finding(self, finding: Finding) -> None:
+        if not self._closed:
+            self.find(finding)
 
     def _open(self) -> None:
         rank, size = self._rank, self._world_size
@@ -145,6 +161,8 @@ def write_ledger(ledger: Ledger, path: str | os.PathLike[str], **more: Any) -> s
     with LedgerWriter(path, **more) as write:
         for entry in ledger.entries:
             write(entry)
+        for finding in ledger.findings:
+            write.find(finding)
     return write.path
 
 
@@ -177,6 +195,7 @@ class LedgerLines:
         self.rank: int | None = None
         self.world_size: int | None = None
         self.records = 0
+        self.told: list[Finding] = []
         self._known: dict[str, Call] = {}
         self._seen: set[int] = set()
 
@@ -197,6 +216,8 @@ class LedgerLines:
                 if isinstance(record, dict) and record.get("format") == FORMAT:
                     self._header(record, first=not header)
                     header = True
+                elif isinstance(record, dict) and record.keys() == {"finding"}:
+                    self._finding(record["finding"], f"line {line_number}")
                 elif record is not None and not self._is_double(record, line, f"line {line_number}"):
                     self.records += 1
                     call = self._call(record, f"line {line_number}")
@@ -247,6 +268,12 @@ class LedgerLines:
                 self.notes.add("READ2", f"{name}={short(value)}, which should be a number", "line 1")
             else:
                 setattr(self, name, value)
+
+    def _finding(self, record: Any, where: str) -> None:
+        try:
+            self.told.append(from_finding_record(record))
+        except (CallError, TypeError, RecursionError) as error:
+            self.notes.add("READ2", f"a finding: {str(error).splitlines()[0][:200]}", where)
 
     def _call(self, record: Any, where: str) -> Call | None:
         own: dict[str, Any] = {}

@@ -99,6 +99,7 @@ class Recording:
     - `read`: counts: of "records" in the file, of "collectives" among them, and of "calls".
     - `lost`: the names of groups of which calls could not be read, somewhere among the others; None for one whose
       group is not known either.
+    - `told`: the findings that a guard wrote into its ledger while the program ran.
     """
 
     path: str
@@ -109,6 +110,7 @@ class Recording:
     findings: tuple[Finding, ...] = ()
     read: Mapping[str, int] = attrs.field(factory=dict)
     lost: tuple[str | None, ...] = ()
+    told: tuple[Finding, ...] = ()
 
     @property
     def is_cut(self) -> bool:
