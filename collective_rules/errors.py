@@ -96,4 +96,4 @@ class DisagreementError(_FindingsError):
 
 
 class SimulationError(CollectiveRulesError):
-    """Nothing is sent, and the program needs a value that only another rank has."""
+    """Nothing is to be sent, and the program needs a value that only another rank has, or sends unseen."""

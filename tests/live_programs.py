@@ -201,6 +201,24 @@ def async_size(rank: int, size: int) -> None:
     dist.all_reduce(ones(3 if rank else 4), async_op=True).wait()
 
 
+@torch.library.custom_op("collective_rules_live::adds", mutates_args=("x",))
+def _adds(x: torch.Tensor) -> None:
+    dist.all_reduce(x)
+
+
+_LIBRARY = torch.library.Library("collective_rules_live", "FRAGMENT")
+_LIBRARY.define("impl_adds(Tensor(a!) x) -> ()")
+_LIBRARY.impl("impl_adds", dist.all_reduce, "CPU")
+
+
+def custom_op_size(rank: int, size: int) -> None:
+    _adds(ones(8 if rank == 0 else 7))
+
+
+def library_impl_size(rank: int, size: int) -> None:
+    torch.ops.collective_rules_live.impl_adds(ones(8 if rank == 0 else 7))
+
+
 def functional_size(rank: int, size: int) -> None:
     funcol.all_reduce(ones(3 if rank else 4), "sum", dist.group.WORLD).sum()
 

@@ -25,6 +25,8 @@ AT_ONCE = {
     "root_leaves": ("LIVE1", (0,)),
     "async_size": ("AR1", (0,)),
     "functional_size": ("AR1", (0,)),
+    "custom_op_size": ("AR1", (0,)),
+    "library_impl_size": ("AR1", (0,)),
     "message_size": ("RE1", (0, 1)),
     "async_message_size": ("RE1", (0, 1)),
     "message_to_nobody": ("SE8", (0,)),

@@ -1,4 +1,4 @@
-"""PyTorch's own tests of torch.distributed pass on gloo under `RuleMode(check=True)`, and nothing false is found.
+"""PyTorch's own tests of torch.distributed pass on gloo, under a mode and under a guard, and nothing false is found.
 
 Its class has 285 tests, of which most ask for GPUs or NCCL. Here are those that make collectives on three gloo ranks,
 also if what they put on a GPU has to stay on the CPU; of those that have a twin for the CPU, only the twin. A selection
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from collective_rules import lookup, ops
 from collective_rules.testing.dispatch import has_cpu_kernel
-from tests.torch_own import DIED, FAILED, HUNG, PASSED, Launcher
+from tests.torch_own import DIED, FAILED, GUARD, HUNG, MODE, PASSED, THREAD, Launcher
 
 for needed in ("expecttest", "numpy"):
     pytest.importorskip(needed, reason=f"torch's own tests need {needed}")
@@ -74,8 +74,16 @@ post_localSGD_optimizer_parity post_localSGD_optimizer_parity_grad_is_view post_
 send_recv_nccl send_recv_nccl_autograd_profiler send_recv_nccl_torch_profiler skip_all_reduce_unused_parameters
 static_graph_multi_forward
 """
+_GUARDED = """
+all_reduce_sum_async gather_object scatter_checks all_to_all_single_unequal_split send_recv_any_source
+batch_isend_irecv_gloo coalescing_manager get_future accumulate_gradients_no_sync_allreduce_hook
+"""
+_IN_THREADS = "reduce_sum isend ddp_comm_hook_logging"
+"""What runs by default under a guard, and there in a thread that ran before it."""
+
 SELECTION = [*_SELECTION.split(), *_GPU_SELECTION.split()]
 MORE = [*_MORE.split(), *_GPU_MORE.split()]
+RUNS = {MODE: SELECTION, GUARD: _GUARDED.split(), THREAD: _IN_THREADS.split()}
 GPUS = {*_GPU_SELECTION.split(), *_GPU_MORE.split()}
 
 WRAPPED = {"gather_object_subgroup", "all_gather_object_subgroup"}
@@ -113,12 +121,13 @@ def test_what_runs_are_tests_of_torch(launcher: Launcher) -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("way", RUNS)
 @pytest.mark.parametrize("name", [*SELECTION, *MORE])
-def test_torch_passes_and_nothing_false_is_found(launcher: Launcher, name: str) -> None:
+def test_torch_passes_and_nothing_false_is_found(launcher: Launcher, name: str, way: str) -> None:
     """Every collective of the test was checked, and gloo's Flight Recorder holds what the ledger says."""
-    if name in MORE and settings.get_current_profile_name() != "thorough":
+    if name not in RUNS[way] and settings.get_current_profile_name() != "thorough":
         pytest.skip("runs with --hypothesis-profile=thorough: another test of its kind runs by default")
-    outcome = launcher.run(f"test_{name}", gpus=name in GPUS)
+    outcome = launcher.run(f"test_{name}", way=way, gpus=name in GPUS)
     assert (PASSED, ()) == (outcome.outcome, outcome.texts)
     assert [] == [text for text in outcome.findings if TRULY_FOUND.get(name, "nothing") not in text]
     assert sum(outcome.ops.values()) > 0
@@ -131,7 +140,7 @@ def test_what_gloo_refuses_is_refused_before(launcher: Launcher, name: str) -> N
     if name != "all_to_all" and settings.get_current_profile_name() != "thorough":
         pytest.skip("runs with --hypothesis-profile=thorough: another test of its kind runs by default")
     alone, checked = (
-        launcher.run(f"test_{name}", check=check, gpus="_cuda" in name or "_nccl" in name) for check in (False, True)
+        launcher.run(f"test_{name}", way=way, gpus="_cuda" in name or "_nccl" in name) for way in ("", MODE)
     )
     theirs, ours = REFUSED[name]
     assert (FAILED, FAILED) == (alone.outcome, checked.outcome)

@@ -1,4 +1,4 @@
-"""PyTorch's own tests of torch.distributed, as its wheel ships them, on gloo and under `RuleMode(check=True)`.
+"""PyTorch's own tests of torch.distributed, as its wheel ships them, on gloo and under a mode or a guard.
 
 Upstream starts W new interpreters for each test. Here one process, the launcher, imports torch once and forks W ranks
 for each test, so that a test costs what it does and leaves nothing behind. It reads one request a line and answers in
@@ -19,10 +19,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +38,7 @@ from tests.without_gpus import ask_for_none, stay_on_cpu
 ROOT = Path(__file__).resolve().parents[1]
 PASSED, SKIPPED, FAILED, HUNG, DIED = "passed", "skipped", "failed", "hung", "died"
 _START = 60.0  # seconds for the launcher to import torch and its tests
+MODE, GUARD, THREAD = "mode", "guard", "guard, in a thread"
 _GRACE = 3.0  # seconds for the other ranks when one has failed
 _TAIL = 3000
 
@@ -80,12 +83,13 @@ class Launcher:
             start_new_session=True,  # the ranks are in it too
         )
 
-    def run(self, name: str, *, check: bool = True, gpus: bool = False, deadline: float = 60.0) -> Outcome:
+    def run(self, name: str, *, way: str = MODE, gpus: bool = False, deadline: float = 60.0) -> Outcome:
         """Run one of torch's tests on all ranks, or a "module:function"; it has `deadline` seconds.
 
+        `way`: under the mode, under a guard, there in a thread that ran before, or by itself for "".
         `gpus` says that the test asks for GPUs: what it puts on one stays on the CPU.
         """
-        told = self._ask({"name": name, "check": check, "gpus": gpus, "deadline": deadline}, deadline + _START)
+        told = self._ask({"name": name, "way": way, "gpus": gpus, "deadline": deadline}, deadline + _START)
         return Outcome(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
 
     def names(self) -> list[str]:
@@ -148,7 +152,7 @@ def _own() -> Any:
     return Own
 
 
-def _run(own: Any, size: int, name: str, check: bool, gpus: bool, deadline: float) -> dict[str, Any]:
+def _run(own: Any, size: int, name: str, way: str, gpus: bool, deadline: float) -> dict[str, Any]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as told:
         directory = Path(told)
@@ -158,7 +162,7 @@ def _run(own: Any, size: int, name: str, check: bool, gpus: bool, deadline: floa
         for rank in range(size):
             process = os.fork()
             if not process:
-                _be(own, rank, size, name, check, gpus, directory)
+                _be(own, rank, size, name, way, gpus, directory)
             ranks[process] = rank
         ended = dict(_ended(ranks, start + deadline, directory))
         results = [_result(directory, rank, ended.get(rank)) for rank in range(size)]
@@ -203,14 +207,14 @@ def _result(directory: Path, rank: int, status: int | None) -> dict[str, Any]:
     return {"rank": rank, "outcome": HUNG if status is None else DIED, "text": f"exit status {status}: {text}"}
 
 
-def _be(own: Any, rank: int, size: int, name: str, check: bool, gpus: bool, directory: Path) -> NoReturn:
+def _be(own: Any, rank: int, size: int, name: str, way: str, gpus: bool, directory: Path) -> NoReturn:
     """Be one rank of one test."""
     status = 1
     try:
         log = os.open(directory / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        told = _test(own, rank, size, name, check, gpus, directory)
+        told = _test(own, rank, size, name, way, gpus, directory)
         text = json.dumps(told)
         (directory / f"rank{rank}.part").write_text(text)
         (directory / f"rank{rank}.part").rename(directory / f"rank{rank}.json")
@@ -223,7 +227,7 @@ def _be(own: Any, rank: int, size: int, name: str, check: bool, gpus: bool, dire
         os._exit(status)
 
 
-def _test(own: Any, rank: int, size: int, name: str, check: bool, gpus: bool, directory: Path) -> dict[str, Any]:
+def _test(own: Any, rank: int, size: int, name: str, way: str, gpus: bool, directory: Path) -> dict[str, Any]:
     import torch.distributed as dist  # noqa: PLC0415 - only ranks do
     from torch.testing._internal.common_utils import set_rng_seed  # noqa: PLC0415 - as above
     from torch.testing._internal.distributed import distributed_test  # noqa: PLC0415 - as above
@@ -241,10 +245,13 @@ def _test(own: Any, rank: int, size: int, name: str, check: bool, gpus: bool, di
     case._barrier()
     set_rng_seed()
     outcome, text = PASSED, ""
-    mode = cr.RuleMode(check=True) if check else contextlib.nullcontext()
+    if way == THREAD:
+        body = _in_a_thread(body)
+    under = {"": contextlib.nullcontext, MODE: lambda: cr.RuleMode(check=True)}.get(way, lambda: cr.guard(agree=False))
     ledger = None
     try:
-        with stay_on_cpu(rank) if gpus else contextlib.nullcontext(), mode as ledger:
+        with stay_on_cpu(rank) if gpus else contextlib.nullcontext(), under() as entered:
+            ledger = getattr(entered, "ledger", entered)
             body()
     except unittest.SkipTest as reason:
         outcome, text = SKIPPED, str(reason)
@@ -263,6 +270,13 @@ def _test(own: Any, rank: int, size: int, name: str, check: bool, gpus: bool, di
     if outcome == PASSED:
         case._barrier()  # the others are done with this rank's connections
     return told
+
+
+def _in_a_thread(body: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that carries `body` out in a thread, which runs from now on."""
+    threads = ThreadPoolExecutor(1)
+    threads.submit(threading.get_ident).result()
+    return lambda: threads.submit(body).result()
 
 
 def _unlike(ledger: dict[str, list[Any]], recorder: dict[str, list[Any]]) -> list[str]:

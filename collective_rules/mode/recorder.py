@@ -22,7 +22,7 @@ from collective_rules.check import check as check_call
 from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import CallFacts, Entry, Ledger
-from collective_rules.mode import works
+from collective_rules.mode import python_groups, works
 from collective_rules.mode.call_sites import CallSites, is_called_by_torch_distributed, source_line
 from collective_rules.mode.kernels import Send
 from collective_rules.mode.observer import Observer
@@ -93,7 +93,9 @@ class CallRecorder:
         self._coalescing: dict[Any, Any] = {}
 
     def start(self) -> None:
-        """Begin a block."""
+        """Begin a block. Raises `SimulationError` where nothing is to be sent and a group is written in Python."""
+        if not self.executes:
+            python_groups.start(self)
         if self._observer is not None:
             self._observer.start(self._note)
         self._start = time.perf_counter()
@@ -103,6 +105,7 @@ class CallRecorder:
 
     def stop(self) -> None:
         """Remove the hooks; an interrupt may come in between, and then once more."""
+        python_groups.stop(self)
         self._sites.stop()
         self._lost += works.stop(self._dropped)
 
