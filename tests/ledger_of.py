@@ -1,4 +1,4 @@
-"""Run a script under `RuleMode(check=True)`, on each rank, and write what it communicated.
+"""Run a script under `RuleMode(check=True)` and a guard, on each rank, and write what it communicated.
 
 With it goes what gloo's Flight Recorder holds of it, where the environment asks for one.
 
@@ -38,12 +38,13 @@ def main() -> None:
     directory, script, *arguments = sys.argv[1:]
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(Path(script).parent))
-    with cr.RuleMode(check=True) as ledger:
+    with cr.guard(agree=False) as guard, cr.RuleMode(check=True) as ledger:
         runpy.run_path(script, run_name="__main__")
     told = {
         "calls": described(ledger),
-        "findings": [str(finding) for finding in ledger.findings],
+        "findings": [str(finding) for finding in (*ledger.findings, *guard.findings)],
         "records": [to_record(call) for call in ledger.calls],
+        "guarded": [to_record(call) for call in guard.ledger.calls],
         "recorder": dump(),
     }
     (Path(directory) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))

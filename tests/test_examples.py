@@ -168,6 +168,16 @@ def test_the_recorder_holds_what_the_ledger_says(script: Path) -> None:
         assert {call.op for call in calls if not list(recorded(call))} <= POINT_TO_POINT
 
 
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_a_guard_holds_what_the_mode_and_the_recorder_hold(script: Path) -> None:
+    """The same rules, groups, sizes and lines in the same order, though kernels tell the guard of them."""
+    for rank in run_example(script):
+        guarded, seen = ([from_record(record) for record in rank[name]] for name in ("guarded", "records"))
+        assert expected_dump(guarded) == read_dump(rank["recorder"])
+        told = [[(call.row.rule.name, str(call), call.source) for call in calls] for calls in (guarded, seen)]
+        assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp2_tp"])
 def test_another_ledger_is_told_apart(name: str) -> None:
     """One with a call less, or in which a call is of another dtype, or of another group."""
