@@ -147,6 +147,8 @@ def _more_notes(row: Row) -> Iterator[str]:
 def _kernel_notes(entry: Op) -> Iterator[str]:
     if entry.kernel_dtypes:
         yield f"Its kernels take {', '.join(str(dtype).removeprefix('torch.') for dtype in entry.kernel_dtypes)} alone."
+    if entry.complex_forms:
+        yield f"It takes complex tensors in the {' or '.join(entry.complex_forms)} form alone."
     if entry.exact:
         yield "Its kernels compare shapes, not only the number of elements."
     if entry.everywhere:

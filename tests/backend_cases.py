@@ -18,7 +18,7 @@ from collective_rules.testing.layouts import CHANNELS_LAST, SLICED, STRAIGHT, TR
 from tests.test_nccl import MADE as MADE_FOR_NCCL
 from tests.test_nccl import SHAPE, A, F, L, each, spec
 
-__all__ = ["BEYOND", "DEVICES", "LEGAL", "Case"]
+__all__ = ["BEYOND", "DEVICES", "EDGES", "LEGAL", "Case"]
 
 T, S, C = TRANSPOSED, SLICED, CHANNELS_LAST
 F16, F64, BF16, FP8 = torch.float16, torch.float64, torch.bfloat16, torch.float8_e4m3fn
@@ -246,6 +246,14 @@ BEYOND: Mapping[str, Case] = {
     "THREADED14": Case(BASE_RS, arguments=OVER_RS),
 }  # fmt: skip
 """The id of a limit → a call that goes beyond it. Those that are missing are found between ranks alone."""
+
+SCALARS = {"input": spec(()), "output": spec(())}
+EDGES: tuple[tuple[str, Case], ...] = (
+    ("NCCL16", Case(AR, C, dtype=C64)),
+    ("FAKE5", Case(A2A, arguments=SCALARS, size=1)),
+    ("FAKE7", Case(BASE_AG, arguments={"input_tensor": at(2), "output_tensor": at(0)}, size=1)),
+)
+"""More calls beyond a limit, where its edge lies in a certain group or dtype."""
 
 _USUAL = (AR, BC, BASE_AG, BASE_RS, RS, AG, SC, LISTS, A2A, F + "all_reduce", F + "all_to_all_single")
 

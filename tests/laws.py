@@ -544,6 +544,15 @@ ILLEGAL: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
         (2, {"input": (2,), "input_split_sizes": [1, 1]}),
         (2, {"input": (2,), "input_split_sizes": [1, 1], "output_split_sizes": []}),
     ],
+    # torch views a complex tensor as a real one first: one of no dims becomes one of a dim
+    **{
+        op: [(size, {name: cr.Spec((), torch.complex64)}) for size in (1, 2)]
+        for op, name in (
+            (_F + "all_gather_into_tensor", "input"),
+            ("_c10d_functional_autograd::all_gather_into_tensor", "input"),
+            (_L + "all_gather_into_tensor", "shard"),
+        )
+    },
     # an empty list of output splits means no rows, and the rank sends itself one
     _F + "all_to_all_single": [(2, {"input": (2,), "output_split_sizes": []})],
     "_c10d_functional_autograd::all_to_all_single": [(2, {"input": (2,), "output_split_sizes": []})],

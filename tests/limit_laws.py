@@ -25,7 +25,7 @@ from collective_rules.call import on_device
 from collective_rules.testing.broken.limits import WAYS
 from collective_rules.testing.broken.scene import Scene
 from collective_rules.testing.drawing import DTYPES, Wish, draw_calls, drawable
-from tests.backend_cases import BEYOND, LEGAL, Case
+from tests.backend_cases import BEYOND, EDGES, LEGAL, Case
 from tests.laws import MOST_RANKS, Law, Post, drawn, of_kind, posted
 
 __all__ = ["generated_laws_of", "laws_by_hand"]
@@ -34,25 +34,34 @@ Group = Sequence[cr.Call]
 
 
 @functools.cache
-def generated_laws_of(backend: str, op: str) -> tuple[Law, ...]:
-    """Return the laws of generated calls, those of every dtype and reduce op first."""
+def generated_laws_of(backend: str, op: str, *, by_id: bool = True) -> tuple[Law, ...]:
+    """Return the laws of generated calls, those of every dtype and reduce op first.
+
+    `by_id`: each finding counts; else how severe the worst one of a call is, whichever limit it comes from.
+    """
+    groups = enumerate(_legal_groups(backend, op))
+    return tuple(_law(backend, f"{op}: {what}, {place}", group, by_id) for place, (what, group) in groups)
+
+
+@functools.cache
+def _legal_groups(backend: str, op: str) -> tuple[tuple[str, Group], ...]:
     row = cr.lookup(op)
     if drawable(row):
         return ()
     groups = [*_of_every_kind(row), *_beyond(backend, row)]
     groups += [("legal by the rule", group) for group in drawn(_legal(row, Wish()), 18)]
     return tuple(
-        _law(backend, f"{op}: {what}, {place}", group)
-        for place, (what, group) in enumerate(groups)
+        (what, group)
+        for what, group in groups
         if not any(found.severity == "error" for call in group for found in cr.check(call))
     )
 
 
 @functools.cache
 def laws_by_hand(backend: str) -> tuple[Law, ...]:
-    """Return the laws of the calls that are written by hand: one beyond each limit, and legal ones."""
+    """Return the laws of the calls that are written by hand: some beyond each limit, and legal ones."""
     own = {limit.id for limit in BACKENDS[backend].limits}
-    cases = [(id_, case) for id_, case in BEYOND.items() if id_ in own]
+    cases = [(id_, case) for id_, case in (*BEYOND.items(), *EDGES) if id_ in own]
     cases += [(f"legal, {place}", case) for place, case in enumerate(LEGAL.get(backend, ()))]
     return tuple(
         Law(name, functools.partial(_case_is_judged, backend, case, _judged_case(backend, case)), True)
@@ -60,31 +69,40 @@ def laws_by_hand(backend: str) -> tuple[Law, ...]:
     )
 
 
-def _case_is_judged(backend: str, case: Case, before: list[tuple[str, str]]) -> None:
+def _case_is_judged(backend: str, case: Case, before: set[tuple[str, str]]) -> None:
     assert before == _judged_case(backend, case)
 
 
-def _judged_case(backend: str, case: Case) -> list[tuple[str, str]]:
-    return [(found.id, found.severity) for found in cr.check(case.call(backend), case.backend(backend))]
+def _judged_case(backend: str, case: Case) -> set[tuple[str, str]]:
+    return _ids(cr.check(case.call(backend), case.backend(backend)))
 
 
-def _law(backend: str, name: str, group: Group) -> Law:
+def _law(backend: str, name: str, group: Group, by_id: bool) -> Law:
     posts = tuple(map(posted, group))
-    return Law(name, functools.partial(_is_judged, backend, posts, _judged(backend, group)), True)
+    return Law(name, functools.partial(_is_judged, backend, posts, _judged(backend, group, by_id), by_id), True)
 
 
-def _is_judged(backend: str, posts: Sequence[Post], before: list[list[tuple[str, str]]]) -> None:
-    """Check finds the same as before."""
-    assert before == _judged(backend, [post.call for post in posts])
+def _is_judged(backend: str, posts: Sequence[Post], before: list[Any], by_id: bool) -> None:
+    """Check finds the same as before; one id may be found twice in a call."""
+    assert before == _judged(backend, [post.call for post in posts], by_id)
 
 
-def _judged(backend: str, group: Group) -> list[list[tuple[str, str]]]:
+def _judged(backend: str, group: Group, by_id: bool) -> list[Any]:
+    judge = _ids if by_id else _worst
     return [
-        [(found.id, found.severity) for found in cr.check(placed, named)]
+        judge(cr.check(placed, named))
         for call in group
         for placed in (call, *(on_device(call, device) for device in _devices(backend)))
         for named in _named(backend)
     ]
+
+
+def _ids(findings: Sequence[cr.Finding]) -> set[tuple[str, str]]:
+    return {(found.id, found.severity) for found in findings}
+
+
+def _worst(findings: Sequence[cr.Finding]) -> str:
+    return findings[0].severity if findings else ""
 
 
 @functools.cache

@@ -17,12 +17,12 @@ import collective_rules as cr
 from collective_rules.backends import BackendTable, Limit
 from collective_rules.backends.columns import CONDITIONS, DEMANDS, PROSE, SCOPES, holds_for, refuses, sets
 from collective_rules.binding.attributes import REDUCE_OPS
-from collective_rules.finding import ERROR, WARNING
+from collective_rules.finding import ERROR, UNDECIDABLE, WARNING
 from collective_rules.ops import OPS
 from collective_rules.ops import op as op_columns
 from collective_rules.rules import RULES
 from collective_rules.testing.dispatch import has_cpu_kernel
-from collective_rules.testing.drawing import DTYPES
+from collective_rules.testing.drawing import DTYPES, drawable
 from tests.mutants import Mutant, compares_whole
 
 __all__ = ["limit_mutants", "limited_otherwise"]
@@ -116,7 +116,14 @@ def _other_mappings(limit: Limit, column: str, known: Mapping[str, Any]) -> Valu
             yield f"{key} {'without' if item in items else 'also'} {item}", {**known, key: items ^ {item}}
 
 
-_LAYOUTS = (op_columns.DENSE, op_columns.FLAT, op_columns.FORMAT, op_columns.CONTIGUOUS)
+_LAYOUTS = (
+    op_columns.DENSE,
+    op_columns.FLAT,
+    op_columns.REAL_FLAT,
+    op_columns.FORMAT,
+    op_columns.REAL_FORMAT,
+    op_columns.CONTIGUOUS,
+)
 _OVERLAPS = (op_columns.FREE, op_columns.UP_TO_OWN, op_columns.OWN, op_columns.NEVER)
 
 
@@ -158,11 +165,16 @@ def _items(limit: Limit, column: str) -> list[Any]:
 
 
 def _same_limit(backend: BackendTable, known: Limit, other: Limit) -> str:
-    """Return why `other` refuses the same calls, "" where it does not. Nothing is known of ops that torch lacks."""
+    """Return why `other` refuses the same calls, "" where it does not.
+
+    Nothing is known of ops that torch lacks, nor of those whose calls nothing draws: gloo's table alone has them.
+    """
     if (known.id, known.severity) != (other.id, other.severity):
         return ""
     for op in OPS:
         row = cr.lookup(op)
+        if backend.name != "gloo" and drawable(row):
+            continue
         was, is_ = holds_for(known, row), holds_for(other, row)
         others = [limit for limit in backend.limits if limit is not known and holds_for(limit, row)]
         more = is_ and _adds(other, row, [*others, *[known] * was])
@@ -222,7 +234,14 @@ def _adds_kinds(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
 
 
 def _adds_exact(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
-    return compares_whole(row) and not row.entry.exact and not any(other.exact for other in wider)
+    """Whether tensors of equally many elements in another shape are refused."""
+    taken = [other.forms for other in wider if other.forms is not None]
+    undocumented = {spelling.form.name for spelling in row.spellings if not spelling.documented}
+    names = {spelling.form.name for spelling in row.spellings}
+    uneven = "uneven" in names and not {"uneven"}.intersection(*taken)
+    as_uneven = uneven and limit.from_size > 1  # in a group of one, all is even
+    loose = (compares_whole(row) and not row.entry.exact and not as_uneven) or undocumented.intersection(*taken)
+    return bool(loose) and not any(other.exact for other in wider)
 
 
 def _adds_one_dtype(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
@@ -264,12 +283,15 @@ def _part_names(row: cr.Row, parts: Iterable[str]) -> set[str]:
     return {path.partition("[")[0] for path, part in bound.items() if part in parts} & row.by_name.keys()
 
 
+_COMPLEX = ("channels_last of complex", "sliced of complex")
 _REFUSED_LAYOUTS = {
     **dict.fromkeys((op_columns.ANY, op_columns.ORDER), frozenset[str]()),
-    **dict.fromkeys((op_columns.SENT, op_columns.DENSE), frozenset({"sliced"})),
-    op_columns.FLAT: frozenset({"transposed", "channels_last"}),
-    op_columns.FORMAT: frozenset({"sliced", "transposed"}),
-    op_columns.CONTIGUOUS: frozenset({"sliced", "transposed", "channels_last"}),
+    **dict.fromkeys((op_columns.SENT, op_columns.DENSE), frozenset({"sliced", _COMPLEX[1]})),
+    op_columns.FLAT: frozenset({"transposed", "channels_last", _COMPLEX[0]}),
+    op_columns.REAL_FLAT: frozenset({"transposed", "channels_last", *_COMPLEX}),
+    op_columns.FORMAT: frozenset({"sliced", "transposed", _COMPLEX[1]}),
+    op_columns.REAL_FORMAT: frozenset({"sliced", "transposed", *_COMPLEX}),
+    op_columns.CONTIGUOUS: frozenset({"sliced", "transposed", "channels_last", *_COMPLEX}),
 }
 
 
@@ -297,7 +319,9 @@ def _adds_layouts(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
         for stays in ((False,) if layout == op_columns.SENT else (False, True))
         if limit.from_size >= row.entry.layouts_from
     }
-    return bool(_refused_layouts(limit, row).difference(own, *(_refused_layouts(other, row) for other in wider)))
+    added = _refused_layouts(limit, row).difference(own, *(_refused_layouts(other, row) for other in wider))
+    takes_complex = any(dtype.is_complex for _, dtype in _kinds_given(row) - _kinds_of(wider, row))
+    return any(takes_complex or layout not in _COMPLEX for _, layout, _ in added)
 
 
 def _adds_ordered(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
@@ -317,7 +341,8 @@ def _refused_overlaps(overlap: str, row: cr.Row) -> set[str]:
     """Return what may not share memory: what is read of the ranks before, of this one, and behind; what is written."""
     parts = [part for part in row.spellings[0].statement.parts if part.path.name in row.by_name]
     read, written = ({part.path.name for part in parts if part.path.name in side} for side in (row.reads, row.writes))
-    refused = {"twice"} if row.in_place and row.reduce_op and not row.entry.one_tensor else set()
+    several = row.in_place and row.reduce_op and _tensors_given(row)[1] > 1 and not row.entry.one_tensor
+    refused = {"twice"} if several else set()
     if not (read - written and written - read):
         return refused
     listed = any("p" in part.path.index for part in parts)
@@ -365,6 +390,9 @@ _ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
 """Whether a limit refuses calls by a column beyond the op's rule, and beyond other limits that matter as often."""
 
 
+_SEVERITIES = (UNDECIDABLE, WARNING, ERROR)
+
+
 def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     """Whether one limit matters wherever another does, and is as severe."""
     _, most = _tensors_given(row)
@@ -378,6 +406,7 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
     own = (
         not other.spares_own
         or limit.spares_own
+        or not any(_may_stay(row, part) for part in row.entry.parts)
         or not (limit.layouts or limit.ordered or (of_contents and limit.from_size < 2))
     )
     alone = not other.alone or limit.alone or most == 1 or limit.fresh_strides
@@ -390,7 +419,7 @@ def _matters_as_often(other: Limit, limit: Limit, row: cr.Row) -> bool:
         and on
         and told
         and own
-        and (other.severity == ERROR or limit.severity == WARNING)
+        and _SEVERITIES.index(other.severity) >= _SEVERITIES.index(limit.severity)
     )
 
 
@@ -417,8 +446,12 @@ def _kinds_of(limits: list[Limit], row: cr.Row) -> Kinds:
 
 def _reduced_somehow(row: cr.Row, wider: list[Limit]) -> set[str]:
     """Return the reduce ops with which some dtype is reduced."""
+    return {op for op, _ in _kinds_given(row) - _kinds_of(wider, row)}
+
+
+def _kinds_given(row: cr.Row) -> Kinds:
     reduce_ops = (row.entry.reduce_ops or REDUCE_OPS) if row.reduce_op else ("",)
-    return {op for op, _ in {(op, dtype) for op in reduce_ops for dtype in DTYPES} - _kinds_of(wider, row)}
+    return frozenset((op, dtype) for op in reduce_ops for dtype in DTYPES)
 
 
 def _refused_sparse(limit: Limit) -> set[str]:

@@ -299,6 +299,10 @@ def _flags(entry: Op) -> Changes:
     yield "sparse, turned", {"sparse": () if entry.sparse else ("sparse_coo",)}, batched or strided
     typed = "" if "dtype" in row.rule.agreed else "its rule says nothing of dtypes"
     yield "kernel_dtypes, float32 alone", {"kernel_dtypes": (torch.float32,)}, batched or typed
+    if entry.complex_forms:
+        yield "complex_forms, left out", {"complex_forms": ()}
+        others = (spelling.form.name for spelling in row.spellings if spelling.form.name not in entry.complex_forms)
+        yield from ((f"complex_forms, {other}", {"complex_forms": (other,)}) for other in others)
     for argument, scale in entry.row_scales.items():
         yield f"row_scales, without {argument}", {"row_scales": {}}
         for other in entry.also_reads:

@@ -133,6 +133,19 @@ def test_every_written_argument_is_written(op: str) -> None:
     assert set(row.writes) & row.by_name.keys() == changed
 
 
+@pytest.mark.parametrize(("size", "outcome"), [(1, "silently wrong"), (2, "raises")])
+def test_a_complex_tensor_without_dims_is_not_gathered_by_torch(size: int, outcome: str) -> None:
+    """On no backend: the functional op views it as a real one of a dim, and the result as a complex one."""
+    scalar = {"input": cr.Spec((), torch.complex64)}
+    group = [
+        cr.call("_c10d_functional::all_gather_into_tensor", group=cr.Group(size, r), **scalar) for r in range(size)
+    ]
+    assert ["error"] * size == [found.severity for call in group for found in cr.check(call)]
+    for backend in ("gloo", "fake"):
+        with World(size, backend=backend) as trying:
+            assert outcome == carry_out(trying, group).outcome
+
+
 # -- autograd
 
 BACKWARD = {

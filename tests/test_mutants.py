@@ -42,6 +42,8 @@ EQUIVALENT: Mapping[str, str] = {
     "GLOO5: forms, also last_dim": "ops of symm_mem alone have that form, and GLOO14 refuses them",
     "GLOO6: from_size, 1 → 2": "in a group of one every list is even",
     "GLOO21: from_size, 1 → 2": "in a group of one all that is read is this rank's own",
+    "FAKE3: from_size, 2 → 1": "in a group of one every list is even",
+    "FAKE4: from_size, 2 → 1": "in a group of one what fits a row, or a scalar, fits the stacked form",
 }
 """Mutants that survive, each with the reason why it is the same statement."""
 
@@ -114,16 +116,23 @@ def laws_of_limits(backend: BackendTable) -> Callable[[Mutant], list[Law]]:
     def laws(mutant: Mutant) -> list[Law]:
         ops = limited_otherwise(backend, mutant)
         some_ops = ops[:3] if mutant.same and not THOROUGH else ops
-        return [law for op in some_ops for law in limit_laws_of(backend.name, op)]
+        by_hand = () if backend.name == "gloo" or reason(mutant) else laws_by_hand(backend.name)
+        return [
+            *by_hand,
+            *(law for op in some_ops for law in limit_laws_of(backend.name, op, by_id=not reason(mutant))),
+        ]
 
     return laws
 
 
 @functools.cache
-def limit_laws_of(backend: str, op: str) -> tuple[Law, ...]:
-    """What is known of a backend's limits: of gloo by running it, every dtype and reduce op first."""
+def limit_laws_of(backend: str, op: str, *, by_id: bool = True) -> tuple[Law, ...]:
+    """What is known of a backend's limits: of gloo by running it, every dtype and reduce op first.
+
+    `by_id`: also by which limit a call is refused, which a mutant may change that refuses the same calls.
+    """
     if backend != "gloo":
-        return generated_laws_of(backend, op)
+        return generated_laws_of(backend, op, by_id=by_id)
     laws = [law for law in known_laws(op) if law.of_gloo]
     return tuple(sorted(laws, key=lambda law: "ranks, " not in law.name))
 

@@ -163,14 +163,31 @@ def test_layouts(op: str, layouts: tuple[str, str], what: str) -> None:
         (1, (2, 3), S, "c10d::allreduce_", REFUSED),
         (1, (2, 3), T, "c10d::_reduce_scatter_base_", CORRUPT),
         (1, (2, 3), S, "c10d::_reduce_scatter_base_", OK),
+        (1, (2, 3), T, "c10d::allgather_into_tensor_coalesced_", OK),
     ],
 )
 def test_groups_of_one(size: int, shape: Any, layout: str, op: str, what: str) -> None:
-    """There a reduce_scatter is a copy, into what .flatten() returns."""
+    """There a reduce_scatter is a copy, into what .flatten() returns; and an all_gather moves one piece of memory."""
     arguments = {"tensors": [spec(shape, layout)]}
     if "reduce_scatter" in op:
         arguments = {"input_tensor": spec(shape, T), "output_tensor": spec(shape, layout)}
+    if "coalesced" in op:
+        arguments = {"inputs": [spec(shape, layout)], "outputs": [spec(shape, layout)]}
     assert what == what_follows(errors(op, size=size, **arguments))
+
+
+@pytest.mark.parametrize("op", ["c10d::allreduce_", "c10d::broadcast_", "c10d::reduce_", F + "all_reduce_"])
+def test_a_complex_tensor_has_no_format_but_contiguous(op: str) -> None:
+    """It is viewed as a real one, of a dim more, before its format is looked at."""
+    assert REFUSED == what_follows(errors(op, **MADE[op](C, STRAIGHT, dtype=torch.complex64)))
+    assert OK == what_follows(errors(op, **MADE[op](STRAIGHT, STRAIGHT, dtype=torch.complex64)))
+
+
+@pytest.mark.parametrize(("dtype", "what"), [(torch.float32, OK), (torch.complex64, CORRUPT)])
+def test_a_copy_in_a_group_of_one_does_not_reach_a_sliced_complex_output(dtype: torch.dtype, what: str) -> None:
+    """`.flatten()` of its real view is a copy."""
+    pair = {"input": spec((2, 3), dtype=dtype), "out": spec((2, 3), S, dtype=dtype), "reduce_op": "sum"}
+    assert what == what_follows(errors(F + "reduce_scatter_tensor_out", size=1, **pair))
 
 
 PLAIN = {torch.float8_e4m3fnuz: OK, torch.bool: OK, torch.bfloat16: OK, torch.int16: REFUSED, torch.uint32: REFUSED}
@@ -206,17 +223,25 @@ REDUCTIONS = [
     (F + "reduce_scatter_tensor", "min", torch.complex64, CORRUPT),
     (F + "reduce_scatter_tensor", "avg", torch.complex64, OK),
 ]
+NOTHING = {"input": spec((W, 0), dtype=torch.complex64), "reduce_op": "max"}
 
 
 @pytest.mark.parametrize(("op", "reduce_op", "dtype", "what"), REDUCTIONS)
 def test_reductions(op: str, reduce_op: str, dtype: torch.dtype, what: str) -> None:
     """Each reduce op, of the dtypes at its edges."""
     assert what == what_follows(errors(op, **{**MADE[op](STRAIGHT, STRAIGHT, dtype=dtype), "reduce_op": reduce_op}))
+    assert [] == errors(F + "reduce_scatter_tensor", **NOTHING)
 
 
-def test_a_group_of_one_looks_at_no_dtype_of_a_reduce_scatter_and_applies_no_factor() -> None:
+def test_a_group_of_one_looks_at_few_dtypes_of_a_reduce_scatter_and_applies_no_factor() -> None:
     """It copies."""
-    for dtype, reduce_op, what in ((torch.int16, "sum", OK), (torch.float32, "premul_sum", CORRUPT)):
+    odd = torch.float8_e4m3fnuz
+    for dtype, reduce_op, what in (
+        (torch.int16, "sum", OK),
+        (torch.float32, "premul_sum", CORRUPT),
+        (odd, "max", REFUSED),
+        (torch.float8_e8m0fnu, "max", REFUSED),
+    ):
         pair = {"input_tensor": spec((4,), dtype=dtype), "output_tensor": spec((4,), dtype=dtype)}
         assert what == what_follows(errors("c10d::_reduce_scatter_base_", size=1, **pair, reduce_op=reduce_op))
 

@@ -28,7 +28,7 @@ from collective_rules.backends.op_names import (
     WAITS,
     F,
 )
-from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, NEVER, OWN
+from collective_rules.ops.op import CONTIGUOUS, DENSE, FLAT, FORMAT, NEVER, OWN, REAL_FLAT, REAL_FORMAT
 
 _REAL = PLAIN | FP8 | FNUZ
 
@@ -134,6 +134,7 @@ NCCL = BackendTable(
             "Multiply first, then reduce with sum.",
             ops=(*ALL_REDUCES, "c10d::reduce_"),
             reduces={"premul_sum": ANY_DTYPE - {torch.bfloat16}},
+            spares_empty=True,
             follows=CORRUPTS,
         ),
         Limit(
@@ -143,6 +144,7 @@ NCCL = BackendTable(
             ops=REDUCE_SCATTERS,
             reduces={"premul_sum": ANY_DTYPE - {torch.bfloat16}},
             from_size=2,
+            spares_empty=True,
             follows=CORRUPTS,
         ),
         Limit(
@@ -152,6 +154,7 @@ NCCL = BackendTable(
             ops=BY_PARTS,
             reduces=dict.fromkeys(("product", "min", "max"), ANY_DTYPE - COMPLEX),
             from_size=2,
+            spares_empty=True,
             follows=CORRUPTS,
         ),
         Limit(
@@ -160,6 +163,7 @@ NCCL = BackendTable(
             "Reduce in another dtype.",
             ops=("c10d::reduce_",),
             reduces=dict.fromkeys(("sum", "avg", "product", "min", "max"), ANY_DTYPE - FNUZ),
+            spares_empty=True,
             follows=CORRUPTS,
         ),
         Limit(
@@ -188,14 +192,15 @@ NCCL = BackendTable(
             ops=REDUCE_SCATTERS,
             reduces={"premul_sum": frozenset[torch.dtype]()},
             to_size=1,
+            spares_empty=True,
             follows=CORRUPTS,
         ),
         Limit(
             "NCCL16",
-            "contiguous or channels_last tensors, also in a group of one",
+            "contiguous or channels_last tensors, also in a group of one; complex ones contiguous alone",
             "Call .contiguous() first, and copy the result back for an in-place op.",
             ops=("c10d::allreduce_", "c10d::broadcast_", "c10d::reduce_", F + "all_reduce_", F + "broadcast_"),
-            layouts={"input": FORMAT},
+            layouts={"input": REAL_FORMAT},
             follows=RAISES,
         ),
         Limit(
@@ -251,11 +256,7 @@ NCCL = BackendTable(
             "NCCL23",
             "in a group of one, outputs that .flatten() views: of another a copy is written",
             "Write to a contiguous tensor, and copy the result back.",
-            ops=(
-                "c10d::_reduce_scatter_base_",
-                "c10d::reduce_scatter_tensor_coalesced_",
-                F + "reduce_scatter_tensor_out",
-            ),
+            ops=("c10d::_reduce_scatter_base_", "c10d::reduce_scatter_tensor_coalesced_"),
             layouts={"output": FLAT},
             to_size=1,
             follows=CORRUPTS,
@@ -459,6 +460,24 @@ NCCL = BackendTable(
             ops=("c10d::scatter_",),
             layouts={"inputs": CONTIGUOUS, "output": CONTIGUOUS},
             spares_own=True,
+            follows=CORRUPTS,
+        ),
+        Limit(
+            "NCCL46",
+            "no float8_e4m3fnuz, float8_e5m2fnuz and float8_e8m0fnu, which are refused in a group of one, too",
+            "Reduce in another dtype.",
+            ops=(*REDUCE_SCATTERS, *BY_PARTS),
+            dtypes=ANY_DTYPE - FNUZ - {torch.float8_e8m0fnu},
+            to_size=1,
+            follows=RAISES,
+        ),
+        Limit(
+            "NCCL47",
+            "as NCCL23, of the real view of a complex tensor",
+            "Write to a contiguous tensor, and copy the result back.",
+            ops=(F + "reduce_scatter_tensor_out",),
+            layouts={"output": REAL_FLAT},
+            to_size=1,
             follows=CORRUPTS,
         ),
     ),

@@ -179,6 +179,9 @@ class _Binder:
             return
         if self.entry.kernel_dtypes and dtype not in self.entry.kernel_dtypes:
             self.wrong_dtype(slot, f"its kernels take only {', '.join(map(_dtype, self.entry.kernel_dtypes))}")
+        forms, form = self.entry.complex_forms, self.bound.spelling.form.name
+        if forms and dtype.is_complex and form not in forms:
+            self.wrong_dtype(slot, f"the op takes complex tensors in the {' or '.join(forms)} form alone, not {form}")
         key = Key("dtype", None if self.bound.spelling.one_dtype else slot.element)
         first = self.bound.names.setdefault(key, dtype)
         origin = self.bound.origins.setdefault(key, slot)

@@ -29,7 +29,7 @@ from collective_rules.spec import Spec
 
 _UNDERSTOOD = {
     Op: "op rule parts forms attributes splits returns also_reads row_scales one_tensor layouts layouts_from overlap "
-    "sparse reduce_ops elements exact everywhere group_size_ignored meets done since schema",
+    "sparse reduce_ops complex_forms elements exact everywhere group_size_ignored meets done since schema",
     Rule: "name title forms constraints volumes oracle source agreed contents direction route one_sided waits",
     Form: "name text",
 }

@@ -11,13 +11,14 @@ import attrs
 from collective_rules.binding.bound import Bound, Key, Problem, Slot
 from collective_rules.binding.overlaps import sharing
 from collective_rules.notation import GroupSize, Shares
-from collective_rules.ops.op import ANY, CONTIGUOUS, FLAT, FORMAT, FREE, NEVER, ORDER, OWN, SENT
+from collective_rules.ops.op import ANY, CONTIGUOUS, FLAT, FORMAT, FREE, NEVER, ORDER, OWN, REAL_FLAT, REAL_FORMAT, SENT
 from collective_rules.spec import Spec
 from collective_rules.symbols import hint
 
 Order = tuple[Key, Slot, tuple[int, ...]]
 """A key, the tensor of which it is, and the dims of the tensor from the slowest to the fastest."""
 
+_OF_REAL_VIEW = {REAL_FORMAT: FORMAT, REAL_FLAT: FLAT}
 _CHANNELS_LAST = ((0, 2, 3, 1), (0, 2, 3, 4, 1))
 
 
@@ -57,6 +58,9 @@ def layout_fault(bound: Bound, slot: Slot, layout: str) -> str:
     spec = slot.spec
     if layout in (ANY, ORDER) or spec.is_contiguous or (layout == SENT and not travels(bound, slot)):
         return ""
+    if layout in _OF_REAL_VIEW and spec.dtype is not None and spec.dtype.is_complex:
+        return "must be contiguous, since it is viewed as a real tensor"
+    layout = _OF_REAL_VIEW.get(layout, layout)
     if layout == CONTIGUOUS:
         return "must be contiguous"
     if layout == FLAT:

@@ -32,6 +32,8 @@ _MEMBERS = {"isend": _F + "isend", "irecv": _F + "irecv"}
 
 # What several ops have in common.
 _reduced = partial(Op, rule="all_reduce", attributes=_REDUCES, reduce_ops=_NAMED)
+# torch views complex tensors as real ones before it sizes the output: one of no dims becomes one of a dim.
+_OF_COMPLEX = ("concatenated",)
 _gathered = partial(Op, rule="all_gather_into_tensor", parts=_ONE, forms=("concatenated", "scalar"), attributes=_SIZED)
 _scattered = partial(Op, rule="reduce_scatter_tensor", parts=_ONE, attributes=_REDUCES | _SIZED, reduce_ops=_NAMED)
 _exchanged = partial(Op, rule="all_to_all_single", parts=_ONE, forms=("split",), splits=_SPLITS)
@@ -53,7 +55,7 @@ FUNCTIONAL = (
     _reduced(_F + "all_reduce_coalesced_", parts={"input": "inputs[i]", "output": "inputs[i]"}),
     Op(_F + "broadcast", "broadcast", _ONE, attributes={"root": "src"}),
     Op(_F + "broadcast_", "broadcast", _IN_PLACE, attributes={"root": "src"}, layouts={"input": DENSE}, layouts_from=2),
-    _gathered(_F + "all_gather_into_tensor"),
+    _gathered(_F + "all_gather_into_tensor", complex_forms=_OF_COMPLEX),
     _gathered(_F + "all_gather_into_tensor_out", parts=_OUT, forms=_TENSOR_FORMS, group_size_ignored=True),
     _gathered(_F + "all_gather_into_tensor_coalesced", parts=_LIST),
     _scattered(_F + "reduce_scatter_tensor"),
@@ -72,7 +74,7 @@ FUNCTIONAL = (
         since="2.15",
         schema="_c10d_functional::wait_tensors(Tensor[] tensors) -> Tensor[]",
     ),
-    _gathered(_A + "all_gather_into_tensor"),
+    _gathered(_A + "all_gather_into_tensor", complex_forms=_OF_COMPLEX),
     _scattered(_A + "reduce_scatter_tensor"),
     _exchanged(_A + "all_to_all_single"),
     _reduced(_L + "all_reduce", parts=_SELF, attributes=_LEGACY_REDUCES, group_size_ignored=True),
@@ -83,7 +85,7 @@ FUNCTIONAL = (
         group_size_ignored=True,
     ),
     Op(_L + "broadcast", "broadcast", _SELF, attributes={"root": "src"} | _SIZED, group_size_ignored=True),
-    _gathered(_L + "all_gather_into_tensor", parts={"input": "shard", "output": "output"}),
+    _gathered(_L + "all_gather_into_tensor", parts={"input": "shard", "output": "output"}, complex_forms=_OF_COMPLEX),
     _gathered(_L + "all_gather_into_tensor_coalesced", parts={"input": "input[i]", "output": "outputs[i]"}),
     _scattered(_L + "reduce_scatter_tensor", attributes=_LEGACY_REDUCES),
     _scattered(_L + "reduce_scatter_tensor_coalesced", parts=_LIST, attributes=_LEGACY_REDUCES),

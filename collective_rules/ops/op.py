@@ -14,6 +14,9 @@ import torch
 FLAT = "flat"
 """A layout that a backend's limit may ask for: read as the shape reads, the elements lie at one distance in memory."""
 
+REAL_FORMAT, REAL_FLAT = "format as real", "flat as real"
+"""Two more: `format` and `flat`, of a complex tensor's real view, which has a dim more: the tensor is contiguous."""
+
 ANY, ORDER, SENT, DENSE, FORMAT, CONTIGUOUS = "any", "order", "sent", "dense", "format", "contiguous"
 """Layouts that an op takes, from the laxest to the strictest.
 
@@ -103,6 +106,8 @@ class Op:
     What the kernels take:
 
     - `reduce_ops`, `kernel_dtypes`: the only reduce ops and dtypes; empty means all (`symm_mem::one_shot_all_reduce`).
+    - `complex_forms`: the forms that the op takes of complex tensors, where those are not all of its forms
+      (`_c10d_functional::all_gather_into_tensor`).
     - `sparse`: the layouts besides strided ones, by torch's names (`c10d::allreduce_`).
     - `exact`: the kernels compare shapes, where the rule is content with equal numbers of elements
       (`symm_mem::nccl_all_to_all_nd`).
@@ -145,6 +150,7 @@ class Op:
 
     reduce_ops: tuple[str, ...] = ()
     kernel_dtypes: tuple[torch.dtype, ...] = ()
+    complex_forms: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
     exact: bool = False
     requirements: tuple[Callable[..., Any], ...] = ()

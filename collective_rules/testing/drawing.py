@@ -27,7 +27,22 @@ from collective_rules.errors import CallError
 from collective_rules.notation import GroupSize, Name, Part, Rest, Shares, Splits
 from collective_rules.notation.sizes import evaluate, pairs
 from collective_rules.ops import OPS, Row, lookup
-from collective_rules.ops.op import ANY, CONTIGUOUS, DENSE, EVEN, FLAT, FORMAT, FREE, NEVER, ORDER, OWN, SENT, UP_TO_OWN
+from collective_rules.ops.op import (
+    ANY,
+    CONTIGUOUS,
+    DENSE,
+    EVEN,
+    FLAT,
+    FORMAT,
+    FREE,
+    NEVER,
+    ORDER,
+    OWN,
+    REAL_FLAT,
+    REAL_FORMAT,
+    SENT,
+    UP_TO_OWN,
+)
 from collective_rules.spec import Group, Memory, Spec
 from collective_rules.testing.layouts import CHANNELS_LAST, EXPANDED, SLICED, STRAIGHT, TRANSPOSED, strides
 from collective_rules.testing.tensors import flat, mapped
@@ -50,7 +65,7 @@ _KEPT = {
 }
 """The columns of a backend's limits that every drawn call meets. Calls that break a limit of another are dropped."""
 
-_LAYOUTS = (ANY, ORDER, SENT, DENSE, FLAT, FORMAT, CONTIGUOUS)
+_LAYOUTS = (ANY, ORDER, SENT, DENSE, FLAT, REAL_FLAT, FORMAT, REAL_FORMAT, CONTIGUOUS)
 _OVERLAPS = (FREE, UP_TO_OWN, OWN, NEVER)
 """From the laxest to the strictest."""
 
@@ -313,6 +328,9 @@ class Drawing:
         single_ops = {op for limit in self.limits for op in limit.single or ()}
         if wish.dtypes is None and wish.min_tensors > 1:
             dtypes = tuple(each for each in dtypes if each[0] not in single_ops)
+        forms = self.row.entry.complex_forms
+        if wish.dtypes is None and forms and self.spelling.form.name not in forms:
+            dtypes = tuple(each for each in dtypes if not each[1].is_complex)
         reduce_op, dtype = draw(st.sampled_from(dtypes))
         listed = any("i" in part.path.index for part in self.parts)
         count = draw(st.integers(wish.min_tensors, max(wish.max_tensors, wish.min_tensors))) if listed else 1
@@ -416,6 +434,10 @@ class Drawing:
         if not raw or self.wish.straight:
             return dict.fromkeys(raw, STRAIGHT)
         layouts = {wanted[name] for name in raw}
+        if REAL_FORMAT in layouts:
+            layouts.add(CONTIGUOUS if self.values.dtype.is_complex else FORMAT)
+        if REAL_FLAT in layouts:
+            layouts.add(FLAT)
         admitted = [STRAIGHT]
         if not layouts & {CONTIGUOUS, FLAT} and not self._sends_pieces():
             admitted += [CHANNELS_LAST] if FORMAT in layouts else [TRANSPOSED, CHANNELS_LAST]
