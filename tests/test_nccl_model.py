@@ -81,7 +81,7 @@ def judged_otherwise(worlds: Worlds, group: Group) -> str:
 def test_drawn_calls(worlds: Worlds, backend: str | None) -> None:
     """What the table takes comes to what the oracle computes; of what the rules allow, the table finds the rest."""
     for op in OPS:
-        for group in sample(calls(op, backend=backend, most_ranks=3), 3):
+        for group in sample(calls(op, backend=backend, most_ranks=3), 2):
             assert "" == judged_otherwise(worlds, group)
 
 
@@ -100,7 +100,7 @@ def test_calls_beyond_each_limit(worlds: Worlds) -> None:
 
 
 LAID_OUT = [op for op in OPS if op != "c10d::scatter_" and (op.startswith("c10d::") or op.endswith(("_", "_out")))]
-"""Other functional ops copy what they read; of a scatter, a rank sees one side alone, and must not ask for the other."""
+"""Other functional ops copy what they read; of a scatter, a rank sees one side alone."""
 
 
 @pytest.mark.parametrize(("size", "some"), [(1, (TRANSPOSED, SLICED)), (2, (TRANSPOSED, CHANNELS_LAST))])
