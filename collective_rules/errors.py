@@ -73,6 +73,23 @@ def text_of(error: BaseException | None) -> str:
         return f"(no text: its __str__ raised {type(failure).__name__})"
 
 
+def plain_text_of(error: BaseException) -> str:
+    """Return the text of an error that a program raised, without a call of the program's own code.
+
+    An error whose class has a `__str__` of its own, or that carries objects, is told by the plain data that it carries.
+
+    >>> plain_text_of(KeyError("lr")), plain_text_of(ValueError("lr", object(), 3))
+    ("'lr'", 'lr, 3')
+    """
+    plain = [each for each in error.args if type(each) in _PLAIN]
+    whole = isinstance(type(error).__str__, _SLOT) and len(plain) == len(error.args)
+    return str(error) if whole or isinstance(error, CollectiveRulesError) else ", ".join(map(str, plain))
+
+
+_PLAIN = (str, bytes, int, float, bool, type(None))
+_SLOT = type(BaseException.__str__)
+
+
 class _FindingsError(CollectiveRulesError, ValueError):
     """A message, and the findings behind it."""
 

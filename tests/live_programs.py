@@ -1,6 +1,7 @@
 """What ranks do in the tests of the guard: each program is one function of the rank and the group size."""
 
 import contextlib
+import importlib
 import os
 import runpy
 import signal
@@ -27,8 +28,12 @@ ones = torch.ones
 
 
 def carry_out(name: str, rank: int, size: int, agree: Any, deadline: float) -> dict[str, Any]:
-    """Run a program under the guard, or by itself for `agree=None`, and say how it ended."""
-    program = globals()[name]
+    """Run a program under the guard, or by itself for `agree=None`, and say how it ended.
+
+    `name`: a function of this module, or "module:function" of another one of the tests.
+    """
+    module, _, function = name.rpartition(":")
+    program = getattr(importlib.import_module(f"tests.{module}"), function) if module else globals()[name]
     prepared = getattr(program, "prepare", lambda: ())()
     dist.barrier()
     start, extra, cause, through = time.monotonic(), None, "", False
@@ -262,15 +267,16 @@ def any_source_too_often(rank: int, size: int) -> None:
 
 
 def windows(rank: int, size: int) -> float:
-    """The last to post clears away what one rank is about to read; how long the end takes."""
-    append = store.RankStore.append
+    """The last to come clears away what one rank is about to read; how long the end takes."""
+    add = store.RankStore.add
 
-    def slowly(self: Any, key: str, value: bytes) -> None:
+    def slowly(self: Any, key: str, number: int) -> int:
         time.sleep(0.5 if "window" in key and rank == 0 else 0)
-        append(self, key, value)
+        total = add(self, key, number)
         time.sleep(1.5 if "window" in key and rank == 1 else 0)
+        return total
 
-    store.RankStore.append = slowly
+    store.RankStore.add = slowly
     with RuleMode(agree=5, deadline=30):
         for _ in range(5):
             dist.all_reduce(ones(8))

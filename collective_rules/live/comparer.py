@@ -6,7 +6,8 @@ import hashlib
 import os
 import threading
 import time
-from collections import Counter, deque
+import weakref
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -18,14 +19,14 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
 from collective_rules.ledger import Entry
-from collective_rules.live import keys
+from collective_rules.live.handshake import LateError, job_of
 from collective_rules.live.rendezvous import Rendezvous
 from collective_rules.live.running_hash import RunningHash
-from collective_rules.live.session import Session
+from collective_rules.live.session import Session, has_not_entered, lost_store
 from collective_rules.live.shutdown import compare_at_end, explain, is_failure, say_goodbye, tell_of_leaving
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.live.timed_work import TimedWork
-from collective_rules.live.watchdog import TICK, Watchdog
+from collective_rules.live.watchdog import CONNECTING, Watchdog
 from collective_rules.spec import Group
 
 ALWAYS, EXIT = "always", "exit"
@@ -33,9 +34,6 @@ _MOST_LAST, _MOST_WORKS = 20_000, 4096
 
 Note = Callable[[tuple[Finding, ...]], None]
 """Takes findings that raise no error."""
-
-_uses: Counter[str] = Counter()
-"""How many blocks this process has entered, by the ranks that take part: all ranks have the same count."""
 
 
 class RankComparer:
@@ -65,13 +63,15 @@ class RankComparer:
         self._watchdog: Watchdog | None = None
         # By the group's identity: to compare the ranks of a large group takes long.
         self._hashes: dict[int, tuple[Group, RunningHash | None]] = {}
-        self._timeouts: list[tuple[Any, timedelta]] = []
+        # Not the backends themselves: a group that is destroyed in the block has to close its connections.
+        self._timeouts: list[tuple[weakref.ref[dist.ProcessGroup], Any, timedelta]] = []
         self._works: deque[TimedWork] = deque(maxlen=_MOST_WORKS)
         self._lock = threading.Lock()
+        self._late: Finding | None = None
 
     def start(self, note: Note) -> None:
         """Meet the other ranks at the store, if there is one yet."""
-        self._note = note
+        self._note, self._late = note, None
         if dist.is_initialized():
             self._connect()
 
@@ -100,11 +100,13 @@ class RankComparer:
                     session.windows.append((key, running.group, running.number, running.count))
             session.tail.append((entry, index))
         before, session.stamp, session.thread = session.stamp, time.monotonic(), threading.get_ident()
-        if self._rendezvous is not None:
-            with session.needing_store():
-                self._rendezvous.meet(entry, index, running.key, backend)
-        elif session.stamp - before > TICK:
-            session.post_last()  # for calls in quick succession the watchdog posts: a post for each call costs too much
+        meets = self._rendezvous
+        with session.needing_store():
+            # For calls in quick succession the watchdog posts: a post for each call costs too much.
+            if session.stamp - before > session.tick or (meets is not None and meets.is_small(call.group)):
+                session.post_last()
+            if meets is not None:
+                meets.meet(entry, index, running.key, backend)
 
     def after(self, entry: Entry, returned: Any) -> Any:
         """Return what the op returned; for a message of gloo's, a Work that waits no longer than the deadline."""
@@ -135,14 +137,15 @@ class RankComparer:
 
         Raises `DisagreementError`, also from an `error` that a disagreement caused.
         """
-        session = self._session or (self._connect() if dist.is_initialized() else None)
+        session = self._session or (self._connect() if dist.is_initialized() and self._late is None else None)
         if session is None:
             return
         try:
             if error is None:
                 session.refuse()
-                tell_of_leaving(session, self._guarded(), None)
-                session.mention(compare_at_end(session, whole=self._whole))
+                last = tell_of_leaving(session, self._guarded(), None)
+                with session.needing_store():
+                    session.mention(compare_at_end(session, last=last, whole=self._whole))
             else:
                 cause = explain(session, error)
                 tell_of_leaving(session, self._guarded(), error)
@@ -159,17 +162,18 @@ class RankComparer:
         return [running for _, running in self._hashes.values() if running is not None]
 
     def _end(self, session: Session) -> None:
-        for backend, timeout in self._timeouts:
-            backend._set_default_timeout(timeout)
+        for reference, device, timeout in self._timeouts:
+            group = reference()
+            if group is not None and group in dist.distributed_c10d._world.pg_map:
+                group._get_backend(device)._set_default_timeout(timeout)
         self._timeouts = []
         if self._watchdog is not None:
             self._watchdog.stop()
         self._session = self._rendezvous = self._watchdog = None
         try:
-            receives = [keys.any_source(each.key, rank) for each in self._guarded() for rank in range(each.group.size)]
             serves = session.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
             if not session.lost:
-                say_goodbye(session, receives, serves=serves)
+                say_goodbye(session, serves=serves)
         except LostStoreError:
             pass  # the store's process has left: there is nobody to tell, and nothing to delete
         self._hashes = {}
@@ -177,13 +181,21 @@ class RankComparer:
     def _connect(self) -> Session | None:
         if not dist.is_initialized():
             return None
+        if self._late is not None:
+            raise DisagreementError(self._late.message, (self._late,))
         rank, ranks = dist.get_rank(), self._ranks or tuple(range(dist.get_world_size()))
-        name = hashlib.blake2b(repr((self._how, ranks)).encode(), digest_size=6).hexdigest()
+        try:
+            job = job_of(rank, ranks, self._deadline, CONNECTING)
+        except LateError:
+            self._late = has_not_entered(ranks[0], self._deadline + CONNECTING)
+            raise DisagreementError(self._late.message, (self._late,)) from None
+        except LostStoreError as lost:
+            self._late = lost_store(lost, rank, "none in this block")
+            raise DisagreementError(self._late.message, (self._late,)) from lost
         with self._lock:
             if self._session is not None:
                 return self._session
-            _uses[name] += 1
-            store = RankStore(f"collective_rules/{name}/{_uses[name]}", 10 * self._deadline + 60)
+            store = RankStore(job.next_block(str(self._how)), 10 * self._deadline + 60)
             tail: deque[Any] = deque(maxlen=_MOST_LAST)
             session = Session(store, rank, ranks, self._deadline, self._note, tail)
             self._session = session
@@ -220,4 +232,4 @@ class RankComparer:
                 before, limit = backend.options._timeout, timedelta(seconds=self._deadline)
                 if before > limit:  # once: the backend of two devices may be one object
                     backend._set_default_timeout(limit)
-                    self._timeouts.append((backend, before))
+                    self._timeouts.append((weakref.ref(process_group), device, before))

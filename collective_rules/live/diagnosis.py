@@ -23,7 +23,7 @@ from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys, timed_work
 from collective_rules.live.circles import waits_by_last_calls
-from collective_rules.live.protocol import Arrival, pack_tail, unpack_tail
+from collective_rules.live.protocol import Arrival, Departure, UnreadableError, pack_tail, unpack_tail
 from collective_rules.live.session import MISSING, Meeting, Session
 from collective_rules.messages import ranks_verb, worst_first
 from collective_rules.mode.call_sites import is_program, place_text
@@ -60,8 +60,8 @@ class RankState:
 
 States = Mapping[int, RankState]
 """By rank; of the ranks that answered."""
-Left = Mapping[int, str]
-"""The ranks that have left the block, each with the way in which it left."""
+Left = Mapping[int, Departure]
+"""The ranks that have left the block."""
 
 
 def answer(session: Session) -> bytes:
@@ -94,42 +94,67 @@ def last_calls(session: Session, most: int) -> list[Any]:
 
 
 def ask(session: Session) -> dict[int, RankState]:
-    """Ask all ranks, and return the states of this rank and of those that answered in time."""
+    """Ask all ranks, and return the states of this rank and of those that answered in time.
+
+    A rank that has failed has left, and is not waited for.
+    """
     store, states = session.store, {session.rank: _read(session, session.rank, answer(session))}
-    others = [rank for rank in session.ranks if rank != session.rank]
-    for rank in others:
-        store.delete(keys.of_rank(keys.ANSWER, rank))
-        store.set(keys.of_rank(keys.WAKE, rank), b"ask")
+    question = f"{session.rank}.{next(session.tickets)}"
+    waking = f"ask {question}\n".encode()
+    silent = {rank for rank, left in departed(session).items() if left.failed}
+    open_to = {rank: keys.answer(question, rank) for rank in session.ranks if rank not in {session.rank, *silent}}
+    for rank in open_to:
+        store.append(keys.of_rank(keys.WAKE, rank), waking)
     until = time.monotonic() + session.patience
-    while len(states) < len(session.ranks) and time.monotonic() < until:
-        for rank in others:
-            text = None if rank in states else store.find(keys.of_rank(keys.ANSWER, rank))
+    while open_to and time.monotonic() < until:
+        for rank, key in [*open_to.items()]:
+            text = store.find(key)
             if text is not None:
-                states[rank] = _read(session, rank, text)
+                store.delete(key)
+                del open_to[rank]
+                with session.needing_store():  # an answer that cannot be read is none
+                    states[rank] = _read(session, rank, text)
         time.sleep(0.01)
+    session.rest.update(dict.fromkeys(open_to.values()))
     return states
 
 
 def _read(session: Session, rank: int, text: bytes) -> RankState:
     head, _, tail = text.partition(b"\n")
-    data = json.loads(head)
-    waits = data["waits"] and Meeting(data["waits"][0], dict(data["waits"][2]), text=data["waits"][1])
-    calls = tuple(unpack_tail(tail, session.decoder))
-    return RankState(rank, data["does"], waits, data["whole"], calls, data["inside"])
+    try:
+        data = json.loads(head)
+        waits = data["waits"] and Meeting(data["waits"][0], dict(data["waits"][2]), text=data["waits"][1])
+        does, whole, inside = data["does"], data["whole"], data["inside"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UnreadableError(f"{type(error).__name__}: {error}"[:200]) from error
+    return RankState(rank, does, waits, whole, tuple(unpack_tail(tail, session.decoder)), inside)
 
 
 def departed(session: Session) -> Left:
-    """Return the ranks that have left the block, each with the way in which it left."""
-    text = session.store.find(keys.LEFT) or b""
-    return {left["rank"]: left["how"] for left in map(json.loads, text.splitlines())}
+    """Return the ranks that have left the block."""
+    text = session.store.find(keys.posts(keys.EXIT)) or b""
+    try:
+        departures = [Departure.unpack(arrival.record) for arrival in Arrival.unpack(text)]
+    except UnreadableError as error:
+        session.doubt(error)
+        return {}
+    return {left.rank: left for left in departures}
 
 
 def missing_of(session: Session, meeting: Meeting) -> tuple[int, ...]:
-    """Return the global ranks that have not come to a meeting; none where the meeting is over."""
+    """Return the global ranks that have not come to a meeting; none where the meeting is over.
+
+    Ends a meeting in which a value cannot be read: nobody will compare the calls, so nobody has to wait.
+    """
     text = session.store.find(keys.posts(meeting.key))
     if text is None:
         return ()
-    here = {arrival.rank for arrival in Arrival.unpack(text)}
+    try:
+        here = {arrival.rank for arrival in Arrival.unpack(text)}
+    except UnreadableError as error:
+        session.doubt(error)
+        session.end(meeting.key)
+        return ()
     return tuple(rank for place, rank in meeting.members.items() if place not in here)
 
 
@@ -246,12 +271,14 @@ def _at_fault(session: Session, meeting: Meeting, missing: tuple[int, ...], left
 def _doing(session: Session, rank: int, left: Left, states: States) -> str:
     state = states.get(rank)
     if rank in left:
-        return left[rank]
+        return left[rank].how
     if state is None:
         last = session.store.find(keys.of_rank(keys.LAST, rank))
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
-        return f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode()}"
+        return (
+            f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode(errors='replace')}"
+        )
     return f"waits in {state.waits.text}" if state.waits is not None else state.does
 
 

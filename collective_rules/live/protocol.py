@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
 from collective_rules.agreement.collective import common_values
 from collective_rules.call import Call
-from collective_rules.errors import CallError
+from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.finding import Finding
 from collective_rules.ledger import CallFacts, Entry
 from collective_rules.records import from_finding_record, from_record, to_finding_record, to_record
@@ -20,6 +22,40 @@ from collective_rules.spec import Group
 
 _MOST = 10_000
 _HEAD = struct.Struct("<IHI?")
+
+
+class UnreadableError(CollectiveRulesError):
+    """A value in the store is not one that a rank wrote."""
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _reads(unpack: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return `unpack`, but with `UnreadableError` for all that a value which no rank wrote may lead to."""
+
+    @functools.wraps(unpack)
+    def unpack_or_say_so(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return unpack(*args, **kwargs)
+        except _UNREADABLE as error:
+            raise UnreadableError(f"{type(error).__name__}: {error}"[:200]) from error
+
+    return unpack_or_say_so
+
+
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    CollectiveRulesError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @attrs.frozen(eq=False)
@@ -79,18 +115,47 @@ class Arrival:
 
     def pack(self) -> bytes:
         """Return bytes that can be appended to those of other arrivals."""
-        source = self.source.encode()[:2000]
+        source = self.source.encode(errors="backslashreplace")[:2000]
         return _HEAD.pack(self.rank, len(source), len(self.record), self.blocking) + source + self.record
 
     @staticmethod
-    def unpack(text: bytes) -> Iterator[Arrival]:
-        """Yield the arrivals that were appended to a key."""
-        start = 0
+    @_reads
+    def unpack(text: bytes) -> list[Arrival]:
+        """Return the arrivals that were appended to a key."""
+        start, arrivals = 0, []
         while start < len(text):
             rank, source, record, blocking = _HEAD.unpack_from(text, start)
             middle = start + _HEAD.size + source
-            yield Arrival(rank, blocking, text[start + _HEAD.size : middle].decode(), text[middle : middle + record])
-            start = middle + record
+            start_of_next = middle + record
+            if start_of_next > len(text):
+                raise UnreadableError("it ends in the middle of a rank's arrival")
+            words = text[start + _HEAD.size : middle].decode(errors="replace")
+            arrivals.append(Arrival(rank, blocking, words, text[middle:start_of_next]))
+            start = start_of_next
+        return arrivals
+
+
+@attrs.frozen
+class Departure:
+    """What a rank says as it leaves the block: `how` it leaves, whether it `failed`, and the data of its hashes.
+
+    A rank that has not failed stays until all ranks have come, and answers what it is asked.
+    """
+
+    rank: int
+    how: str
+    failed: bool
+    totals: list[list[Any]]
+
+    def pack(self) -> bytes:
+        """Return this departure as bytes."""
+        return json.dumps(attrs.asdict(self)).encode()
+
+    @staticmethod
+    @_reads
+    def unpack(text: bytes) -> Departure:
+        """Return the departure that `pack` packed."""
+        return Departure(**json.loads(text))
 
 
 class CallDecoder:
@@ -99,6 +164,7 @@ class CallDecoder:
     def __init__(self) -> None:
         self._decoded: dict[tuple[bytes, Group], Call] = {}
 
+    @_reads
     def call(self, arrival: Arrival, group: Group, index: int | None) -> Call:
         """Return the call of another rank of `group`."""
         theirs = attrs.evolve(group, rank=arrival.rank)
@@ -116,6 +182,7 @@ def pack_findings(findings: Iterable[Finding]) -> str:
     return json.dumps([to_finding_record(each) for each in findings])
 
 
+@_reads
 def unpack_findings(text: str) -> tuple[Finding, ...]:
     """Return the findings that `pack_findings` packed."""
     return tuple(map(from_finding_record, json.loads(text)))
@@ -139,6 +206,7 @@ def pack_tail(tail: Sequence[tuple[Entry, int]], encoder: CallEncoder) -> bytes:
     return zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 1)
 
 
+@_reads
 def unpack_tail(text: bytes, decoder: CallDecoder) -> list[Call]:
     """Return the calls that `pack_tail` packed."""
     data = json.loads(zlib.decompress(text))

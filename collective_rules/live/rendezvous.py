@@ -8,6 +8,7 @@ on: so two groups may be used in crossed order. A send and its receive are a mee
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +22,8 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, Finding
 from collective_rules.ledger import Entry
 from collective_rules.live import keys
-from collective_rules.live.protocol import Arrival, encode, pack_findings, unpack_findings
+from collective_rules.live.diagnosis import departed
+from collective_rules.live.protocol import Arrival, UnreadableError, encode, pack_findings, unpack_findings
 from collective_rules.live.session import Meeting, Members, Session, call_text
 from collective_rules.rules import Unsolvable
 from collective_rules.spec import Group
@@ -36,7 +38,7 @@ class Rendezvous:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._alike: OrderedDict[Any, None] = OrderedDict()
+        self._alike: OrderedDict[bytes, None] = OrderedDict()
         self._open: OrderedDict[int, list[Meeting]] = OrderedDict()
         self._counts: dict[tuple[Any, ...], int] = {}
         self._members: dict[int, tuple[Group, Members]] = {}
@@ -48,10 +50,9 @@ class Rendezvous:
 
         Raises `DisagreementError` where calls differ, and where other ranks do not come.
         """
-        call, session = entry.facts.call, self._session
+        call = entry.facts.call
         if call.group.size == 1:
             return
-        session.post_last()
         if not call.row.rule.point_to_point:
             self._meet(entry, call, f"{where}/{index}", self._everyone(call.group), index, backend)
             return
@@ -61,6 +62,10 @@ class Rendezvous:
             return
         for single in messages:
             self._meet_partner(entry, single, where, backend)
+
+    def is_small(self, group: Group) -> bool:
+        """Return whether each rank of a group reads what the others post."""
+        return group.size <= _SMALL
 
     def waited(self, entry: Entry) -> None:
         """Wait for the ranks that were not there when a call was made: now the program waits for its result."""
@@ -74,6 +79,7 @@ class Rendezvous:
         if peer is None:
             # Only the run tells whose send this takes: from now on, sends to this rank are not compared.
             self._any_source.add((where, group.rank))
+            self._session.rest[keys.any_source(where, group.rank)] = None
             self._session.store.set(keys.any_source(where, group.rank), b"any")
             return
         if not 0 <= peer < group.size or peer == group.rank:
@@ -105,14 +111,14 @@ class Rendezvous:
         session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
         come = store.add(keys.come(key), 1) if len(everyone) > _SMALL else 0
         if come == len(everyone) or not (come and blocking):
-            posts = self._posts(key)
-            findings = self._compare(posts, call.group, index, backend)
-            if any(finding.severity == ERROR for finding in findings):
-                findings = self._compare(self._more_posts(key, len(everyone)), call.group, index, backend)
-                session.publish(findings)
-                session.refuse()
+            try:
+                findings, whole = self._compare_posts(key, call, everyone, index, backend)
+            except UnreadableError as error:
+                session.end(key)
+                session.doubt(error)
+                return
             session.mention(findings)
-            if len(posts) == len(everyone):
+            if whole:
                 store.set(keys.verdict(key), pack_findings(findings).encode() if findings else b"")
                 session.finished.append(key)
                 session.posted.pop(key, None)
@@ -127,16 +133,35 @@ class Rendezvous:
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
 
-    def _posts(self, key: str) -> list[Arrival]:
-        return sorted(Arrival.unpack(self._session.store.find(keys.posts(key)) or b""), key=lambda post: post.rank)
+    def _compare_posts(
+        self, key: str, call: Call, everyone: Members, index: int, backend: str | None
+    ) -> tuple[tuple[Finding, ...], bool]:
+        """Return the findings about the ranks that have come, and whether all have.
 
-    def _more_posts(self, key: str, size: int) -> list[Arrival]:
+        Raises `DisagreementError` where they disagree.
+        """
+        posts = self._posts(key, everyone)
+        findings = self._compare(posts, call.group, index, backend)
+        if any(finding.severity == ERROR for finding in findings):
+            findings = self._compare(self._more_posts(key, everyone), call.group, index, backend)
+            self._session.publish(findings)
+            self._session.refuse()
+        return findings, len(posts) == len(everyone)
+
+    def _posts(self, key: str, everyone: Members) -> list[Arrival]:
+        posts = Arrival.unpack(self._session.store.find(keys.posts(key)) or b"")
+        if not everyone.keys() >= {post.rank for post in posts}:
+            raise UnreadableError("a rank has come that is not in the group")
+        return sorted(posts, key=lambda post: post.rank)
+
+    def _more_posts(self, key: str, everyone: Members) -> list[Arrival]:
         """Give other ranks a moment to come: among more ranks, the finding can name the minority."""
-        until = time.monotonic() + self._session.patience / 2
-        posts = self._posts(key)
-        while len(posts) < size and time.monotonic() < until and self._session.error is None:
+        until, left = time.monotonic() + self._session.patience / 2, departed(self._session)
+        staying = {place for place, rank in everyone.items() if rank not in left}
+        posts = self._posts(key, everyone)
+        while staying - {post.rank for post in posts} and time.monotonic() < until and self._session.error is None:
             time.sleep(0.01)
-            posts = self._posts(key)
+            posts = self._posts(key, everyone)
         return posts
 
     def _wait(self, meeting: Meeting) -> None:
@@ -144,13 +169,13 @@ class Rendezvous:
             verdict = self._session.await_verdict(meeting.key)
         self._session.posted.pop(meeting.key, None)
         if verdict:
-            self._session.mention(unpack_findings(verdict.decode()))
+            self._session.mention(unpack_findings(verdict.decode(errors="replace")))
 
     def _compare(self, posts: list[Arrival], group: Group, index: int, backend: str | None) -> tuple[Finding, ...]:
         """Return the disagreements of the ranks that came. Calls that agreed once are not compared again."""
         if len(posts) < 2 or not all(post.record for post in posts):
             return ()
-        signature = (group.size, backend, *[(post.rank, post.blocking, post.record) for post in posts])
+        signature = _signature(group.size, backend, posts)
         if signature in self._alike:
             return ()
         calls = [self._session.decoder.call(post, group, index) for post in posts]
@@ -161,3 +186,12 @@ class Rendezvous:
             if len(self._alike) > _MOST_ALIKE:
                 self._alike.popitem(last=False)
         return findings
+
+
+def _signature(size: int, backend: str | None, posts: list[Arrival]) -> bytes:
+    """Return a hash of all that a comparison of these calls depends on: the calls of a large group are long."""
+    digest = hashlib.blake2b(f"{size} {backend}".encode(), digest_size=16)
+    for post in posts:
+        digest.update(b"%d %d %d " % (post.rank, post.blocking, len(post.record)))
+        digest.update(post.record)
+    return digest.digest()

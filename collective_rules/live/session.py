@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +15,11 @@ from contextlib import contextmanager
 import attrs
 
 from collective_rules.call import Call
-from collective_rules.errors import DisagreementError
-from collective_rules.finding import ERROR, Finding
+from collective_rules.errors import DisagreementError, plain_text_of
+from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import Entry
 from collective_rules.live import keys
-from collective_rules.live.protocol import CallDecoder, CallEncoder, pack_findings, unpack_findings
+from collective_rules.live.protocol import CallDecoder, CallEncoder, UnreadableError, pack_findings, unpack_findings
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.messages import group_text
 from collective_rules.spec import Group, is_size
@@ -26,7 +29,12 @@ MISSING = "LIVE1"
 LOST = "LIVE2"
 """The id of the finding that the store is gone."""
 
+UNREADABLE = "LIVE3"
+"""The id of the finding that the comparison itself failed, or met a value in the store that no rank wrote."""
+
 _MOST_NOTED, _MOST_POSTED = 1000, 4096
+_A_SECOND = 5_000
+"""How many looks the watchdogs of all ranks together take in a second: a store serves some 100,000 messages."""
 _RELEASED = b"!"
 """The verdict that ends the waits of a rank that has an error to raise."""
 
@@ -69,7 +77,8 @@ class Session:
       call was made (by time.monotonic), and by which thread.
     - `windows`: running hashes to compare: the key, the group, the hash, and how many collectives went into the hash.
     - `posted`: keys of the meetings that this rank came to and that may still be open. `finished`: keys of the meetings
-      that are over, and that this rank deletes. `waits`: where this rank's threads wait.
+      that are over, and that this rank deletes. `rest`: other keys that this rank knows to be left in the end. `waits`:
+      where this rank's threads wait.
     - `failure`: the text of the error of a collective that failed.
     - `error`: the error that every rank raises from now on. `lost`: whether the store is gone.
     """
@@ -91,26 +100,39 @@ class Session:
     windows: deque[tuple[str, Group, int, int]] = attrs.field(factory=deque)
     posted: dict[str, None] = attrs.field(factory=dict)
     finished: deque[str] = attrs.field(factory=deque)
-    _tickets: Iterator[int] = attrs.field(factory=itertools.count)
+    rest: dict[str, None] = attrs.field(factory=dict)
+    tickets: Iterator[int] = attrs.field(factory=itertools.count)
     _noted: set[tuple[str, str]] = attrs.field(factory=set)
+
+    @property
+    def tick(self) -> float:
+        """The seconds between two looks of this rank's watchdog: fewer looks of each where many ranks look."""
+        return max(min(0.1, self.deadline / 20), len(self.ranks) / _A_SECOND)
 
     @property
     def patience(self) -> float:
         """The seconds that other ranks have to answer when they are asked what they do."""
-        return min(2.0, self.deadline / 2)
+        return min(2.0, self.deadline / 2) + 2 * len(self.ranks) / _A_SECOND
 
     def publish(self, findings: Iterable[Finding]) -> DisagreementError:
         """Let every rank raise an error of `findings`, and return it; if another rank was first, return its error."""
-        first = self.store.claim(keys.ERROR, pack_findings(findings).encode())
+        mine = pack_findings(findings).encode()
+        first = self.store.claim(keys.ERROR, mine)
+        if self.learn(first) is None:  # no rank wrote it
+            self.store.set(keys.ERROR, mine)
         for rank in self.ranks:
             if rank != self.rank:
-                self.store.set(keys.of_rank(keys.WAKE, rank), b"error")
-        return self.learn(first)
+                self.store.append(keys.of_rank(keys.WAKE, rank), b"error\n")
+        return self.learn(mine) or error_of(tuple(findings))
 
-    def learn(self, text: bytes) -> DisagreementError:
-        """Return the published error, and keep it; end this rank's waits."""
+    def learn(self, text: bytes) -> DisagreementError | None:
+        """Return the published error, and keep it; end this rank's waits. None for a text that cannot be read."""
         if self.error is None:
-            self.error = error_of(unpack_findings(text.decode()))
+            try:
+                self.error = error_of(unpack_findings(text.decode(errors="replace")))
+            except UnreadableError as error:
+                self.doubt(error)
+                return None
         self.release()
         return self.error
 
@@ -120,6 +142,12 @@ class Session:
         if len(self.posted) > _MOST_POSTED:
             self.posted.pop(next(iter(self.posted)), None)
         self.store.append(keys.posts(key), text)
+
+    def end(self, meeting: str) -> None:
+        """End a meeting without a finding, so that nobody waits there."""
+        self.store.set(keys.verdict(meeting), b"")
+        self.finished.append(meeting)
+        self.posted.pop(meeting, None)
 
     def release(self) -> None:
         """Wake this rank's threads that wait: they have to look for an error."""
@@ -134,29 +162,44 @@ class Session:
     def lose(self, error: LostStoreError) -> DisagreementError:
         """Return the error that the store is gone, and keep it."""
         self.lost = True
-        message = (
-            f"the store over which ranks are compared does not answer   [{LOST}]\n"
-            f"  {error}\n"
-            f"  rank {self.rank}'s last call: {self.last()}\n"
-            "The process that serves the store has ended, usually that of rank 0: look at its output first. "
-            "Under torchrun the store outlives every rank."
-        )
         if self.error is None:
-            self.error = DisagreementError(message, (Finding(LOST, ERROR, message),))
+            finding = lost_store(error, self.rank, self.last())
+            self.error = DisagreementError(finding.message, (finding,))
         return self.error
+
+    def doubt(self, error: Exception) -> None:
+        """Say that the comparison of ranks failed here; the program goes on, for it may be right.
+
+        On standard error, too: the guard must not be off without a word.
+        """
+        if isinstance(error, UnreadableError):
+            text = f"a value in the store over which ranks are compared cannot be read: {error}"
+            advice = "Ranks run other versions of collective_rules, or another program writes to this store."
+        else:
+            trace = traceback.extract_tb(error.__traceback__)
+            text = f"the comparison of ranks failed: {type(error).__name__}: {plain_text_of(error)}"
+            advice = "; ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in trace[-4:])
+        message = (
+            f"{text}   [{UNREADABLE}]\n  rank {self.rank} does not compare what was to be compared here.\n{advice}"
+        )
+        finding = Finding(UNREADABLE, WARNING, message, (self.rank,))
+        if self.mention((finding,)):
+            print(f"collective_rules: {message}", file=sys.stderr, flush=True)
 
     @contextmanager
     def needing_store(self) -> Iterator[None]:
-        """Raise the `DisagreementError` of `lose` where the store does not answer."""
+        """Raise the `DisagreementError` of `lose` where the store does not answer; `doubt` what cannot be read."""
         try:
             yield
+        except UnreadableError as error:
+            self.doubt(error)
         except LostStoreError as error:
             raise self.lose(error) from error
 
     @contextmanager
     def waiting(self, meeting: Meeting, extra: float = 0.0) -> Iterator[None]:
         """Tell where this thread waits, as long as the block lasts: until the deadline, and `extra` seconds."""
-        ticket, now = next(self._tickets), time.monotonic()
+        ticket, now = next(self.tickets), time.monotonic()
         self.waits[ticket] = Waiting(meeting, now, now + self.deadline + extra)
         try:
             yield
@@ -173,8 +216,8 @@ class Session:
             self.refuse()
         return verdict
 
-    def mention(self, findings: Iterable[Finding]) -> None:
-        """Note findings that raise no error; those that differ in their place alone are noted once."""
+    def mention(self, findings: Iterable[Finding]) -> bool:
+        """Note findings that raise no error, return whether one is new; those that differ in place alone are one."""
         fresh = []
         for finding in findings:
             same = (finding.id, finding.message.rpartition("\nAt collective")[0] or finding.message)
@@ -183,6 +226,7 @@ class Session:
                 fresh.append(finding)
         if fresh:
             self.note(tuple(fresh))
+        return bool(fresh)
 
     def enter(self) -> None:
         """Tell the others that this rank enters the block, before it has a connection of its own."""
@@ -195,7 +239,7 @@ class Session:
 
     def post_last(self) -> None:
         """Tell the others this rank's last call, for when it cannot answer."""
-        self.store.set(keys.of_rank(keys.LAST, self.rank), self.last().encode())
+        self.store.set(keys.of_rank(keys.LAST, self.rank), self.last().encode(errors="backslashreplace"))
 
     def last(self) -> str:
         """Return a text that names this rank's last call."""
@@ -217,6 +261,28 @@ def call_text(call: Call, text: str, index: int, source: str) -> str:
         else ""
     )
     return f"{text}{to} (number {index}{name}{', ' if source else ''}{source})"
+
+
+def lost_store(error: LostStoreError, rank: int, last: str) -> Finding:
+    """Return the finding that the store does not answer a rank, whose `last` call this is."""
+    message = (
+        f"the store over which ranks are compared does not answer   [{LOST}]\n"
+        f"  {error}\n"
+        f"  rank {rank}'s last call: {last}\n"
+        "The process that serves the store has ended, usually that of rank 0: look at its output first. "
+        "Under torchrun the store outlives every rank."
+    )
+    return Finding(LOST, ERROR, message)
+
+
+def has_not_entered(rank: int, seconds: float) -> Finding:
+    """Return the finding that the first rank of a block has not entered it within some `seconds`."""
+    message = (
+        f"rank {rank} has not come to the block within {seconds:g} s   [{MISSING}]\n"
+        f"  the other ranks wait for rank {rank} as they enter the block\n"
+        "Every rank must enter the block: look at what that rank is doing."
+    )
+    return Finding(MISSING, ERROR, message, (rank,), {"missing": (rank,), "at fault": (rank,)})
 
 
 def error_of(findings: tuple[Finding, ...]) -> DisagreementError:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterable
 
 import torch.distributed as dist
 
-from collective_rules.errors import CollectiveRulesError, DisagreementError, text_of
+from collective_rules.errors import CollectiveRulesError, DisagreementError, plain_text_of
 from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys
-from collective_rules.live.diagnosis import RankState, in_order, last_calls
+from collective_rules.live.diagnosis import RankState, departed, in_order, last_calls
 from collective_rules.live.failures import is_own, line_of
-from collective_rules.live.protocol import Arrival, pack_findings, pack_tail, unpack_findings, unpack_tail
+from collective_rules.live.protocol import (
+    Arrival,
+    Departure,
+    UnreadableError,
+    pack_findings,
+    pack_tail,
+    unpack_findings,
+    unpack_tail,
+)
 from collective_rules.live.running_hash import RunningHash, differing
 from collective_rules.live.session import Meeting, Session
 from collective_rules.live.watchdog import hang, leads
@@ -24,29 +31,32 @@ _COMPARING = 120.0  # seconds beyond the deadline for one rank to compare the ca
 _FAILED = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset)", re.IGNORECASE)
 
 
-def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: BaseException | None) -> None:
-    """Tell the others that this rank makes no further call, and its running hashes."""
+def tell_of_leaving(session: Session, hashes: Iterable[RunningHash], error: BaseException | None) -> bool:
+    """Tell the others that this rank makes no further call, and its running hashes; return whether it is the last.
+
+    How a rank left is part of its arrival at the end: in two messages, others could read that it left, and not that it
+    is at the end.
+    """
     how = f"is at the end of the block; its last call: {session.last()}"
     if error is not None:
-        text, line = text_of(error).partition("\n")[0][:200], line_of(error)
+        text, line = plain_text_of(error).partition("\n")[0][:200], line_of(error)
         at = f", at {line}" if line else ""
         how = f"left the block by {type(error).__name__}: {text}{at}; its last call: {session.last()}"
-    session.store.append(keys.LEFT, json.dumps({"rank": session.rank, "how": how}).encode() + b"\n")
-    if error is not None:
         _post_tail(session)
-    totals = json.dumps([running.data() for running in hashes]).encode()
-    session.store.append(keys.posts(keys.EXIT), Arrival(_place(session), True, "", totals).pack())
+    left = Departure(session.rank, how, error is not None, [running.data() for running in hashes])
+    session.store.append(keys.posts(keys.EXIT), Arrival(_place(session), True, "", left.pack()).pack())
+    return session.store.add(keys.come(keys.EXIT), 1) == len(session.ranks)
 
 
-def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
+def compare_at_end(session: Session, *, last: bool, whole: bool) -> tuple[Finding, ...]:
     """Wait for all ranks, compare their calls, and return the findings that are no errors.
 
-    Raises `DisagreementError`, the same on every rank. `whole`: compare every call, not only where hashes differ.
+    Raises `DisagreementError`, the same on every rank. `last`: this rank is the last to come. `whole`: compare every
+    call, not only where hashes differ.
     """
     store, everyone = session.store, dict(enumerate(session.ranks))
-    arrivals = list(Arrival.unpack(store.get(keys.posts(keys.EXIT))))
-    if len(arrivals) == len(session.ranks):
-        totals = {session.ranks[arrival.rank]: json.loads(arrival.record) for arrival in arrivals}
+    if last:
+        totals = {rank: left.totals for rank, left in departed(session).items()}
         varies = any(running[-1] for hashes in totals.values() for running in hashes)
         verdict = b"more" if whole or varies or any(differing(totals)) else b"alike"
         store.set(keys.verdict(keys.EXIT), verdict)
@@ -56,8 +66,7 @@ def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
     session.refuse()
     if verdict != b"more":
         return ()
-    _post_tail(session)
-    if len(list(Arrival.unpack(store.get(keys.posts(keys.TAILS))))) == len(session.ranks):
+    if _post_tail(session):
         findings = _compare_tails(session)
         if any(finding.severity == ERROR for finding in findings):
             session.publish(findings)
@@ -65,25 +74,32 @@ def compare_at_end(session: Session, *, whole: bool) -> tuple[Finding, ...]:
         store.set(keys.verdict(keys.TAILS), pack_findings(findings).encode())
         return findings
     with session.waiting(Meeting(keys.TAILS, everyone), _COMPARING):
-        return unpack_findings(session.await_verdict(keys.TAILS).decode())
+        verdict = session.await_verdict(keys.TAILS)
+    return unpack_findings(verdict.decode(errors="replace")) if verdict else ()
 
 
 def _place(session: Session) -> int:
     return session.ranks.index(session.rank)
 
 
-def _post_tail(session: Session) -> None:
+def _post_tail(session: Session) -> bool:
+    """Tell the others this rank's last calls; return whether it is the last rank to do so."""
     tail = last_calls(session, _LAST)
     whole = b"1" if len(tail) == len(session.tail) < _LAST else b"0"
     session.store.set(keys.of_rank(keys.TAIL, session.rank), whole + pack_tail(tail, session.encoder))
     session.store.append(keys.posts(keys.TAILS), Arrival(_place(session), True, "", b"").pack())
+    return session.store.add(keys.come(keys.TAILS), 1) == len(session.ranks)
 
 
 def _compare_tails(session: Session) -> tuple[Finding, ...]:
     states = []
     for rank in session.ranks:
         text = session.store.get(keys.of_rank(keys.TAIL, rank))
-        calls = tuple(unpack_tail(text[1:], session.decoder))
+        try:
+            calls = tuple(unpack_tail(text[1:], session.decoder))
+        except UnreadableError as error:
+            session.doubt(error)
+            return ()
         states.append(RankState(rank, "", None, text[:1] == b"1", calls))
     return in_order(states)
 
@@ -102,14 +118,14 @@ def is_failure(error: BaseException | None) -> bool:
 def _has_failed(error: BaseException) -> bool:
     if isinstance(error, CollectiveRulesError) or not isinstance(error, RuntimeError):
         return False
-    return (isinstance(error, dist.DistError) or bool(_FAILED.search(text_of(error)))) and not is_own(error)
+    return (isinstance(error, dist.DistError) or bool(_FAILED.search(plain_text_of(error)))) and not is_own(error)
 
 
 def explain(session: Session, error: BaseException) -> DisagreementError | None:
     """Return the disagreement that made a collective fail with `error`; None where there is none, or none is known."""
     if not is_failure(error):
         return None
-    session.failure = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])[:200]
+    session.failure = re.sub(r"^\[\S+\] ", "", plain_text_of(error).partition("\n")[0])[:200]
     published = session.store.find(keys.ERROR)
     if published is not None:
         session.learn(published)
@@ -123,17 +139,19 @@ def explain(session: Session, error: BaseException) -> DisagreementError | None:
     return session.error
 
 
-def say_goodbye(session: Session, receives: Iterable[str], *, serves: bool) -> None:
-    """Delete the keys that are left in the store, and `receives`, on the last rank to leave.
+def say_goodbye(session: Session, *, serves: bool) -> None:
+    """Delete the keys that are left in the store, on the last rank to leave.
 
     The rank that serves the store waits a moment, so that the others leave first.
     """
     store = session.store
-    if session.error is not None and session.posted:
-        store.append(keys.REST, "\n".join([*session.posted, ""]).encode())
+    open_meetings = session.posted if session.error is not None else ()
+    rest = [*session.rest, *(key for meeting in open_meetings for key in keys.of_meeting(meeting))]
+    if rest:
+        store.append(keys.REST, "\n".join([*rest, ""]).encode())
     if store.add(keys.GONE, 1) == len(session.ranks):
-        rest = dict.fromkeys((store.find(keys.REST) or b"").decode().split())
-        for key in (*keys.left_over(session.ranks, rest), *receives):
+        rest = (store.find(keys.REST) or b"").decode(errors="replace").split("\n")
+        for key in keys.left_over(session.ranks, dict.fromkeys(filter(None, rest))):
             store.delete(key)
         return
     until = time.monotonic() + session.patience / (1 if session.error is None else 4)

@@ -34,7 +34,7 @@ class RankStore:
         store: Any = dist.distributed_c10d._get_default_store()
         if not store.has_extended_api():
             raise CollectiveRulesError(
-                f"agree: {store!r} cannot append, so ranks cannot be compared over it; "
+                f"agree: a {type(store).__name__} cannot append, so ranks cannot be compared over it; "
                 "let init_process_group make a TCPStore (init_method 'env://' or 'tcp://')"
             )
         self._store = store
@@ -48,14 +48,17 @@ class RankStore:
         store.set_timeout(self._patience)
         return store
 
-    def announce(self, key: str, value: str) -> None:
-        """Set a key over the connection of the process: to make a connection may take long."""
-        store = dist.distributed_c10d.PrefixStore(self._prefix, self._store)
-        try:
-            store.set(key, value)
-            store.check([key])  # a set does not notice that the store is gone
-        except dist.DistError as error:
-            raise LostStoreError(str(error).partition("\n")[0]) from error
+    def announce(self, key: str, value: str, *, more: bool = False) -> None:
+        """Set a key over the connection of the process: to make a connection may take long. `more`: append to it."""
+        self._over_process(lambda store: (store.append if more else store.set)(key, value))
+        self._over_process(lambda store: store.check([key]))  # a set does not notice that the store is gone
+
+    def glance(self, key: str) -> bytes | None:
+        """Return the value of a key, None where there is none, over the connection of the process."""
+        return self._over_process(lambda store: _found(store, key))
+
+    def _over_process(self, act: Callable[[Any], _T]) -> _T:
+        return _noticing(act, dist.distributed_c10d.PrefixStore(self._prefix, self._store))
 
     def adopt(self, connection: Any) -> None:
         """Let this thread use a connection that another thread made for it."""
@@ -78,12 +81,12 @@ class RankStore:
         return self._try(lambda store: bytes(store.get(key)))
 
     def find(self, key: str) -> bytes | None:
-        """Return the value of a key, None where there is none.
+        """Return the value of a key, None where there is none."""
+        return self._try(lambda store: _found(store, key))
 
-        Not by a check and a get: another rank may delete it in between, and the get would wait.
-        """
-        found = self._try(lambda store: bytes(store.compare_set(key, _ABSENT, _ABSENT)))
-        return None if found == _ABSENT.encode() else found
+    def has(self, key: str) -> bool:
+        """Return whether there is a key."""
+        return self._try(lambda store: bool(store.check([key])))
 
     def claim(self, key: str, value: bytes) -> bytes:
         """Set a key unless it is set, and return its value."""
@@ -94,13 +97,21 @@ class RankStore:
         self._try(lambda store: store.delete_key(key))
 
     def _try(self, act: Callable[[Any], _T]) -> _T:
-        try:
-            store = self._local.store
-        except AttributeError:
-            store = None
-        try:
-            if store is None:
-                store = self._local.store = self.connect()
-            return act(store)
-        except dist.DistError as error:
-            raise LostStoreError(str(error).partition("\n")[0]) from error
+        store = getattr(self._local, "store", None)
+        if store is None:
+            store = self._local.store = _noticing(lambda _: self.connect(), None)
+        return _noticing(act, store)
+
+
+def _found(store: Any, key: str) -> bytes | None:
+    """Not by a check and a get: another rank may delete the key in between, and the get would wait."""
+    found = bytes(store.compare_set(key, _ABSENT, _ABSENT))
+    return None if found == _ABSENT.encode() else found
+
+
+def _noticing(act: Callable[[Any], _T], store: Any) -> _T:
+    """Return what `act` does to a store; raise `LostStoreError` where the store does not answer."""
+    try:
+        return act(store)
+    except dist.DistError as error:
+        raise LostStoreError(str(error).partition("\n")[0]) from error

@@ -18,15 +18,14 @@ from collective_rules.live.diagnosis import (
     is_in_collective,
     missing_of,
     not_come,
+    silent,
     tails,
     why_stuck,
 )
-from collective_rules.live.protocol import Arrival
 from collective_rules.live.session import Session, Waiting
 from collective_rules.live.store import LostStoreError
 
-TICK = 0.1
-_CONNECTING = 30.0
+CONNECTING = 30.0
 """Seconds beyond the deadline for a rank to connect to the store: a name server that does not answer takes 5."""
 _KEPT = 64
 """How many meetings that are over stay in the store: a rank may be about to read a verdict."""
@@ -37,12 +36,13 @@ class Watchdog:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._tick = min(TICK, session.deadline / 20)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="collective_rules live", daemon=True)
         self._connection = session.store.connect()
         self._posted = ""
+        self._heard = 0
         self._reported = 0.0
+        self._looked: dict[Waiting, tuple[bytes, bool]] = {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -56,27 +56,25 @@ class Watchdog:
     def _run(self) -> None:
         session = self._session
         session.store.adopt(self._connection)
-        while not self._ended.wait(self._tick):
+        while not self._ended.wait(session.tick):
             try:
                 self._once()
             except LostStoreError as error:
                 session.lose(error)
                 return
+            except Exception as error:  # the last resort: this rank has to go on answering the others
+                session.doubt(error)
         if not session.lost:
             with contextlib.suppress(LostStoreError):
                 self._clean(0)
 
     def _once(self) -> None:
         session = self._session
-        store = session.store
-        wake = keys.of_rank(keys.WAKE, session.rank)
-        woken = store.find(wake)
-        if woken is not None:
-            store.delete(wake)
-            if woken == b"ask":
-                store.set(keys.of_rank(keys.ANSWER, session.rank), answer(session))
+        heard = self._hear()
+        for question in [text[4:] for text in heard if text.startswith("ask ")]:
+            session.store.set(keys.answer(question, session.rank), answer(session))
         if session.error is None:
-            text = store.find(keys.ERROR) if woken is not None else None
+            text = session.store.find(keys.ERROR) if heard else None
             if text is not None:
                 session.learn(text)
         if session.error is not None:
@@ -88,9 +86,18 @@ class Watchdog:
             self._posted = last
             session.post_last()
         self._compare_windows()
-        for waiting in [*session.waits.values()]:
+        waits = [*session.waits.values()]
+        self._looked = {waiting: seen for waiting, seen in self._looked.items() if waiting in waits}
+        for waiting in waits:
             self._look(waiting)
         self._look_inside()
+
+    def _hear(self) -> list[str]:
+        """Return the lines that other ranks have written to this rank since it was asked last."""
+        text = self._session.store.find(keys.of_rank(keys.WAKE, self._session.rank)) or b""
+        end = text.rfind(b"\n") + 1
+        fresh, self._heard = text[self._heard : end], max(self._heard, end)
+        return fresh.decode(errors="replace").splitlines()
 
     def _clean(self, keep: int) -> None:
         """Delete from the store the meetings that are over, but for the last `keep`."""
@@ -100,66 +107,76 @@ class Watchdog:
                 session.store.delete(key)
 
     def _compare_windows(self) -> None:
-        """Post this rank's running hashes; compare those of all ranks where this rank is the last to post."""
+        """Add this rank's running hashes to those of the others; compare them if this rank is the last to add its own.
+
+        One number holds how many ranks came, and the sum of their hashes: to post and to read each would be W² texts.
+        """
         session = self._session
         while session.windows:
             key, group, number, count = session.windows.popleft()
-            ranks = group.ranks or tuple(range(group.size))
-            session.post(key, Arrival(group.rank, False, "", b"%x" % number).pack())
-            posts = session.store.find(keys.posts(key)) or b""  # deleted, where another was faster
-            arrivals = list(Arrival.unpack(posts))
-            if len(arrivals) < len(ranks):
+            ranks, bits = group.ranks or tuple(range(group.size)), group.size.bit_length()
+            short = number & ((1 << (62 - 2 * bits)) - 1)
+            session.posted[key] = None
+            total = session.store.add(keys.come(key), (short << bits) + 1)
+            if total & ((1 << bits) - 1) != group.size:
                 continue
-            session.store.delete(keys.posts(key))
+            session.store.delete(keys.come(key))
             session.posted.pop(key, None)
-            if len({arrival.record for arrival in arrivals}) > 1 and leads(session):
+            if total >> bits != group.size * short and leads(session):
                 states = [state for rank, state in ask(session).items() if rank in ranks]
                 findings = in_order(states, group.name, count)
                 if any(finding.severity == ERROR for finding in findings):
                     session.publish(findings)
                 else:
                     session.mention(findings)
-                    session.store.delete(keys.LEAD)
+                    session.store.delete(keys.lead(0))
 
     def _look(self, waiting: Waiting) -> None:
         """Find the ranks that keep this rank waiting: at the deadline, or as soon as they are known not to come."""
         session, meeting = self._session, waiting.meeting
-        if time.monotonic() - waiting.since < self._tick:
+        if time.monotonic() - waiting.since < session.tick:
             return
-        left = departed(session)  # before the arrivals: a rank that has left has arrived earlier
-        missing = missing_of(session, meeting)
-        if not missing:
-            if session.store.find(keys.posts(meeting.key)) is None:  # deleted: it was over before this rank asked
-                session.store.set(keys.verdict(meeting.key), b"")
-        elif meeting.to_any and session.store.find(meeting.to_any) is not None:
-            session.finished.append(meeting.key)
-            session.store.set(keys.verdict(meeting.key), b"")  # only the run tells whose send the receiver takes
+        if not session.store.has(keys.posts(meeting.key)):  # deleted: it was over before this rank asked
+            session.end(meeting.key)
+        elif meeting.to_any and session.store.has(meeting.to_any):
+            session.end(meeting.key)  # only the run tells whose send the receiver takes
         else:
-            gone = not left.keys().isdisjoint(missing)
-            if self._has_to_ask(waiting, missing, gone=gone):
-                self._find_out(waiting, gone=gone)
+            gone, late = self._has_gone(waiting), time.monotonic() - waiting.due
+            if gone or late >= -session.patience:
+                turn = max(0, int(late // (session.patience + 1)))  # a leader that is stopped asks nobody
+                if leads(session, turn):
+                    self._find_out(waiting, turn, gone=gone)
 
-    def _has_to_ask(self, waiting: Waiting, missing: tuple[int, ...], *, gone: bool) -> bool:
-        """Return whether it is time to ask the others, and this rank leads. `gone`: a missing rank has left."""
-        session, late = self._session, time.monotonic() - waiting.due
-        if late < _CONNECTING and any(session.is_connecting(rank) for rank in missing):
+    def _has_gone(self, waiting: Waiting) -> bool:
+        """Return whether a rank that a meeting waits for has left the block."""
+        session, meeting = self._session, waiting.meeting
+        if meeting.key in (keys.EXIT, keys.TAILS):
             return False
-        if not gone and late < -session.patience:
+        count = session.store.find(keys.come(keys.EXIT))
+        if count is None:
             return False
-        return leads(session) or late >= session.patience + 1  # a leader that is stopped asks nobody
+        if waiting not in self._looked or self._looked[waiting][0] != count:
+            left = departed(session)  # before the arrivals: a rank that has left has arrived earlier
+            self._looked[waiting] = (count, not left.keys().isdisjoint(missing_of(session, meeting)))
+        return self._looked[waiting][1]
 
-    def _find_out(self, waiting: Waiting, *, gone: bool) -> None:
+    def _find_out(self, waiting: Waiting, turn: int, *, gone: bool) -> None:
         """Ask all ranks what they do; at the deadline, or at once if a rank is `gone`, publish who does not come."""
-        session = self._session
+        session, meeting = self._session, waiting.meeting
+        connecting = time.monotonic() - waiting.due < CONNECTING
+        if connecting and any(map(session.is_connecting, missing_of(session, meeting))):
+            session.store.delete(keys.lead(turn))
+            return
         states = ask(session)
-        while not gone and time.monotonic() < waiting.due and not self._ended.wait(self._tick):
+        while not gone and time.monotonic() < waiting.due and not self._ended.wait(session.tick):
             pass
-        still = waiting in session.waits.values()
-        findings = not_come(session, waiting.meeting, states) if still else ()
-        if findings:
+        findings = not_come(session, meeting, states)
+        if turn and not findings and not session.store.has(keys.verdict(meeting.key)):
+            findings = silent(session, states)  # all have come; the last of them has to compare, and may be killed
+        if findings and waiting in session.waits.values():
             session.publish(findings)
         else:
-            session.store.delete(keys.LEAD)
+            session.store.delete(keys.lead(turn))
 
     def _look_inside(self) -> None:
         """Find out why this rank does not come out of a collective that it has sent."""
@@ -171,10 +188,13 @@ class Watchdog:
                 hang(session)
 
 
-def leads(session: Session) -> bool:
-    """Return whether this rank is the one that asks the others."""
+def leads(session: Session, turn: int = 0) -> bool:
+    """Return whether this rank is the one that asks the others, in this turn."""
     mine = str(session.rank).encode()
-    return session.store.claim(keys.LEAD, mine) == mine
+    leading = session.store.claim(keys.lead(turn), mine) == mine
+    if leading and turn:
+        session.rest[keys.lead(turn)] = None
+    return leading
 
 
 def hang(session: Session) -> DisagreementError | None:
@@ -191,5 +211,5 @@ def hang(session: Session) -> DisagreementError | None:
     if findings:
         return session.publish(findings)
     session.store.set(keys.CALM, b"")
-    session.store.delete(keys.LEAD)
+    session.store.delete(keys.lead(0))
     return None

@@ -90,7 +90,8 @@ def place_text(file: str, number: int) -> str:
         here = os.getcwd() + os.sep
     except FileNotFoundError:
         here = ""
-    return f"{file.removeprefix(here)}:{number}"
+    # A path need not be UTF-8: what stands for its bytes in a str cannot be written down.
+    return f"{file.removeprefix(here)}:{number}".encode(errors="backslashreplace").decode()
 
 
 def is_waited_for() -> bool:
