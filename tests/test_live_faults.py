@@ -73,7 +73,7 @@ def test_the_text_of_an_error_is_told_without_its_own_code(ranks: Ranks) -> None
     ended = ranks.run("live_faults:raises_evil", 3, None)
     assert ("passed", 0) == (ended[1].outcome, ended[1].extra)
     for rank in (0, 2):
-        assert "rank 1 left the block by EvilError: no such batch;" in ended[rank].message
+        assert "rank 1 left the block by EvilError: no such batch, at " in ended[rank].message
 
 
 @pytest.mark.parametrize("agree", ["always", "exit"])
