@@ -245,12 +245,14 @@ def _test(own: Any, rank: int, size: int, name: str, way: str, gpus: bool, direc
     case._barrier()
     set_rng_seed()
     outcome, text = PASSED, ""
+    if gpus:
+        body = stay_on_cpu(rank)(body)  # a context manager as a decorator: it counts in the thread that enters it
     if way == THREAD:
         body = _in_a_thread(body)
     under = {"": contextlib.nullcontext, MODE: lambda: cr.RuleMode(check=True)}.get(way, lambda: cr.guard(agree=False))
     ledger = None
     try:
-        with stay_on_cpu(rank) if gpus else contextlib.nullcontext(), under() as entered:
+        with under() as entered:
             ledger = getattr(entered, "ledger", entered)
             body()
     except unittest.SkipTest as reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 
 from collective_rules.errors import CollectiveRulesError
@@ -26,15 +27,8 @@ def guard_process(text: str) -> Guard:
         return _guards[0]
     guard = GuardSettings.read(text).guard()
     _guards.append(guard)
-    raised: list[BaseException] = []
-    before = sys.excepthook
 
-    def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        raised.append(error)
-        before(kind, error, trace)
-
-    def end() -> None:
-        error = raised[-1] if raised else None
+    def end(error: BaseException | None) -> None:
         try:
             guard.__exit__(type(error) if error else None, error, None)
         except CollectiveRulesError as disagreement:
@@ -44,7 +38,30 @@ def guard_process(text: str) -> Guard:
         finally:
             tell(guard.ledger, guard.findings, error, ended_well=error is None)
 
-    sys.excepthook = note
     guard.__enter__()
-    atexit.register(end)
+    AtExit(end)
     return guard
+
+
+class AtExit:
+    """Calls `end` when the process ends, with the error that ended it, unless it is cancelled."""
+
+    def __init__(self, end: Callable[[BaseException | None], None]) -> None:
+        self._end = end
+        self._raised: BaseException | None = None
+        self._before, self._hook = sys.excepthook, self._note
+        sys.excepthook = self._hook
+        atexit.register(self._call)
+
+    def cancel(self) -> None:
+        """Do nothing at the end."""
+        atexit.unregister(self._call)
+        if sys.excepthook is self._hook:
+            sys.excepthook = self._before
+
+    def _note(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self._raised = error
+        self._before(kind, error, trace)
+
+    def _call(self) -> None:
+        self._end(self._raised)
