@@ -16,6 +16,7 @@ import torch
 from collective_rules.backends import BACKENDS, BackendTable, Limit, limits_of
 from collective_rules.backends.columns import CONDITIONS, SCOPES, demands_of, refuses
 from collective_rules.backends.limit import CORRUPTS, OVERWRITES
+from collective_rules.backends.matching import AS_DOCUMENTED
 from collective_rules.binding.attributes import REDUCE_OPS
 from collective_rules.finding import UNDECIDABLE, WARNING
 from collective_rules.ops import OPS, Row, lookup
@@ -95,8 +96,8 @@ What depends on a version or on the device, and what is taken with a warning alo
 _CORRUPTIONS = """\
 ## What NCCL does not tell you
 
-Nor the others: what raises no error, and silently corrupts the result or overwrites what it reads. gloo's table does
-not tell what follows; of the fake backend's results, none is right but in a group of one.
+Nor the others: what raises no error, and silently corrupts the result or overwrites what it reads. Of the fake
+backend's results, none is right but in a group of one.
 """
 
 
@@ -204,6 +205,7 @@ def _section(table: BackendTable) -> str:
             f"## What {table.name} takes\n",
             f"Source: {prose(table.source)}; {prose(table.verified)}.\n",
             *_notes(table),
+            _matching(table),
             markdown_table(columns, map(limit_row, table.limits)),
         ]
     )
@@ -214,6 +216,34 @@ def _notes(table: BackendTable) -> Iterator[str]:
     if table.name in _BUILT_IN:
         text = importlib.import_module(f"collective_rules.backends.{table.name}").__doc__ or ""
         yield from (f"{prose(paragraph.strip())}\n" for paragraph in text.split("\n\n")[1:])
+
+
+def _matching(table: BackendTable) -> str:
+    """Return how the backend brings the ranks' calls together, as a paragraph."""
+    matching = table.matching
+    if matching == AS_DOCUMENTED:
+        return f"Between the ranks, {table.name} is taken to bring calls together as torch documents it.\n"
+    tags = "matches the messages of two ranks by their tags"
+    if not matching.tags:
+        tags = "ignores tags: it matches the messages of two ranks in order"
+    said = [f"Between the ranks, {table.name} {tags}."]
+    alike = [" and ".join(map(_name, names)) for names in matching.alike]
+    if alike:
+        said.append(f"It does not tell apart {'; nor '.join(alike)}: their calls meet.")
+    if matching.one_form:
+        said.append(f"All ranks take the same form of {' and of '.join(map(_name, matching.one_form))}.")
+    if matching.joins:
+        said.append(
+            "A group's first batch of messages connects all its ranks: each must take part, unless the group "
+            "was made with its connections (`cr.Backend(..., eager=True)`)."
+        )
+    if matching.one_stream:
+        said.append("The messages and the collectives of such a group are carried out in the order of the program.")
+    return " ".join(said) + "\n"
+
+
+def _name(op_or_rule: str) -> str:
+    return code(op_or_rule) if "::" in op_or_rule else f"[{prose(op_or_rule)}](rules.md#{op_or_rule})"
 
 
 def limit_row(limit: Limit) -> tuple[str, ...]:

@@ -113,7 +113,67 @@ RESHAPED = {"input_tensors": [each((2, 3))], "output_tensors": [spec((6,))], "ro
 OVER = {"input_tensor": at(8), "output_tensor": at(0, (16,))}
 OVER_RS = {"input_tensor": at(0, (16,)), "output_tensor": at(0)}
 
+FNUZ = torch.float8_e4m3fnuz
+OLD_GPU, OLD_NCCL = {"compute_capability": (8, 0)}, {"version": (2, 21)}
+
+
+def alone(op: str = BASE_RS, layout: str = STRAIGHT, **more: Any) -> dict[str, Any]:
+    """What a group of one reduces and scatters."""
+    names = ("input", "out") if op.endswith("_out") else ("input_tensor", "output_tensor")
+    return dict(zip(names, (spec((2, 3), **more), spec((2, 3), layout, **more)), strict=True))
+
+
+OVERLAID = {"input_tensors": [at(8, (2,))], "output_tensors": [[at(0, (2,)), at(8, (3,)), *uneven(1, 2)]]}
+
 BEYOND: Mapping[str, Case] = {
+    "NCCL1": Case(AG, dtype=I16),
+    "NCCL2": Case(BASE_RS, dtype=I16),
+    "NCCL3": Case(AR, dtype=I16),
+    "NCCL4": Case(FUN_RS, dtype=I16),
+    "NCCL5": Case(AR, dtype=I32, reduce_op="bxor"),
+    "NCCL6": Case(BASE_RS, dtype=I32, reduce_op="band"),
+    "NCCL7": Case(FUN_RS, dtype=BOOL, reduce_op="avg"),
+    "NCCL8": Case(RD, dtype=BOOL, reduce_op="avg"),
+    "NCCL9": Case(AR, dtype=BF16, reduce_op="premul_sum"),
+    "NCCL10": Case(BASE_RS, dtype=BF16, reduce_op="premul_sum"),
+    "NCCL11": Case(FUN_RS, dtype=C64, reduce_op="max"),
+    "NCCL12": Case(RD, dtype=FNUZ),
+    "NCCL13": Case(AR, dtype=FP8, facts=OLD_GPU),
+    "NCCL14": Case(BASE_RS, dtype=FP8, facts=OLD_NCCL),
+    "NCCL15": Case(BASE_RS, reduce_op="premul_sum", size=1, arguments=alone()),
+    "NCCL16": Case(AR, T, size=1),
+    "NCCL17": Case(AG, T),
+    "NCCL18": Case(LISTS, T),
+    "NCCL19": Case(RS, o=T),
+    "NCCL20": Case(MANY_AR, S),
+    "NCCL21": Case(MANY_AG, S),
+    "NCCL22": Case(BASE_RS, S),
+    "NCCL23": Case(BASE_RS, size=1, arguments=alone(BASE_RS, T)),
+    "NCCL24": Case(OUT_RS, o=C),
+    "NCCL25": Case(OUT_AG, o=C),
+    "NCCL26": Case(RS, o=C),
+    "NCCL27": Case(GA, o=S),
+    "NCCL28": Case(AG, arguments={**UNEVEN_AG, "output_tensors": [[spec((2,), S), *uneven(3, 1, 2)]]}),
+    "NCCL29": Case(RS, arguments=UNEVEN_S),
+    "NCCL30": Case(BASE_AG, C),
+    "NCCL31": Case(BASE_RS, C),
+    "NCCL32": Case(AG, arguments={
+        "input_tensors": [spec(SHAPE, C)], "output_tensors": [[spec(SHAPE), spec((1, 2, 3, 2)), *each(count=2)]]
+    }),
+    "NCCL33": Case(GA, o=C),
+    "NCCL35": Case(AR, arguments=TWO),
+    "NCCL36": Case("c10d::recv_any_source_"),
+    "NCCL37": Case(AR, arguments=SPARSE),
+    "NCCL38": Case(MANY_AR, arguments=MIXED),
+    "NCCL39": Case(SC, arguments=RESHAPED),
+    "NCCL40": Case(AR, device="cpu"),
+    "NCCL41": Case(BASE_AG, arguments=OVER),
+    "NCCL42": Case(BASE_RS, arguments={**OVER_RS, "output_tensor": at(4)}),
+    "NCCL43": Case(AG, arguments=OVERLAID),
+    "NCCL44": Case(MANY_AR, arguments={"tensors": [at(0), at(2)]}),
+    "NCCL45": Case(SC, C),
+    "NCCL46": Case(BASE_RS, size=1, arguments=alone(dtype=FNUZ)),
+    "NCCL47": Case(OUT_RS, reduce_op="sum", size=1, arguments=alone(OUT_RS, S, dtype=C64)),
     "XCCL1": Case(AG, dtype=I16),
     "XCCL2": Case(AR, dtype=I16),
     "XCCL3": Case(AR, dtype=FP8),

@@ -46,6 +46,17 @@ def test_a_backend_s_section_lists_every_limit_once(page: str, backend: str) -> 
     assert table.verified in own
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_s_section_says_how_calls_meet(page: str, backend: str) -> None:
+    """Each column of its `matching` that is not as torch documents it, and no other."""
+    own, matching = section(page, f"What {backend} takes"), BACKENDS[backend].matching
+    (said,) = re.findall(r"^Between the ranks, .*$", own, re.MULTILINE)
+    told = ("ignores tags", "not tell apart", "same form", "connects all", "order of the program")
+    set_ = (not matching.tags, *map(bool, (matching.alike, matching.one_form, matching.joins, matching.one_stream)))
+    assert set_ == tuple(words in said for words in told)
+    assert all(name in said for names in matching.alike for name in names)
+
+
 def test_the_matrix_has_a_row_for_each_op(page: str) -> None:
     """In its namespace, with a cell for each backend."""
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", section(page, "Ops"), re.MULTILINE)

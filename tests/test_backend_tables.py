@@ -5,19 +5,22 @@ from __future__ import annotations
 import pytest
 
 import collective_rules as cr
-from collective_rules.backends import BACKENDS
+from collective_rules.backends import BACKENDS, Limit
+from collective_rules.backends.gloo import GLOO
+from collective_rules.backends.limit import RAISES
 from collective_rules.call import on_device
 from collective_rules.testing import broken_calls, calls, ways_to_break
 from collective_rules.testing.drawing import drawable, untaken
 from collective_rules.testing.strategies import sample
 from tests.backend_cases import BEYOND, LEGAL, Case, cases
+from tests.gloo_outcomes import OUTCOMES
 from tests.test_nccl import F
 
 READ = ("xccl", "hccl", "ucc", "mpi")
 MEASURED = ("fake", "threaded")
 TABLES = (*READ, *MEASURED)
 
-BETWEEN_RANKS = {"XCCL24", "HCCL24"}
+BETWEEN_RANKS = {"NCCL34", "XCCL24", "HCCL24"}
 """Limits on the order of dims of one tensor alone, which the ranks must have alike."""
 
 UNDRAWN = {"XCCL6", "XCCL7", "XCCL8", "HCCL10", "HCCL2", "UCC6"}
@@ -31,8 +34,15 @@ def found_by(call: cr.Call, backend: str | cr.Backend) -> list[cr.Finding]:
 
 def test_every_limit_has_a_case() -> None:
     """And no case is of a limit that is no more."""
-    ids = {limit.id for name in TABLES for limit in BACKENDS[name].limits}
+    ids = {limit.id for name in ("nccl", *TABLES) for limit in BACKENDS[name].limits}
     assert ids == BEYOND.keys() | BETWEEN_RANKS
+
+
+@pytest.mark.parametrize("limit", [limit for limit in GLOO.limits if limit.follows], ids=lambda limit: limit.id)
+def test_gloo_was_seen_to_do_what_follows(limit: Limit) -> None:
+    """By the record of what broken calls come to; of symmetric memory no call can be made."""
+    seen = OUTCOMES.get(limit.id, ("raises",))
+    assert (seen == ("raises",)) if limit.follows == RAISES else ("silently wrong" in seen)
 
 
 @pytest.mark.parametrize(("backend", "id_", "case"), [pytest.param(*each, id=each[1]) for each in cases()])

@@ -158,7 +158,7 @@ Use one of sum, avg, product, min, max, band, bor, bxor.
     "GLOO3_avg_of_ints": (
         call("c10d::allreduce_", tensors=[Spec((4,), torch.int32)], reduce_op="avg"),
         """
-c10d::allreduce_: gloo does not reduce int32 with avg   [GLOO3]
+c10d::allreduce_: gloo does not reduce int32 with avg: it raises an error   [GLOO3]
     tensors[i]: *s -> tensors[i]: *s
     ^^^^^^^^^^^^^^
   tensors[0] = 4 int32
@@ -168,7 +168,7 @@ Reduce in another dtype, or with another op (avg of integers: sum, then divide).
     "GLOO5_stacked": (
         call("c10d::_allgather_base_", input_tensor=(2, 3), output_tensor=(4, 2, 3)),
         """
-c10d::_allgather_base_: gloo takes only the concatenated form, and output_tensor has d = 1, but input_tensor has d = 2   [GLOO5]
+c10d::_allgather_base_: gloo takes only the concatenated form, and output_tensor has d = 1, but input_tensor has d = 2: it raises an error   [GLOO5]
     input_tensor: *s -> output_tensor: W *s
   input_tensor.shape = (2, 3)
   output_tensor.shape = (4, 2, 3)

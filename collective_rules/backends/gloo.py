@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from collective_rules.backends.limit import BackendTable, Limit
+from collective_rules.backends.limit import CORRUPTS, RAISES, BackendTable, Limit
 from collective_rules.backends.matching import Matching
 from collective_rules.finding import WARNING
 from collective_rules.ops.op import CONTIGUOUS, DENSE, UP_TO_OWN
@@ -78,6 +78,7 @@ GLOO = BackendTable(
             ),
             rules=_REDUCING,
             dtypes=_REAL | _COMPLEX,
+            follows=RAISES,
         ),
         Limit(
             "GLOO2",
@@ -92,6 +93,7 @@ GLOO = BackendTable(
             ),
             rules=("all_gather", "gather", "scatter", "all_to_all", "all_to_all_single"),
             dtypes=_REAL,
+            follows=RAISES,
         ),
         Limit(
             "GLOO3",
@@ -101,6 +103,7 @@ GLOO = BackendTable(
             rules=_REDUCING,
             but=_COMPONENTWISE,
             reduces=_REDUCES,
+            follows=RAISES,
         ),
         Limit(
             "GLOO4",
@@ -118,6 +121,7 @@ GLOO = BackendTable(
             from_size=2,
             spares_empty=True,
             severity=WARNING,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO5",
@@ -125,6 +129,7 @@ GLOO = BackendTable(
             "Pass an output of (W d, *s), and reshape it afterwards.",
             rules=("all_gather_into_tensor", "reduce_scatter_tensor"),
             forms=("concatenated",),
+            follows=RAISES,
         ),
         Limit(
             "GLOO6",
@@ -132,6 +137,7 @@ GLOO = BackendTable(
             "Pad to one shape, or use all_to_all_single with split sizes.",
             rules=("all_gather", "all_to_all"),
             forms=("even",),
+            follows=RAISES,
         ),
         Limit(
             "GLOO7",
@@ -140,6 +146,7 @@ GLOO = BackendTable(
             ops=("c10d::allreduce_", "c10d::broadcast_"),
             rules=("all_gather", "gather", "scatter", "all_to_all", "reduce_scatter"),
             exact=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO8",
@@ -152,6 +159,7 @@ GLOO = BackendTable(
                 _L + "all_reduce_coalesced",
             ),
             one_dtype=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO9",
@@ -159,6 +167,7 @@ GLOO = BackendTable(
             "Name the source, or do not send empty tensors.",
             ops=("c10d::recv_any_source_",),
             nonempty=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO10",
@@ -166,6 +175,7 @@ GLOO = BackendTable(
             "Call the op once for each dtype.",
             ops=_CONCATENATES,
             promotes=True,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO11",
@@ -181,6 +191,7 @@ GLOO = BackendTable(
             "Call the op once for each tensor, or reduce with sum and divide.",
             ops=("c10d::allreduce_",),
             single=("avg",),
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO13",
@@ -188,6 +199,7 @@ GLOO = BackendTable(
             "Convert with .to_dense() first.",
             ops=("c10d::allreduce_",),
             sparse_reduces=("sum",),
+            follows=RAISES,
         ),
         Limit(
             "GLOO14",
@@ -195,6 +207,7 @@ GLOO = BackendTable(
             "Use the c10d or functional op of the same rule.",
             namespaces=("symm_mem",),
             missing=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO15",
@@ -204,6 +217,7 @@ GLOO = BackendTable(
             reduces={name: _REDUCES[name] for name in ("product", "min", "max")},
             from_size=2,
             spares_empty=True,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO16",
@@ -211,6 +225,7 @@ GLOO = BackendTable(
             "Reduce in another dtype, or with another op (avg of integers: sum, then divide).",
             ops=_COMPONENTWISE,
             reduces={name: dtypes for name, dtypes in _REDUCES.items() if name not in ("product", "min", "max")},
+            follows=RAISES,
         ),
         Limit(
             "GLOO17",
@@ -218,6 +233,7 @@ GLOO = BackendTable(
             "Pass a .clone(memory_format=torch.contiguous_format), and copy it back.",
             ops=("c10d::allreduce_coalesced_", _F + "all_reduce_coalesced_"),
             fresh_strides=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO18",
@@ -234,6 +250,7 @@ GLOO = BackendTable(
             from_size=2,
             spares_empty=True,
             severity=WARNING,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO19",
@@ -241,6 +258,7 @@ GLOO = BackendTable(
             "Call .contiguous() first, and copy into the tensor what was received.",
             rules=("send", "recv"),
             layouts={"input": CONTIGUOUS, "output": CONTIGUOUS},
+            follows=RAISES,
         ),
         Limit(
             "GLOO20",
@@ -251,6 +269,7 @@ GLOO = BackendTable(
             ordered=("inputs", "output"),
             from_size=2,
             spares_own=True,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO21",
@@ -258,6 +277,7 @@ GLOO = BackendTable(
             "Write to a fresh tensor, for instance torch.empty_like(...).",
             ops=("c10d::reduce_scatter_",),
             overlap=UP_TO_OWN,
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO22",
@@ -265,6 +285,7 @@ GLOO = BackendTable(
             "Copy the tensor: a message to this very rank needs no backend.",
             rules=("batch_p2p",),
             to_others=True,
+            follows=RAISES,
         ),
         Limit(
             "GLOO23",
@@ -272,6 +293,7 @@ GLOO = BackendTable(
             "Reshape the tensors, or pad them.",
             rules=("all_to_all_single",),
             divides=("input", "output"),
+            follows=CORRUPTS,
         ),
         Limit(
             "GLOO24",
@@ -280,6 +302,7 @@ GLOO = BackendTable(
             ops=("c10d::scatter_",),
             layouts={"inputs": DENSE, "output": DENSE},
             ordered=("inputs", "output"),
+            follows=CORRUPTS,
         ),
     ),
 )
