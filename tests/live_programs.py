@@ -16,8 +16,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from collective_rules import DisagreementError, RuleMode, guard, recordings
@@ -363,6 +367,37 @@ def trains(rank: int, size: int) -> int:
             optimizer.zero_grad()
             assert torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     return dist.get_world_size()
+
+
+def compresses(rank: int, size: int) -> int:
+    """Train with torch's hooks whose calls are made in callbacks of futures; return how many hooks."""
+    hooks: list[tuple[Any, Any]] = [
+        (
+            powerSGD_hook.PowerSGDState(None, 1, start_powerSGD_iter=3, min_compression_rate=0.5),
+            powerSGD_hook.powerSGD_hook,
+        ),
+        (powerSGD_hook.PowerSGDState(None, 1, start_powerSGD_iter=3), powerSGD_hook.batched_powerSGD_hook),
+        (PostLocalSGDState(None, dist.new_subgroups(1)[0], start_localSGD_iter=5), post_localSGD_hook),
+    ]
+    orthogonalize = powerSGD_hook._orthogonalize
+    # torch's batched hook passes a matrix on, where a batch of matrices is asked for: it raises without a guard, too.
+    powerSGD_hook._orthogonalize = lambda matrix, *rest: orthogonalize(
+        matrix if matrix.dim() == 3 else matrix[None], *rest
+    )
+    for state, hook in hooks:
+        model = DistributedDataParallel(
+            torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 4)), bucket_cap_mb=0.0005
+        )
+        model.register_comm_hook(state, hook)
+        optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.01)
+        if hook is post_localSGD_hook:
+            optimizer = PostLocalSGDOptimizer(optimizer, PeriodicModelAverager(period=4, warmup_steps=5))
+        for _ in range(12):
+            model(torch.randn(2, 16)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    powerSGD_hook._orthogonalize = orthogonalize
+    return len(hooks)
 
 
 def leaves_nothing(rank: int, size: int) -> list[Any]:

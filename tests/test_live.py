@@ -104,6 +104,13 @@ def test_training_agrees_with_itself(agree: str | int, ranks: Ranks) -> None:
     assert [("passed", [], 2)] * 2 == [(each.outcome, each.noted, each.extra) for each in ended]
 
 
+@pytest.mark.parametrize("agree", ["guard", "exit", 10])
+def test_hooks_of_ddp_agree_with_themselves(agree: str | int, ranks: Ranks) -> None:
+    """Their callbacks run in threads of their own, in an order that may differ from rank to rank."""
+    ended = ranks.run("compresses", 3, agree, deadline=30)
+    assert [("passed", [], 3)] * 3 == [(each.outcome, each.noted, each.extra) for each in ended]
+
+
 @pytest.mark.parametrize("program", ["crossed_async", "any_source"])
 def test_what_is_legal_between_ranks_does_not_deadlock(program: str, ranks: Ranks) -> None:
     ended = ranks.run(program, 3, deadline=30)
