@@ -160,6 +160,14 @@ def by_hooks_of_ddp() -> None:
             model(torch.ones(2, 8)).sum().backward()
 
 
+def by_ddp_for_uneven_inputs() -> None:
+    """DDP passes one Work on to C++, and drops another."""
+    model = DistributedDataParallel(torch.nn.Linear(8, 8))
+    with model.join():
+        for _ in range(3):
+            model(torch.ones(2, 8)).sum().backward()
+
+
 LEGAL = [
     waited,
     waited_later,
@@ -174,6 +182,7 @@ LEGAL = [
     synchronous,
     by_a_method_of_the_group,
     by_hooks_of_ddp,
+    by_ddp_for_uneven_inputs,
 ]
 
 

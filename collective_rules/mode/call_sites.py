@@ -7,6 +7,7 @@ the one whose forward made the autograd node at work; the node's sequence number
 from __future__ import annotations
 
 import bisect
+import contextlib
 import inspect
 import os
 import sys
@@ -46,6 +47,10 @@ _BETWEEN = (
     *(os.path.join(_TORCH, *name.split("/")) for name in ("_compile.py", "_dynamo/", "_ops.py", "utils/")),
 )
 """Files of the frames between the function that makes a call and this library."""
+
+
+_AROUND = frozenset({_C10D, dist.all_reduce.__code__.co_filename, contextlib.__file__})
+"""Files of the frames of a function of torch.distributed, with what decorates it."""
 
 
 class _Lines(dict[str, dict[int, str] | None]):
@@ -107,15 +112,20 @@ def is_waited_for() -> bool:
     return False
 
 
-def is_called_by_torch_distributed() -> bool:
-    """Return whether a function of torch.distributed, in Python, made the call that this library is told of.
+def is_given_to_program() -> bool:
+    """Return whether the program gets the Work of the call that this library is told of.
 
-    Such a function returns a Work to its caller. A call from C++ comes from whatever Python runs C++.
+    It does where it calls a function of torch.distributed, in Python. Other parts of torch keep a Work, pass it on to
+    C++, or drop it, as DDP does for uneven inputs; and a call from C++ comes from whatever Python runs C++.
     """
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename == _C10D
+    if frame is None or frame.f_code.co_filename != _C10D:
+        return False
+    while frame is not None and frame.f_code.co_filename in _AROUND:
+        frame = frame.f_back
+    return frame is not None and is_program(frame.f_code.co_filename)
 
 
 class _Local(threading.local):

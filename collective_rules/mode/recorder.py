@@ -23,7 +23,7 @@ from collective_rules.errors import CallError
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import CallFacts, Entry, Ledger
 from collective_rules.mode import python_groups, works
-from collective_rules.mode.call_sites import CallSites, is_called_by_torch_distributed, source_line
+from collective_rules.mode.call_sites import CallSites, is_given_to_program, source_line
 from collective_rules.mode.kernels import Send
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
@@ -177,7 +177,7 @@ class CallRecorder:
             returned = sent = self._simulator.run(entry.facts, reader.named(args, kwargs), entry.source)
         if reader.functional:
             self._pend(entry, returned)
-        elif entry.asynchronous and _needs_wait(entry.facts) and is_called_by_torch_distributed():
+        elif entry.asynchronous and _needs_wait(entry.facts) and is_given_to_program():
             works.watch(_work(sent), _work(returned), self._dropped, entry)
         return returned
 

@@ -3,7 +3,7 @@
 torch does not tell who waits for a Work. While one is watched, the methods of `Work` by which a program learns that it
 is done, or by which others do (`wait`, `is_completed`, `get_future`, ...), are replaced by some that note so first.
 A dropped Work is one that nobody but this module holds; its thread finds out when it makes another call. Not known is
-who waits below Python: `watch` is to be told only of Works that a Python function returns.
+who waits below Python: `watch` is to be told only of Works that the program's own Python gets.
 """
 
 from __future__ import annotations
