@@ -1,5 +1,6 @@
 """`RuleMode` sees each collective, refuses an illegal one before it is sent, and leaves nothing of itself behind."""
 
+import contextlib
 import os
 import random
 import sys
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._local_tensor import LocalTensorMode
+from torch.distributed._local_tensor import LocalTensor, LocalTensorMode
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from torch.optim import optimizer as optimizers
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
@@ -237,6 +238,36 @@ def test_local_tensors_are_seen_within_their_mode(group: dist.ProcessGroup) -> N
     with LocalTensorMode(group.size()), cr.RuleMode(check=True) as ledger:
         dist.all_reduce(torch.ones(4))
     assert ["allreduce_"] == seen(ledger)
+
+
+def test_a_local_tensor_is_seen_as_one_rank_has_it(silent: dist.ProcessGroup) -> None:
+    """Its sizes may differ by rank, and the partner of its messages is not that of the group's own rank."""
+    ranks = range(silent.size())
+    with LocalTensorMode(silent.size()), cr.RuleMode(check=True, backend=None) as ledger:
+        gathered = [LocalTensor({r: torch.ones(i + 1, 2) for r in ranks}) for i in ranks]
+        dist.all_gather(gathered, LocalTensor({r: torch.ones(r + 1, 2) for r in ranks}))
+        with contextlib.suppress(AttributeError):  # torch carries messages out under its LocalRunnerMode alone
+            torch.ops.c10d.recv_([torch.ones(3)], silent.boxed(), silent.rank(), 0)
+    assert ["allgather_", "recv_"] == seen(ledger)
+    assert [] == ledger.findings
+
+
+def test_a_call_of_a_group_that_nobody_here_knows_is_passed_on(silent: dist.ProcessGroup) -> None:
+    with cr.RuleMode(check=True) as ledger:
+        shape = torch.ops._c10d_functional.all_reduce(torch.ones(3, device="meta"), "sum", "nobody").shape
+    assert ((3,), []) == (shape, seen(ledger))
+
+
+def test_ops_that_are_done_as_they_return_need_no_wait(silent: dist.ProcessGroup) -> None:
+    def call_both() -> cr.Ledger:
+        with cr.RuleMode(check=True, execute=False) as ledger:
+            torch.ops.symm_mem.one_shot_all_reduce(torch.ones(8), "sum", silent.group_name)
+            torch.ops.symm_mem._low_contention_all_gather(torch.ones(8), silent.group_name)
+        return ledger
+
+    with pytest.warns(UserWarning, match="MODE2"):
+        ledger = call_both()
+    assert [("MODE2", "symm_mem::_low_contention_all_gather")] == [(each.id, each.op) for each in ledger.findings]
 
 
 def test_compiled_code_is_seen(group: dist.ProcessGroup) -> None:

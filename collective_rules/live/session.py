@@ -33,7 +33,7 @@ UNREADABLE = "LIVE3"
 """The id of the finding that the comparison itself failed, or met a value in the store that no rank wrote."""
 
 _MOST_NOTED, _MOST_POSTED = 1000, 4096
-_A_SECOND = 5_000
+_A_SECOND = 2_000
 """How many looks the watchdogs of all ranks together take in a second: a store serves some 100,000 messages."""
 _RELEASED = b"!"
 """The verdict that ends the waits of a rank that has an error to raise."""

@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
+from torch.utils._pytree import tree_map
 
 from collective_rules.ledger import Ledger
 from collective_rules.mode import kernels
@@ -109,10 +111,22 @@ class DispatchMode(TorchDispatchMode):
         return self._recorder.carry_out(reader, func, args, kwargs or {})
 
     def _see_local(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Record and check a collective that LocalTensorMode carries out for all ranks, and does not pass on."""
+        """Record and check a collective that LocalTensorMode carries out for all ranks, and does not pass on.
+
+        It is recorded as the group's own rank makes it. A message is not checked: its partner is not that rank's.
+        """
         reader = self._recorder.reader(func)
         if reader is not None and not reader.waits:
-            self._recorder.see(reader, args, kwargs, check=True)
+            args, kwargs = tree_map(_of_one_rank, (args, kwargs))
+            self._recorder.see(reader, args, kwargs, check=not reader.row.rule.point_to_point)
+
+
+def _of_one_rank(value: Any) -> Any:
+    """Return what this process, or else the first rank, has of a LocalTensor, or of a size that differs by rank."""
+    by_rank = getattr(value, "_local_tensors", None) or getattr(getattr(value, "node", None), "_local_ints", None)
+    if not isinstance(by_rank, dict) or not by_rank:
+        return value
+    return by_rank.get(dist.get_rank(), next(iter(by_rank.values())))
 
 
 def _outer_modes(mode: DispatchMode) -> list[DispatchMode]:

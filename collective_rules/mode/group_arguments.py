@@ -12,8 +12,13 @@ import attrs
 import torch
 import torch.distributed as dist
 
+from collective_rules.errors import CollectiveRulesError
 from collective_rules.ops import Row
 from collective_rules.spec import Group
+
+
+class UnknownGroupError(CollectiveRulesError):
+    """This process has no group of this name: the op runs on meta tensors, or torch refuses it."""
 
 
 @attrs.frozen(eq=False)
@@ -111,7 +116,10 @@ _ALONE = ResolvedGroup(Group(1))
 def _resolve(group: Any) -> dist.ProcessGroup:
     """Since torch 2.13 the argument `group_name` is a name or a ProcessGroup, boxed or not."""
     if isinstance(group, str):
-        return torch._C._distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]  # a name is a str
+        try:
+            return torch._C._distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]  # a name is a str
+        except RuntimeError as error:
+            raise UnknownGroupError(f"this process knows no group {group!r}") from error
     return group if isinstance(group, dist.ProcessGroup) else dist.ProcessGroup.unbox(group)
 
 

@@ -68,6 +68,8 @@ class ArgumentReader:
         """
         if self.functional:
             return True
+        if self.row.entry.done:
+            return False
         if self.row.rule.point_to_point:
             return not is_waited_for()
         if 0 <= self._async_at < len(args):
@@ -169,7 +171,8 @@ class ArgumentReaders:
         except UnknownOpError:  # excluded, with a reason: no collective
             return None
         names = tuple(argument.name for argument in row.arguments)
-        functional = bool(row.returns) and not any(output.kind == "work" for output in row.returns)
+        returns_work = any(output.kind == "work" for output in row.returns)
+        functional = bool(row.returns) and not returns_work and not row.entry.done
         return ArgumentReader(
             row,
             names,

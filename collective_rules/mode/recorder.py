@@ -24,6 +24,7 @@ from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import CallFacts, Entry, Ledger
 from collective_rules.mode import python_groups, works
 from collective_rules.mode.call_sites import CallSites, is_given_to_program, source_line
+from collective_rules.mode.group_arguments import UnknownGroupError
 from collective_rules.mode.kernels import Send
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
@@ -151,9 +152,9 @@ class CallRecorder:
         self, reader: ArgumentReader, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, check: bool = False
     ) -> None:
         """Record a call that is carried out elsewhere."""
-        entry, backend = self._enter(reader, args, kwargs)
-        if check:
-            self._precheck(entry, backend)
+        entered = self._enter(reader, args, kwargs)
+        if check and entered is not None:
+            self._precheck(*entered)
 
     def _carry_out(
         self, reader: ArgumentReader, send: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -162,7 +163,10 @@ class CallRecorder:
         if reader.waits:
             self._waited((*args, *kwargs.values()))
             return send(*args, **kwargs) if self.executes else next(iter((*args, *kwargs.values())))
-        entry, backend = self._enter(reader, args, kwargs)
+        entered = self._enter(reader, args, kwargs)
+        if entered is None:
+            return send(*args, **kwargs)
+        entry, backend = entered
         if self._check:
             self._precheck(entry, backend)
         if self._observer is not None:
@@ -197,8 +201,12 @@ class CallRecorder:
 
     def _enter(
         self, reader: ArgumentReader, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Entry, str | None]:
-        facts = reader.read(args, kwargs)
+    ) -> tuple[Entry, str | None] | None:
+        """Record a call, and return its entry and its backend; None for a call of a group that nobody here knows."""
+        try:
+            facts = reader.read(args, kwargs)
+        except UnknownGroupError:
+            return None
         module, phase = self._sites.now()
         at = time.perf_counter() - self._start
         entry = self.ledger.enter(facts, source_line(3), module, phase, at, reader.asynchronous(args, kwargs))

@@ -79,7 +79,7 @@ class Op:
     - `batch`: the op is a list of other ops (`_c10d_functional::batch_p2p_ops`).
     - `group_size_ignored`: torch never reads the argument group_size (`c10d_functional::broadcast`).
     - `meets`: what the op meets on the other ranks, where that is no op of its rule (`c10d::monitored_barrier_`).
-    - `done`: the op returns no work and is over when it returns (`_dtensor::shard_dim_alltoall`).
+    - `done`: the op returns no work, and its result may be used as it returns (`_dtensor::shard_dim_alltoall`).
 
     What comes back:
 

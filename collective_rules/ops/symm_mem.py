@@ -5,6 +5,9 @@ torch/distributed/_symmetric_memory/__init__.py and torch/csrc/distributed/c10d/
 tell (that a tensor lies in symmetric memory, alignment, multicast hardware) is not stated here. put and get have no
 group argument, or a SymmetricMemory handle. Schema annotations that mislead: `(a!)` on the input of
 `reduce_scatter_out` and of the puts (only read), none on `symm_buffer` of `one_shot_all_reduce_copy` (written).
+
+The kernels run on the caller's stream, and the fused products wait before they return: `done`. Only the
+`_low_contention` ops register a Work for their result, on which the program has to wait.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ _OUTERMOST = {"output": sizes.gather_dim_outermost, "outputs": sizes.gather_dim_
 
 # What several ops have in common.
 _summed = partial(
-    Op, rule="all_reduce", attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN, kernel_dtypes=_HALF_OR_SINGLE
+    Op, rule="all_reduce", attributes=_REDUCES, reduce_ops=_SUM, layouts=_IN, kernel_dtypes=_HALF_OR_SINGLE, done=True
 )
 _summed_out = partial(_summed, parts=_OUT, layouts=_IN_AND_OUT, exact=True)
 _tile = partial(Op, everywhere=True, reduce_ops=_SUM, kernel_dtypes=_NV_FLOATS)
@@ -51,10 +54,19 @@ _vdev = partial(
     layouts={**_VDEV_LAYOUTS, "in_splits": CONTIGUOUS},
 )
 _gathered_product = partial(
-    Op, rule="all_gather_matmul", parts=_WEIGHTED, attributes={"gather_dim": "gather_dim"}, strides=_OUTERMOST
+    Op,
+    rule="all_gather_matmul",
+    parts=_WEIGHTED,
+    attributes={"gather_dim": "gather_dim"},
+    strides=_OUTERMOST,
+    done=True,
 )
 _scattered_product = partial(
-    Op, rule="matmul_reduce_scatter", parts={"input": "A", "weight": "B", "output": "output"}, reduce_ops=_SUM_AVG
+    Op,
+    rule="matmul_reduce_scatter",
+    parts={"input": "A", "weight": "B", "output": "output"},
+    reduce_ops=_SUM_AVG,
+    done=True,
 )
 _put = partial(Op, rule="put", parts={"input": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
 _get = partial(Op, rule="get", parts={"output": "tensor"}, attributes={"peer": "peer"}, layouts={"tensor": CONTIGUOUS})
@@ -183,7 +195,13 @@ SYMM_MEM = (
         layouts={**_VDEV_LAYOUTS, "in_splits_offsets": CONTIGUOUS},
     ),
     Op(_S + "nvshmem_broadcast", "broadcast", _IN_PLACE, attributes={"root": "root"}, layouts=_IN),
-    Op(_S + "get_remote_tensors", "view_peers", {"input": "x", "outputs": "outputs[p]"}, own={"outputs": "x"}),
+    Op(
+        _S + "get_remote_tensors",
+        "view_peers",
+        {"input": "x", "outputs": "outputs[p]"},
+        own={"outputs": "x"},
+        done=True,
+    ),
     _gathered_product(_S + "fused_all_gather_matmul", omits={"output": "return_A"}),
     _gathered_product(
         _S + "fused_all_gather_scaled_matmul",
