@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import collective_rules as cr
+from collective_rules import run_script
 from collective_rules.mode.recorder import NO_TABLE
 
 MIXED = "cpu:gloo,cuda:nccl"
@@ -230,3 +232,42 @@ def test_the_fake_backend_takes_every_call(group: dist.ProcessGroup) -> None:
     with cr.RuleMode(check=True) as ledger:
         dist.all_reduce(torch.ones(3))
     assert (["fake"], []) == (_backends(ledger), ledger.findings)
+
+
+_PIPELINE = """
+import os, sys, torch, torch.nn as nn, torch.distributed as dist
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+backend, device = sys.argv[1:]
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+dist.init_process_group(backend)
+
+
+class Turned(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).t().contiguous().t()
+
+
+activation = torch.empty(8, 2, device=device).t().requires_grad_()
+first = torch.empty(2, 8, device=device)
+stage = PipelineStage(
+    Turned(8, 8).to(device), rank, size, device, input_args=activation if rank else first, output_args=activation
+)
+schedule = ScheduleGPipe(stage, n_microbatches=2, loss_fn=lambda y, target: ((y - target) ** 2).mean())
+whole = torch.ones(4, 8, device=device)
+schedule.step(target=whole) if rank else schedule.step(whole)
+"""
+
+
+@pytest.mark.parametrize(("backend", "device", "limit"), [("nccl", "cuda", ""), ("gloo", "cpu", "GLOO19")])
+def test_a_transposed_activation_travels_between_two_stages(
+    tmp_path: Path, backend: str, device: str, limit: str
+) -> None:
+    """As torch's pipelining sends and receives it, into memory of its own order of dims."""
+    path = tmp_path / "train.py"
+    path.write_text(_PIPELINE)
+    for rank in range(2):
+        ledger = run_script(path, [backend, device], world_size=2, rank=rank).ledger
+        sent = [call for call in ledger.calls if call.op == "c10d::send"]
+        assert {limit} - {""} == {found.id for found in ledger.findings if found.severity == "error"}
+        assert limit or rank or (1, 2) in {spec.stride for call in sent for spec in call.arguments["tensors"]}
