@@ -538,3 +538,25 @@ def guarded_with_a_ledger(rank: int, size: int) -> list[list[str]]:
             other_reduce_op(rank, size)
         recording = recordings.read(f"{folder}/{rank}.jsonl")
     return [[found.id for found in recording.told], [call.op for call in recording.calls]]
+
+
+def aborted_and_ended(rank: int, size: int) -> None:
+    """Gloo aborts a rank, and what torchrun does follows: it ends the others at once."""
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"pid of {rank}", str(os.getpid()))
+    dist.all_reduce(ones(8))
+    pids = [store.get(f"pid of {each}") for each in range(size)]
+    time.sleep(0.3)
+    if rank == 2 and not os.fork():
+        while Path(f"/proc/{int(pids[1])}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.02)
+        for each in (0, 2):
+            os.kill(int(pids[each]), signal.SIGTERM)
+        os._exit(0)
+    dist.broadcast(ones(4 if rank == 1 else 8), 0)
+    dist.all_reduce(ones(8))
+
+
+def other_settings(rank: int, size: int) -> None:
+    with RuleMode(agree="always" if rank else "exit", deadline=2):
+        dist.all_reduce(ones(3))

@@ -78,3 +78,22 @@ def test_a_failure_that_the_program_wrapped_is_explained(ranks: Ranks) -> None:
 def test_the_ledger_s_file_of_each_rank_has_the_findings(ranks: Ranks) -> None:
     ended = ranks.run("guarded_with_a_ledger", 2, None)
     assert [[["AR3"], ["c10d::allreduce_"]]] * 2 == [each.extra for each in ended]
+
+
+@pytest.mark.parametrize("agree", ["exit", 10])
+def test_ranks_that_are_ended_say_first_why(agree: str | int, ranks: Ranks) -> None:
+    """The launcher torchrun ends all ranks as soon as one is aborted, long before a deadline."""
+    ended = ranks.run("aborted_and_ended", 3, agree, deadline=20, outlives=True)
+    assert ["died"] * 3 == [each.outcome for each in ended]
+    for rank in (0, 2):
+        told = ended[0].output.partition(f"collective_rules: rank {rank} is ended by SIGTERM; ")[2]
+        assert "c10d::broadcast_: ranks disagree on s   [BC1]" in told
+        assert "s = (4,)   rank 1" in told
+
+
+def test_other_settings_of_a_rank_are_told_as_such(ranks: Ranks) -> None:
+    ended = ranks.run("other_settings", 3, None, outlives=True)
+    found = raised(ended)
+    assert [("LIVE4", "error", (0,))] == [*found.findings]
+    assert "rank 0 entered with agree='exit'" in found.message
+    assert "ranks 1, 2 entered with agree='always'" in found.message

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
 from collective_rules.ledger import Ledger
-from collective_rules.live.comparer import ALWAYS, RankComparer
+from collective_rules.live.comparer import RankComparer
+from collective_rules.live.session import ALWAYS
 from collective_rules.mode import CallRecorder, kernels
 from collective_rules.recordings import LedgerWriter
 
@@ -66,9 +67,9 @@ class Guard:
             own = raised.findings if isinstance(raised, (CallError, DisagreementError)) else ()
             self.findings = own or tuple(self.ledger.findings)
             if self._writer is not None:
-                known = set(map(id, self.ledger.findings))
+                known = {(finding.id, finding.message) for finding in self.ledger.findings}
                 for finding in self.findings:
-                    if id(finding) not in known:
+                    if (finding.id, finding.message) not in known:
                         self._writer.find(finding)
                 self._writer.close()
 

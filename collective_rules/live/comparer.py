@@ -22,14 +22,14 @@ from collective_rules.ledger import Entry
 from collective_rules.live.handshake import LateError, job_of
 from collective_rules.live.rendezvous import Rendezvous
 from collective_rules.live.running_hash import RunningHash
-from collective_rules.live.session import Session, has_not_entered, lost_store
+from collective_rules.live.session import ALWAYS, Session, has_not_entered, lost_store
 from collective_rules.live.shutdown import compare_at_end, explain, is_failure, say_goodbye, tell_of_leaving
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.live.timed_work import TimedWork
 from collective_rules.live.watchdog import CONNECTING, Watchdog
 from collective_rules.spec import Group
 
-ALWAYS, EXIT = "always", "exit"
+EXIT = "exit"
 _MOST_LAST, _MOST_WORKS = 20_000, 4096
 
 Note = Callable[[tuple[Finding, ...]], None]
@@ -99,11 +99,11 @@ class RankComparer:
                     key = f"{running.key}/window {running.count}/"
                     session.windows.append((key, running.group, running.number, running.count))
             session.tail.append((entry, index))
-        before, session.stamp, session.thread = session.stamp, time.monotonic(), threading.get_ident()
+        session.stamp, session.thread = time.monotonic(), threading.get_ident()
         meets = self._rendezvous
         with session.needing_store():
-            # For calls in quick succession the watchdog posts: a post for each call costs too much.
-            if session.stamp - before > session.tick or (meets is not None and meets.is_small(call.group)):
+            # Of calls in quick succession the watchdog posts the last.
+            if session.wants_posting() or (meets is not None and meets.is_small(call.group)):
                 session.post_last()
             if meets is not None:
                 meets.meet(entry, index, running.key, backend)
@@ -195,9 +195,9 @@ class RankComparer:
         with self._lock:
             if self._session is not None:
                 return self._session
-            store = RankStore(job.next_block(str(self._how)), 10 * self._deadline + 60)
+            store = RankStore(job.next_block(), 10 * self._deadline + 60)
             tail: deque[Any] = deque(maxlen=_MOST_LAST)
-            session = Session(store, rank, ranks, self._deadline, self._note, tail)
+            session = Session(store, rank, ranks, self._deadline, self._note, tail, how=str(self._how))
             self._session = session
         if self._how == ALWAYS:
             self._rendezvous = Rendezvous(session)

@@ -24,8 +24,8 @@ from collective_rules.finding import ERROR, Finding
 from collective_rules.live import keys, timed_work
 from collective_rules.live.circles import waits_by_last_calls
 from collective_rules.live.protocol import Arrival, Departure, UnreadableError, pack_tail, unpack_tail
-from collective_rules.live.session import MISSING, Meeting, Session
-from collective_rules.messages import ranks_verb, worst_first
+from collective_rules.live.session import MISSING, OTHER_SETTINGS, Meeting, Session
+from collective_rules.messages import ranks_text, ranks_verb, worst_first
 from collective_rules.mode.call_sites import is_program, place_text
 from collective_rules.ops import lookup
 
@@ -164,6 +164,9 @@ def not_come(session: Session, meeting: Meeting, states: States) -> tuple[Findin
     missing = missing_of(session, meeting)
     if not missing:
         return ()
+    unlike = other_settings(session)
+    if unlike is not None:
+        return (unlike,)
     errors: tuple[Finding, ...] = ()
     if call is None:
         errors = _errors(states.values())
@@ -219,9 +222,53 @@ def _circle(session: Session, states: States, left: Left) -> Finding | None:
     return None if path is None else cycle_finding(path, waits, _IN_CIRCLE)
 
 
-def why_stuck(session: Session, states: States) -> tuple[Finding, ...]:
-    """Return the findings of why ranks do not come out of their collectives: what differs, or who waits for whom."""
+def other_settings(session: Session) -> Finding | None:
+    """Return the finding that ranks entered the block with other settings; None where all have those of this rank."""
+    ranks_of: dict[str, list[int]] = {}
+    for rank in session.ranks:
+        how = session.store.find(keys.of_rank(keys.HERE, rank))
+        if how is not None:
+            ranks_of.setdefault(how.decode(errors="replace"), []).append(rank)
+    if len(ranks_of) < 2:
+        return None
+    by_size = sorted(ranks_of.items(), key=lambda item: (-len(item[1]), item[1]))
+    lines = [f"ranks entered the block with different settings   [{OTHER_SETTINGS}]"]
+    lines += [
+        f"  {ranks_text(ranks)} entered with agree={int(how) if how.isdigit() else how!r}" for how, ranks in by_size
+    ]
+    lines.append("Pass the same agree= on every rank.")
+    names = {"agree": {rank: how for how, ranks in by_size for rank in ranks}}
+    return Finding(OTHER_SETTINGS, ERROR, "\n".join(lines), odd_ones([ranks for _, ranks in by_size]), names)
+
+
+def _last_known(session: Session, states: States) -> dict[int, RankState]:
+    """Return the states of ranks that do not answer, by what they told of their last calls before."""
+    known = {}
+    for rank in session.ranks:
+        text = None if rank in states else session.store.find(keys.of_rank(keys.LAST, rank))
+        tail = (text or b"").partition(b"\n")[2]
+        if tail:
+            with session.needing_store():  # what cannot be read is not known
+                known[rank] = RankState(rank, "", None, False, tuple(unpack_tail(tail, session.decoder)))
+    return known
+
+
+def why_stuck(session: Session, states: States, *, cut_short: bool = False) -> tuple[Finding, ...]:
+    """Return the findings of why ranks do not come out of their collectives: what differs, or who waits for whom.
+
+    `cut_short`: before the deadline, so that ranks which have not come are no finding.
+    """
+    unlike = other_settings(session)
+    if unlike is not None:
+        return (unlike,)
     errors, quiet, left = _errors(states.values()), silent(session, states), departed(session)
+    known = _last_known(session, states)
+    if known:  # of a rank that was aborted, calls that differ are certain, and calls that are missing are not
+        causes = filter(_is_cause, _errors([*states.values(), *known.values()]))
+        errors = (*causes, *(each for each in errors if not _is_cause(each)))
+    if cut_short:
+        errors = tuple(filter(_is_cause, errors))
+        quiet = quiet if any(rank not in states and rank not in left for rank in session.ranks) else ()
     if not quiet and not any(map(_is_cause, errors)):
         circle = _circle(session, states, left)
         if circle is not None:
@@ -277,7 +324,8 @@ def _doing(session: Session, rank: int, left: Left, states: States) -> str:
         if last is None:
             return "enters the block" if session.is_connecting(rank) else "has not entered the block"
         return (
-            f"does not answer: it was stopped, has ended, or is cut off; its last call: {last.decode(errors='replace')}"
+            "does not answer: it was stopped, has ended, or is cut off; "
+            f"its last call: {last.splitlines()[0].decode(errors='replace')}"
         )
     return f"waits in {state.waits.text}" if state.waits is not None else state.does
 

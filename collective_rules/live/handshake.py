@@ -16,7 +16,6 @@ import hashlib
 import threading
 import time
 import uuid
-from collections import Counter
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -36,15 +35,18 @@ class LateError(Exception):
 
 @attrs.define(eq=False)
 class Job:
-    """The job's `name`, and how many blocks of each kind this process has entered: all ranks have the same counts."""
+    """The job's `name`, and how many blocks this process has entered: all ranks have the same count.
+
+    Blocks of all kinds are counted together, so that ranks that enter with other settings find each other, and say so.
+    """
 
     name: str
-    blocks: Counter[str] = attrs.field(factory=Counter)
+    blocks: int = 0
 
-    def next_block(self, kind: str) -> str:
-        """Return the prefix of the keys of the next block of a kind."""
-        self.blocks[kind] += 1
-        return f"{keys.JOBS}/{self.name}/{kind}/{self.blocks[kind]}"
+    def next_block(self) -> str:
+        """Return the prefix of the keys of the next block."""
+        self.blocks += 1
+        return f"{keys.JOBS}/{self.name}/{self.blocks}"
 
 
 _jobs: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], Job]] = WeakKeyDictionary()

@@ -13,8 +13,8 @@ Keys of a block, below `JOBS`, the job's name, the kind of block and its number:
 
 | key | writer | readers | deleted by |
 |---|---|---|---|
-| `HERE` of a rank | the rank, as it enters the block | ranks that wait for it | the last rank to leave |
-| `LAST` of a rank | the rank: its last call | ranks that ask it in vain | the last rank to leave |
+| `HERE` of a rank | the rank, as it enters the block (its `how`) | ranks that wait for it | the last rank to leave |
+| `LAST` of a rank | the rank: its last call; as data, too | ranks that ask it in vain | the last rank to leave |
 | `WAKE` of a rank | a rank that asks it or publishes (an append) | the rank's watchdog | the last rank to leave |
 | `answer` of a rank | the rank's watchdog, to one question | the rank that asks | the rank that asks, if in time |
 | `TAIL` of a rank | the rank, at the end: its last calls | the last rank to come to `TAILS` | the last rank to leave |

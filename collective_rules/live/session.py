@@ -19,7 +19,14 @@ from collective_rules.errors import DisagreementError, plain_text_of
 from collective_rules.finding import ERROR, WARNING, Finding
 from collective_rules.ledger import Entry
 from collective_rules.live import keys
-from collective_rules.live.protocol import CallDecoder, CallEncoder, UnreadableError, pack_findings, unpack_findings
+from collective_rules.live.protocol import (
+    CallDecoder,
+    CallEncoder,
+    UnreadableError,
+    pack_findings,
+    pack_tail,
+    unpack_findings,
+)
 from collective_rules.live.store import LostStoreError, RankStore
 from collective_rules.messages import group_text
 from collective_rules.spec import Group, is_size
@@ -29,10 +36,16 @@ MISSING = "LIVE1"
 LOST = "LIVE2"
 """The id of the finding that the store is gone."""
 
+OTHER_SETTINGS = "LIVE4"
+"""The id of the finding that ranks entered the block with other settings."""
 UNREADABLE = "LIVE3"
 """The id of the finding that the comparison itself failed, or met a value in the store that no rank wrote."""
 
-_MOST_NOTED, _MOST_POSTED = 1000, 4096
+ALWAYS = "always"
+
+_MOST_NOTED, _MOST_POSTED, _MOST_LAST = 1000, 4096, 8
+_SHORTEST = 0.01
+"""The least seconds between two calls of which the others are told: to tell of each costs too much."""
 _A_SECOND = 2_000
 """How many looks the watchdogs of all ranks together take in a second: a store serves some 100,000 messages."""
 _RELEASED = b"!"
@@ -72,7 +85,7 @@ class Waiting:
 class Session:
     """One block in which ranks are compared. `rank` is global, `ranks` are all that take part.
 
-    - `note` takes the findings that raise no error.
+    - `note` takes the findings that raise no error. `how` ranks are compared: "always", "exit" or a number.
     - `tail`: the last calls, each with its index among the collectives of its group. `stamp`, `thread`: when the last
       call was made (by time.monotonic), and by which thread.
     - `windows`: running hashes to compare: the key, the group, the hash, and how many collectives went into the hash.
@@ -95,7 +108,9 @@ class Session:
     lost: bool = False
     failure: str = ""
     thread: int = attrs.field(factory=threading.get_ident)
+    how: str = ""
     stamp: float = 0.0
+    posted_at: float = 0.0
     waits: dict[int, Waiting] = attrs.field(factory=dict)
     windows: deque[tuple[str, Group, int, int]] = attrs.field(factory=deque)
     posted: dict[str, None] = attrs.field(factory=dict)
@@ -230,7 +245,7 @@ class Session:
 
     def enter(self) -> None:
         """Tell the others that this rank enters the block, before it has a connection of its own."""
-        self.store.announce(keys.of_rank(keys.HERE, self.rank), "here")
+        self.store.announce(keys.of_rank(keys.HERE, self.rank), self.how)
 
     def is_connecting(self, rank: int) -> bool:
         """Return whether a rank enters the block, and has no connection of its own yet."""
@@ -238,8 +253,20 @@ class Session:
         return here is not None and last is None
 
     def post_last(self) -> None:
-        """Tell the others this rank's last call, for when it cannot answer."""
-        self.store.set(keys.of_rank(keys.LAST, self.rank), self.last().encode(errors="backslashreplace"))
+        """Tell the others this rank's last call, for when it cannot answer.
+
+        Where ranks do not meet, its last calls as data, too: the process may be aborted inside the last one.
+        """
+        text = self.last().replace("\n", " ").encode(errors="backslashreplace")
+        if self.how != ALWAYS:
+            last = [self.tail[place] for place in range(-min(_MOST_LAST, len(self.tail)), 0)]
+            text += b"\n" + pack_tail(last, self.encoder)
+        self.posted_at = time.monotonic()
+        self.store.set(keys.of_rank(keys.LAST, self.rank), text)
+
+    def wants_posting(self) -> bool:
+        """Return whether it is long enough ago that this rank told the others its last call."""
+        return time.monotonic() - self.posted_at > max(_SHORTEST, len(self.ranks) / _A_SECOND)
 
     def last(self) -> str:
         """Return a text that names this rank's last call."""

@@ -9,7 +9,7 @@ import time
 
 from collective_rules.errors import DisagreementError
 from collective_rules.finding import ERROR
-from collective_rules.live import keys
+from collective_rules.live import keys, termination
 from collective_rules.live.diagnosis import (
     answer,
     ask,
@@ -42,16 +42,21 @@ class Watchdog:
         self._posted = ""
         self._heard = 0
         self._reported = 0.0
+        self._has_told = False
         self._looked: dict[Waiting, tuple[bytes, bool]] = {}
 
     def start(self) -> None:
         """Start the thread."""
+        termination.watch()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop the thread, and wait for its end."""
         self._ended.set()
         self._thread.join(max(5.0, 4 * self._session.patience))
+        if termination.has_come() and not self._has_told:
+            self._say_error()
+        termination.unwatch()
 
     def _run(self) -> None:
         session = self._session
@@ -61,22 +66,21 @@ class Watchdog:
                 self._once()
             except LostStoreError as error:
                 session.lose(error)
-                return
+                break
             except Exception as error:  # the last resort: this rank has to go on answering the others
                 session.doubt(error)
         if not session.lost:
             with contextlib.suppress(LostStoreError):
                 self._clean(0)
+        while not self._ended.wait(session.tick):  # the store is gone; a signal still has to be passed on
+            termination.pass_on()
 
     def _once(self) -> None:
         session = self._session
-        heard = self._hear()
-        for question in [text[4:] for text in heard if text.startswith("ask ")]:
-            session.store.set(keys.answer(question, session.rank), answer(session))
-        if session.error is None:
-            text = session.store.find(keys.ERROR) if heard else None
-            if text is not None:
-                session.learn(text)
+        self._answer()
+        if termination.has_come() and not self._has_told:
+            self._has_told = True
+            self._tell_before_the_end()
         if session.error is not None:
             session.release()
             return
@@ -91,6 +95,38 @@ class Watchdog:
         for waiting in waits:
             self._look(waiting)
         self._look_inside()
+
+    def _answer(self) -> None:
+        """Answer the ranks that have asked, and learn of an error."""
+        session, heard = self._session, self._hear()
+        for question in [text[4:] for text in heard if text.startswith("ask ")]:
+            session.store.set(keys.answer(question, session.rank), answer(session))
+        if session.error is None:
+            text = session.store.find(keys.ERROR) if heard else None
+            if text is not None:
+                session.learn(text)
+
+    def _tell_before_the_end(self) -> None:
+        """Say what is known before SIGTERM ends this process: torchrun ends all ranks when one has failed."""
+        session = self._session
+        stuck = bool(session.waits or session.failure) or is_in_collective(session.thread)
+        # After a failure, the thread that failed finds out.
+        if session.error is None and stuck and not session.failure and leads(session):
+            find_out_early(session)
+        until = time.monotonic() + session.patience * (3 if stuck else 1)
+        while session.error is None and time.monotonic() < until and not session.store.has(keys.CALM):
+            time.sleep(0.02)
+            self._answer()
+        self._say_error()
+        termination.pass_on()
+
+    def _say_error(self) -> None:
+        """Write the error to standard error, and note it: this process will not come to raise it."""
+        session = self._session
+        if session.error is not None:
+            told = f"collective_rules: rank {session.rank} is ended by SIGTERM; its last call: {session.last()}"
+            print(f"{told}\n{session.error}", file=sys.stderr, flush=True)
+            session.mention(session.error.findings)
 
     def _hear(self) -> list[str]:
         """Return the lines that other ranks have written to this rank since it was asked last."""
@@ -210,6 +246,19 @@ def hang(session: Session) -> DisagreementError | None:
     print("\n".join([*lines, tails(states)]), file=sys.stderr, flush=True)
     if findings:
         return session.publish(findings)
+    _calm(session)
+    return None
+
+
+def find_out_early(session: Session) -> None:
+    """Find out, on the rank that leads, why ranks are in their collectives as all are about to be ended."""
+    findings = why_stuck(session, ask(session), cut_short=True)
+    if findings:
+        session.publish(findings)
+    else:
+        _calm(session)
+
+
+def _calm(session: Session) -> None:
     session.store.set(keys.CALM, b"")
     session.store.delete(keys.lead(0))
-    return None
