@@ -206,3 +206,16 @@ def test_advice_says_first_that_ranks_are_out_of_step_where_they_stand_at_differ
 def test_the_two_ends_of_a_message_stand_at_different_lines_by_nature() -> None:
     (found,) = cr.agree(lined(BROKEN["sizes of a message"]))
     assert "out of step" not in found.message
+
+
+def test_a_message_whose_second_end_is_in_another_group_is_told_so() -> None:
+    """Two groups of the same ranks: what one rank sends in the first, the other expects in the second."""
+    calls = lined([message("send", 0, 1), message("recv", 1, 0)])
+    found = cr.agree([*elsewhere(calls[:1], name="a"), *elsewhere(calls[1:], name="b")])
+    assert [(20,), (31,)] == [each.ranks for each in found]
+    for each, name in zip(found, "ba", strict=True):
+        assert f" in group {name} (ranks 20, 31, 42, 53)" in each.message
+        assert "train.py:100" in each.message
+        assert "train.py:101" in each.message
+        assert "Both sides must be in one group" in each.message
+    assert "one group" not in cr.agree(calls[:1])[0].message

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from collective_rules.agreement.connections import connection_findings
 from collective_rules.agreement.order import compare_in_order
-from collective_rules.agreement.point_to_point import MatchedMessages
+from collective_rules.agreement.point_to_point import AloneMessages, MatchedMessages
 from collective_rules.agreement.sequences import JobCalls, arrange
 from collective_rules.agreement.wait_cycle import find_wait_cycle
 from collective_rules.backends import Backend, as_backend, limits_of, matching_of
@@ -62,13 +62,14 @@ def agree(
 
 
 def _findings(job: JobCalls, backend: str | Backend | None, global_ranks: frozenset[int] | None) -> Iterator[Finding]:
-    matched: dict[int, MatchedMessages] = {}
+    matched = {id(group): MatchedMessages(group, job.signatures, group.members(global_ranks)) for group in job.groups}
+    alone = AloneMessages(matched.values())
     has_errors = False
     for group in job.groups:
         expected = group.members(global_ranks)
-        messages = matched[id(group)] = MatchedMessages(group, job.signatures, expected)
+        messages = matched[id(group)]
         in_order = compare_in_order(group, job.signatures, backend, expected)
-        for finding in (*in_order, *messages.findings(), *connection_findings(group, backend, expected)):
+        for finding in (*in_order, *messages.findings(alone), *connection_findings(group, backend, expected)):
             has_errors = has_errors or finding.severity == ERROR
             yield finding
     if not has_errors:  # else ranks wait because of those errors

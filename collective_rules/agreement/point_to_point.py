@@ -22,8 +22,8 @@ from collective_rules.binding.bound import Bound, Key
 from collective_rules.binding.memory import memory_order, same_order
 from collective_rules.call import UNKNOWN, Call
 from collective_rules.finding import ERROR, UNDECIDABLE, WARNING, Finding
-from collective_rules.messages import group_text, where_text
-from collective_rules.spec import Spec
+from collective_rules.messages import call_text, group_text, where_text
+from collective_rules.spec import Spec, is_size
 
 Message = tuple[int, int]
 """A send or a receive: the group rank, and its place among the rank's messages of the group."""
@@ -102,14 +102,21 @@ class MatchedMessages:
         if not group.malformed:
             self._match()
 
-    def findings(self) -> Iterator[Finding]:
-        """Yield the disagreements between the two ends of messages, and the messages without a second end."""
+    def without_partner(self) -> Iterator[Call]:
+        """Yield the sends and receives without a second end."""
+        yield from map(self.call, self._without_partner)
+
+    def findings(self, alone: AloneMessages) -> Iterator[Finding]:
+        """Yield the disagreements between the two ends of messages, and the messages without a second end.
+
+        `alone`: those of all groups, for the second end may be in another one.
+        """
         for call, error in self._group.malformed[:1]:
             rank = call.group.global_rank
             verdict = f"rank {rank}'s partners are not known: {error}"
             yield disagreement(bind(call), error.kind, verdict, rows=[], names={}, ranks=(rank,), severity=UNDECIDABLE)
         merged: dict[Any, Finding] = {}
-        for key, finding in self._disagreements():
+        for key, finding in self._disagreements(alone):
             first = merged.get(key)
             merged[key] = finding if first is None else attrs.evolve(first, count=first.count + 1)
         yield from merged.values()
@@ -233,7 +240,7 @@ class MatchedMessages:
 
     # -- comparing
 
-    def _disagreements(self) -> Iterator[tuple[Any, Finding]]:
+    def _disagreements(self, alone: AloneMessages) -> Iterator[tuple[Any, Finding]]:
         """Yield each finding with a key that is equal for alike findings."""
         clean: set[tuple[int, int]] = set()
         for receive, send in self.partner_of.items():
@@ -262,7 +269,10 @@ class MatchedMessages:
             peer = call.attribute("peer")
             partners = self._expected if peer is None else {peer}
             if partners <= self._expected and (peer is not None or len(self._expected) == self._group.size):
-                yield (message[0], call.row.rule.name, peer, call.source), self._placed(_no_partner(call), message)
+                yield (
+                    (message[0], call.row.rule.name, peer, call.source),
+                    self._placed(_no_partner(call, alone.in_another_group(call)), message),
+                )
 
     def _is_sure(self, send: Message, receive: Message) -> bool:
         """Return whether the two belong together, or no order of the messages makes all of them fit.
@@ -383,7 +393,29 @@ def _orders(*ends: Bound) -> Mapping[int, list[Binding]]:
     }
 
 
-def _no_partner(call: Call) -> Finding:
+class AloneMessages:
+    """The messages without a second end of all groups of a job, by the global ranks of both ends."""
+
+    def __init__(self, matched: Iterable[MatchedMessages]) -> None:
+        self._by_ends: dict[Any, list[Call]] = {}
+        for messages in matched:
+            for call in messages.without_partner():
+                if is_size(call.attribute("peer")):
+                    self._by_ends.setdefault((call.row.rule.direction, *self._ends(call)), []).append(call)
+
+    def in_another_group(self, call: Call) -> Call | None:
+        """Return the second end of a message, if it is there in another group."""
+        if not is_size(call.attribute("peer")):
+            return None
+        other = "receive" if call.row.rule.direction == "send" else "send"
+        theirs = self._by_ends.get((other, *reversed(self._ends(call))), ())
+        return next((each for each in theirs if each.group.name != call.group.name), None)
+
+    def _ends(self, call: Call) -> tuple[int, int]:
+        return call.group.global_rank, call.group.to_global(call.attribute("peer"))
+
+
+def _no_partner(call: Call, elsewhere: Call | None) -> Finding:
     rank, peer, tag = call.group.global_rank, call.attribute("peer"), call.attribute("tag")
     receives = call.row.rule.direction == "receive"
     if peer is None:
@@ -391,11 +423,18 @@ def _no_partner(call: Call) -> Finding:
     else:
         partner = call.group.to_global(peer)
         fails = f"rank {partner}, which {'sends it nothing' if receives else 'receives nothing from it'}"
+    rows = [("tag", str(tag), where_text([call]))]
+    advice = ""
+    if elsewhere is not None:
+        where = group_text(elsewhere.group.name, elsewhere.group.ranks)
+        rows.append(("", f"{call_text(elsewhere)} in {where}", where_text([elsewhere])))
+        advice = "Both sides must be in one group: a message of one group never meets one of another."
     return disagreement(
         bind(call),
         "partner",
         f"rank {rank} {'waits for' if receives else 'sends to'} {fails}",
-        rows=[("tag", str(tag), where_text([call]))],
+        rows=rows,
         names={"tag": {rank: tag}},
         ranks=(rank,),
+        advice=advice,
     )

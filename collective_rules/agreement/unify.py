@@ -196,14 +196,16 @@ def disagreement(
     sides: list[list[Call]] | None = None,
     place: tuple[Part | None, Size | None] = (None, None),
     severity: str = ERROR,
+    advice: str = "",
 ) -> Finding:
     """Return the finding that several ranks' calls violate one constraint.
 
-    `sides`: the calls of each of the sides that disagree, where all make one collective.
+    `sides`: the calls of each of the sides that disagree, where all make one collective. `advice`: in place of what is
+    said for the kind of constraint.
     """
     row = bound.call.row
     id_ = row.rule.id_of(kind)
-    advice = KINDS[kind].between or KINDS[kind].advice
+    advice = advice or KINDS[kind].between or KINDS[kind].advice
     if sides and not row.rule.point_to_point and _are_apart(sides):
         advice = f"{_OUT_OF_STEP}\nIf these lines are meant to be one collective: {advice[0].lower()}{advice[1:]}"
     message = compose(row, bound.spelling, place, verdict, id_, rows, advice)
