@@ -224,8 +224,11 @@ def test_what_keeps_ranks_from_the_rest_is_told_first(ranks: Ranks) -> None:
 
 
 def test_a_rank_that_is_aborted_is_named_before_those_that_wait_for_it(ranks: Ranks) -> None:
+    """By its last call, where that was told, else as a rank that does not answer."""
     ended = ranks.run("aborts", 3, "exit", deadline=DEADLINE, outlives=True)
-    assert {("LIVE1", (1,))} == first_findings(ended, but=(1,))
+    ((found, culprits),) = first_findings(ended, but=(1,))
+    assert found in ("LIVE1", "BC1")
+    assert (1,) == culprits
 
 
 @pytest.mark.parametrize("agree", ["always", "exit"])
