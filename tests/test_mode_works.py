@@ -17,6 +17,7 @@ from torch.distributed._functional_collectives import allow_inflight_collective_
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.distributed.distributed_c10d import _coalescing_manager
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 import collective_rules as cr
 from collective_rules.mode import works
@@ -29,6 +30,13 @@ WAYS: dict[str, Callable[..., Any]] = {
     "RuleMode": lambda: cr.RuleMode(check=True),
     "RuleMode, execute=False": lambda: cr.RuleMode(execute=False),
 }
+
+
+class PassesOn(TorchFunctionMode):
+    """A mode of the program, which calls the functions of torch.distributed in turn."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 def begin() -> Any:
@@ -71,6 +79,12 @@ def is_of_a_coalescing_manager() -> None:
     with _coalescing_manager(async_ops=True):
         dist.all_reduce(torch.ones(3))
         dist.all_reduce(torch.ones(3))
+
+
+def is_dropped_under_a_function_mode() -> None:
+    with torch.device("cpu"):
+        begin()
+        torch.ones(3).div_(2)
 
 
 LOST = [value for name, value in [*globals().items()] if name.startswith("is_")]
@@ -160,6 +174,11 @@ def by_hooks_of_ddp() -> None:
             model(torch.ones(2, 8)).sum().backward()
 
 
+def by_ddp_under_a_function_mode() -> None:
+    with PassesOn():
+        by_ddp_for_uneven_inputs()
+
+
 def by_ddp_for_uneven_inputs() -> None:
     """DDP passes one Work on to C++, and drops another."""
     model = DistributedDataParallel(torch.nn.Linear(8, 8))
@@ -183,6 +202,7 @@ LEGAL = [
     by_a_method_of_the_group,
     by_hooks_of_ddp,
     by_ddp_for_uneven_inputs,
+    by_ddp_under_a_function_mode,
 ]
 
 

@@ -49,6 +49,7 @@ _BETWEEN = (
 """Files of the frames between the function that makes a call and this library."""
 
 
+_BY_FUNCTION_MODE = torch.overrides.handle_torch_function.__code__
 _AROUND = frozenset({_C10D, dist.all_reduce.__code__.co_filename, contextlib.__file__})
 """Files of the frames of a function of torch.distributed, with what decorates it."""
 
@@ -123,6 +124,11 @@ def is_given_to_program() -> bool:
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename != _C10D:
         return False
+    above = frame
+    while above is not None:
+        if above.f_code is _BY_FUNCTION_MODE and above.f_back.f_code.co_filename == _C10D:
+            frame = above.f_back  # called once more by a mode, `torch.device` for one, which knows not who called first
+        above = above.f_back
     while frame is not None and frame.f_code.co_filename in _AROUND:
         frame = frame.f_back
     return frame is not None and is_program(frame.f_code.co_filename)
