@@ -8,6 +8,8 @@ from pathlib import Path
 # Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/dispatch.py
 # says why), of which torch warns when the process ends, once for each.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# Tests run side by side, and start processes that do: more threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch.distributed as dist
