@@ -46,6 +46,7 @@ _LETTERS: Mapping[str, str] = {
     "forms": "f",
     "exact": "f",
     "divides": "f",
+    "splits_with": "f",
     "overlap": "o",
     "most_tensors": "n",
     "one_dtype": "n",

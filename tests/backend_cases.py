@@ -288,6 +288,7 @@ BEYOND: Mapping[str, Case] = {
     "FAKE5": Case(A2A, arguments=ROWS),
     "FAKE6": Case(F + "all_reduce", dtype=C64, reduce_op="max"),
     "FAKE7": Case(BASE_AG, arguments={"input_tensor": at(2), "output_tensor": at(0, (16,))}),
+    "FAKE8": Case(A2A, arguments={"input": spec((4, 2)), "output": spec((4, 2)), "input_split_sizes": [1, 1, 1, 1]}),
     "THREADED1": Case("c10d::send"),
     "THREADED2": Case(AR, dtype=I32, reduce_op="avg"),
     "THREADED3": Case(AR, dtype=FP8),

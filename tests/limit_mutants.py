@@ -373,6 +373,10 @@ def _adds_divides(limit: Limit, row: cr.Row, wider: list[Limit]) -> bool:
     )
 
 
+def _split_parts(limit: Limit, row: cr.Row) -> set[str]:
+    return {part for part in limit.splits_with or () if part in row.entry.splits and row.entry.splits[part].argument}
+
+
 _ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
     "dtypes": _adds_kinds,
     "reduces": _adds_kinds,
@@ -390,6 +394,9 @@ _ADDS: Mapping[str, Callable[[Limit, cr.Row, list[Limit]], bool]] = {
     "devices": _adds_devices,
     "most_tensors": _adds_most,
     "divides": _adds_divides,
+    "splits_with": lambda limit, row, wider: (
+        _split_parts(limit, row) > set().union(*(_split_parts(o, row) for o in wider))
+    ),
     "to_others": lambda limit, row, wider: False,  # of a batch, above
 }
 """Whether a limit refuses calls by a column beyond the op's rule, and beyond other limits that matter as often."""

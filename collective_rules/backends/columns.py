@@ -290,6 +290,14 @@ def _undivided(limit: Limit, bound: Bound) -> Breaches:
             return
 
 
+def _one_sided_splits(limit: Limit, bound: Bound) -> Breaches:
+    splits, given = bound.call.row.entry.splits, bound.call.arguments
+    for part, other in (limit.splits_with or {}).items():
+        names = [splits[each].argument or "" for each in (part, other) if each in splits]
+        if len(names) == 2 and given.get(names[0]) and not given.get(names[1]):
+            yield f"wants {names[1]} wherever {names[0]} is given", {names[0]: given[names[0]]}
+
+
 def _to_itself(limit: Limit, bound: Bound) -> Breaches:
     call = bound.call
     try:
@@ -418,6 +426,7 @@ DEMANDS: Mapping[str, Demand] = {
     "overlap": Demand(_sharing, lambda limit, plain: True, items="overlap"),
     "devices": Demand(_of_each(_elsewhere), lambda limit, plain: plain.devices <= {*(limit.devices or ()), "meta"}),
     "divides": Demand(_undivided, lambda limit, plain: True),
+    "splits_with": Demand(_one_sided_splits),
     "to_others": Demand(_to_itself),
 }
 """In the order in which messages about one limit stand."""

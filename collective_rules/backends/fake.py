@@ -4,13 +4,12 @@ Every op, dtype and reduce op was tried. Its results are made up from this rank'
 of one, and the table says nothing of them: only what raises. It copies with `Tensor.copy_`, so that what it refuses
 depends on how shapes broadcast; where they decide, that is undecidable here.
 
-Not stated: an exchange with split sizes raises on a rank that sends no rows and receives some, and crashes the
-interpreter where the input's split sizes are given and the output's are left out.
+Not stated: an exchange with split sizes raises on a rank that sends no rows and receives some.
 """
 
 from __future__ import annotations
 
-from collective_rules.backends.limit import RAISES, BackendTable, Limit
+from collective_rules.backends.limit import DIES, RAISES, BackendTable, Limit
 from collective_rules.backends.op_names import REFUSES_COMPLEX, F, L
 from collective_rules.finding import UNDECIDABLE
 from collective_rules.ops.op import OWN
@@ -97,6 +96,14 @@ FAKE = BackendTable(
             overlap=OWN,
             severity=UNDECIDABLE,
             follows=RAISES,
+        ),
+        Limit(
+            "FAKE8",
+            "split sizes of the input only together with those of the output",
+            "Give both lists of split sizes.",
+            ops=("c10d::alltoall_base_",),
+            splits_with={"input": "output"},
+            follows=DIES,
         ),
     ),
 )

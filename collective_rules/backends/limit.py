@@ -16,6 +16,7 @@ from collective_rules.finding import ERROR
 
 RAISES, HANGS, CORRUPTS = "raises an error", "hangs", "silently corrupts the result"
 OVERWRITES = "silently overwrites what it reads"
+DIES = "crashes the process"
 """What follows where a call goes beyond a limit."""
 
 
@@ -27,7 +28,7 @@ class Limit:
 
     - `says`: the limit in a sentence, for the reference page. `advice`: what to do about it.
     - `severity`: of the finding; "undecidable" where a call and a `Backend` never tell whether the limit is met.
-    - `follows`: what the backend does then, `RAISES`, `HANGS`, `CORRUPTS` or `OVERWRITES`; "" where that is not told.
+    - `follows`: what the backend does then, `RAISES`, `HANGS`, `CORRUPTS`, `OVERWRITES` or `DIES`; "" if not known.
 
     The ops that the limit holds for:
 
@@ -62,6 +63,7 @@ class Limit:
     - `overlap`: which of the memory that is read may be written, by the words in `ops.op`.
     - `devices`: the types of device that hold the tensors.
     - `divides`: parts of the rule whose first dim the ranks divide, where no split sizes are given.
+    - `splits_with`: part of the rule whose split sizes are given only together with those of another → that part.
     - `to_others`: a batch sends no message to this very rank.
     """
 
@@ -97,6 +99,7 @@ class Limit:
     overlap: str | None = None
     devices: tuple[str, ...] | None = None
     divides: tuple[str, ...] | None = None
+    splits_with: Mapping[str, str] | None = None
     to_others: bool = False
     severity: str = ERROR
     follows: str = ""

@@ -16,7 +16,7 @@ from collective_rules.binding.bound import Slot
 from collective_rules.call import Call, on_device
 from collective_rules.finding import WARNING
 from collective_rules.ops import Row
-from collective_rules.ops.op import CONTIGUOUS, DENSE, FREE, SENT
+from collective_rules.ops.op import CONTIGUOUS, DENSE, EVEN, FREE, SENT
 from collective_rules.spec import Spec
 from collective_rules.testing.broken.edits import edited, replaced, slots_of, with_arguments
 from collective_rules.testing.broken.memory import in_one_memory
@@ -272,6 +272,23 @@ def _splits_evenly(row: Row, limit: Limit) -> bool:
     return flat and bool(_of_parts(row, limit.divides or ()))
 
 
+def _one_sided_splits(scene: Scene, limit: Limit) -> tuple[Calls, str]:
+    """All ranks give even split sizes of one side, which say no more than none do."""
+    calls = scene.legal(**_mattering(limit, min_dims=1, min_size=1, splits=False))
+    ((part, _),) = (limit.splits_with or {}).items()
+    changed = []
+    for one in calls:
+        rows = next(slot.spec.shape[0] for slot in slots_of(one) if one.row.spellings[0].behind_of(slot.part) == part)
+        sizes = [rows // one.group.size] * one.group.size
+        changed.append(with_arguments(one, **{str(one.row.entry.splits[part].argument): sizes}))
+    return tuple(changed), f"split sizes of the {part} alone"
+
+
+def _has_splits(row: Row, limit: Limit) -> bool:
+    needed = {*(limit.splits_with or {}), *(limit.splits_with or {}).values()}
+    return needed <= {part for part, column in row.entry.splits.items() if column.argument and column.empty == EVEN}
+
+
 def _to_itself(scene: Scene, limit: Limit) -> tuple[Calls, str]:
     calls = scene.legal(**_mattering(limit))
     one = scene.one(calls)
@@ -296,6 +313,7 @@ WAYS = {
     "overlap": _Way(_overlapping, _may_overlap),
     "devices": _Way(_elsewhere, _takes_tensors),
     "divides": _Way(_undivided, _splits_evenly),
+    "splits_with": _Way(_one_sided_splits, _has_splits),
     "to_others": _Way(_to_itself, lambda row, limit: row.entry.batch is not None),
 }
 """How to go beyond a limit by each of its columns."""
