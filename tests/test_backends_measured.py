@@ -53,11 +53,9 @@ def everyones(case: Case, backend: str) -> Group:
 
 def is_beside_the_table(backend: str, group: Group) -> bool:
     """Whether a call is one of those of which the table's module says that the table does not say so."""
-    for call in group:
-        if backend == "fake" and call.op == "c10d::alltoall_base_":
-            if call.arguments["output_split_sizes"] and not call.arguments["input"].shape[0]:
-                return True
-        if backend == "fake" and "all_to_all_single" in call.op and not call.arguments["input"].shape[0]:
+    for call in group if backend == "fake" else ():
+        split = "all_to_all_single" in call.op or bool(call.arguments.get("output_split_sizes"))
+        if split and not call.arguments["input"].shape[0]:
             return True
     return False
 
