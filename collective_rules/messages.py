@@ -148,13 +148,15 @@ def where_text(calls: Collection[Call]) -> str:
 
 
 def call_text(call: Call) -> str:
-    """Write a call in short: its op, its first tensor, its reduce op and its root."""
+    """Write a call in short: its op, its first tensor, its reduce op and its root, the ranks of the groups it makes."""
     root = call.attribute("root")
     attributes = {
         "reduce_op": call.attribute("reduce_op"),
         "root": call.group.to_global(root) if isinstance(root, int) else root,
+        "members": call.attribute("members"),
+        "parts": call.attribute("parts"),
     }
-    more = "".join(f", {name} {value}" for name, value in attributes.items() if value is not None)
+    more = "".join(f", {name} {value_text(value)}" for name, value in attributes.items() if value is not None)
     for name in (*call.row.reads, *call.row.writes):
         value = call.arguments.get(name)
         while isinstance(value, tuple) and value:

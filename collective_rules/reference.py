@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from collective_rules.ops import EXCLUSIONS, OPS, Output, Row, lookup
+from collective_rules.ops import EXCLUSIONS, GROUP_OPS, OPS, Output, Row, lookup
 from collective_rules.ops.op import EVEN, FREE, NEVER, OWN, UP_TO_OWN, Op
-from collective_rules.rules import KINDS, RULES, Form, Rule
+from collective_rules.rules import GROUP_RULES, KINDS, RULES, Form, Rule
 
 _INTRODUCTION = """\
 # The rules
@@ -168,7 +168,7 @@ def reference() -> str:
         markdown_table(("layout", "the tensor is"), _LAYOUTS),
         "## Contents\n",
         "\n".join([*(_contents()), ""]),
-        *(_rule(rule) for rule in RULES.values()),
+        *(_rule(rule) for rule in (*RULES.values(), *GROUP_RULES.values())),
         "## Ops without a rule\n",
         markdown_table(("op", "why"), ((code(op), prose(reason)) for op, reason in EXCLUSIONS.items())),
     ]
@@ -176,14 +176,14 @@ def reference() -> str:
 
 
 def _contents() -> Iterator[str]:
-    for rule in RULES.values():
+    for rule in (*RULES.values(), *GROUP_RULES.values()):
         yield f"- [{rule.name}](#{rule.name}): {prose(rule.title)}"
     yield "- What each backend takes less than a rule allows: [backends.md](backends.md)"
     yield "- [Ops without a rule](#ops-without-a-rule)"
 
 
 def _rule(rule: Rule) -> str:
-    rows = [lookup(op) for op, entry in OPS.items() if entry.rule == rule.name]
+    rows = [lookup(op) for op, entry in {**OPS, **GROUP_OPS}.items() if entry.rule == rule.name]
     constraints = ((id_, prose(KINDS[kind].says)) for id_, kind in rule.constraints.items())
     blocks = [
         f"## {rule.name}\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from collective_rules.agreement.connections import connection_findings
+from collective_rules.agreement.group_names import NamedGroups, renamed
 from collective_rules.agreement.order import compare_in_order
 from collective_rules.agreement.point_to_point import AloneMessages, MatchedMessages
 from collective_rules.agreement.sequences import JobCalls, arrange
@@ -55,17 +56,24 @@ def agree(
     """
     if not isinstance(calls, Iterable):
         raise CallError(f"{calls!r} is no list: agree takes the calls of several ranks")
-    job = arrange(calls, matching_of(backend))
+    named = NamedGroups()
+    job = arrange(calls, matching_of(backend), named.see)
     for row in {call.row: None for call in job.signatures.calls}:
         limits_of(backend, row)
-    return worst_first(_findings(job, backend, None if ranks is None else _global_ranks(ranks)))
+    return worst_first(_findings(job, named, backend, None if ranks is None else _global_ranks(ranks)))
 
 
-def _findings(job: JobCalls, backend: str | Backend | None, global_ranks: frozenset[int] | None) -> Iterator[Finding]:
+def _findings(
+    job: JobCalls, named: NamedGroups, backend: str | Backend | None, global_ranks: frozenset[int] | None
+) -> Iterator[Finding]:
+    about_groups, settled = _about_groups(job, named, backend, global_ranks)
+    yield from about_groups
+    has_errors = bool(about_groups)
     matched = {id(group): MatchedMessages(group, job.signatures, group.members(global_ranks)) for group in job.groups}
     alone = AloneMessages(matched.values())
-    has_errors = False
     for group in job.groups:
+        if id(group) in settled:
+            continue
         expected = group.members(global_ranks)
         messages = matched[id(group)]
         in_order = compare_in_order(group, job.signatures, backend, expected)
@@ -76,6 +84,27 @@ def _findings(job: JobCalls, backend: str | Backend | None, global_ranks: frozen
         cycle = find_wait_cycle(job, matched, one_stream=_is_one_stream(backend))
         if cycle is not None:
             yield cycle
+
+
+def _about_groups(
+    job: JobCalls, named: NamedGroups, backend: str | Backend | None, global_ranks: frozenset[int] | None
+) -> tuple[list[Finding], set[int]]:
+    """Return the disagreements on which groups there are, and the ids of the groups whose collectives are settled.
+
+    What ranks make differently explains the names that differ: that is not told then.
+    """
+    making = [group for group in job.groups if group.makes_groups(job.signatures)]
+    by_two_names = list(renamed([group for group in job.groups if group not in making], global_ranks))
+    findings = [
+        finding
+        for group in making
+        for finding in compare_in_order(group, job.signatures, backend, group.members(global_ranks))
+    ]
+    same_name = [*named.findings()]
+    findings = findings or same_name or [*{id(finding): finding for finding, _ in by_two_names}.values()]
+    unclear = {finding.group for finding in same_name}
+    settled = [*making, *(group for _, group in by_two_names), *(each for each in job.groups if each.name in unclear)]
+    return findings, {id(group) for group in settled}
 
 
 def _is_one_stream(backend: str | Backend | None) -> bool:

@@ -24,6 +24,7 @@ from collective_rules.binding.binder import bind
 from collective_rules.call import Call
 from collective_rules.finding import ERROR, Finding
 from collective_rules.messages import call_text, group_text, ranks_text, ranks_verb, where_text
+from collective_rules.ops import lookup
 
 _MOST_LINES, _MOST_ERRORS = 8, 100
 _MOST_UNLIKE = 2
@@ -119,7 +120,8 @@ class _Comparison:
             if len(labels) > 1 and self.has_errors(here) and self.resynchronize(here, step):
                 continue
             for finding in self.compare(here):
-                self.report(finding, step)
+                if not (self.errors and self.is_consequence(finding)):
+                    self.report(finding, step)
             unlike = unlike + 1 if len({rule for rule, _ in labels}) > 1 else 0
             if unlike == _MOST_UNLIKE or self.errors >= _MOST_ERRORS:
                 break
@@ -163,6 +165,10 @@ class _Comparison:
     def has_errors(self, here: list[_Cohort]) -> bool:
         """Return whether the calls do not belong together: labels also differ where ranks need not agree."""
         return any(finding.severity == ERROR for finding in self.compare(here))
+
+    def is_consequence(self, finding: Finding) -> bool:
+        """Return whether ranks disagree on nothing but a value that follows from their earlier calls."""
+        return {*finding.names} <= {*lookup(finding.op).rule.follows}
 
     def report(self, finding: Finding, step: int) -> None:
         """Keep a finding; findings of the same constraint, ranks, names and lines are counted."""

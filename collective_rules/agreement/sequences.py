@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -67,7 +67,8 @@ class Signatures:
         number = self._numbers.setdefault(key, len(self.calls))
         if number == len(self.calls):
             self.calls.append(call)
-            attributes = tuple(str(call.attribute(name)) for name in call.row.rule.agreed)
+            rule = call.row.rule
+            attributes = tuple(str(call.attribute(name)) for name in rule.agreed if name not in rule.follows)
             does = self.matching.name_of(call.op, call.row.meets)
             self.labels.append((does, content if self.is_symmetric(call.row) else attributes))
         return number
@@ -76,7 +77,7 @@ class Signatures:
         """Return whether ranks that agree pass the same arguments: no name that a call binds depends on its rank."""
         symmetric = self._symmetric.get(row)
         if symmetric is None:
-            symmetric = self._symmetric[row] = not row.rule.derived and not any(
+            symmetric = self._symmetric[row] = not (row.rule.derived or row.rule.follows) and not any(
                 part.root_only or any(map(_depends_on_rank, part.sizes))
                 for spelling in row.spellings
                 for part in spelling.statement.parts
@@ -217,6 +218,11 @@ class GroupCalls:
         last = len(self.indices) - 1
         return self.indices[min(number, last)][0] + max(0, number - last)
 
+    def makes_groups(self, signatures: Signatures) -> bool:
+        """Whether the group's calls are those that make its subgroups."""
+        first = next(iter(self.collectives.values()), None)
+        return first is not None and signatures.calls[first.numbers[0]].row.rule.makes_groups
+
     def may_be(self, other: GroupCalls) -> bool:
         """Return whether the other may be this group, seen by ranks that say less of it."""
         same = self.size == other.size and (not other.ranks or self.ranks == other.ranks)
@@ -255,10 +261,13 @@ class JobCalls:
     timelines: dict[int, list[CallSequence]]
 
 
-def arrange(calls: Iterable[Call], matching: Matching = AS_DOCUMENTED) -> JobCalls:
+def arrange(
+    calls: Iterable[Call], matching: Matching = AS_DOCUMENTED, see: Callable[[Call], None] = lambda call: None
+) -> JobCalls:
     """Return the calls by group and rank; one-sided calls have no partner, and are left out.
 
-    `matching`: how the backend brings the calls together.
+    `matching`: how the backend brings the calls together. `see` gets the first call in each group, and all that make
+    groups.
 
     Raises `CallError` for an item that is no call, and for groups of one name that have different sizes.
     """
@@ -269,6 +278,8 @@ def arrange(calls: Iterable[Call], matching: Matching = AS_DOCUMENTED) -> JobCal
     for item in calls:
         call = must_be_call(item)
         rule = call.row.rule
+        if rule.makes_groups:
+            see(call)
         if rule.one_sided:
             continue
         entry = by_group.get(id(call.group))
@@ -276,6 +287,7 @@ def arrange(calls: Iterable[Call], matching: Matching = AS_DOCUMENTED) -> JobCal
             if len(by_group) == _MOST_REMEMBERED:
                 by_group.clear()
             entry = by_group[id(call.group)] = (call.group, _rank_calls(call.group, groups))
+            see(call)
         own = entry[1]
         if rule.point_to_point:
             try:

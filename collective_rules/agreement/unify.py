@@ -205,7 +205,8 @@ def disagreement(
     """
     row = bound.call.row
     id_ = row.rule.id_of(kind)
-    advice = advice or KINDS[kind].between or KINDS[kind].advice
+    told = KINDS["groups" if row.rule.makes_groups else kind]
+    advice = advice or told.between or told.advice
     if sides and not row.rule.point_to_point and _are_apart(sides):
         advice = f"{_OUT_OF_STEP}\nIf these lines are meant to be one collective: {advice[0].lower()}{advice[1:]}"
     message = compose(row, bound.spelling, place, verdict, id_, rows, advice)
@@ -248,7 +249,7 @@ def _constraint_kind(row: Row, key: Key) -> str:
     if name in ("dtype", "lists", "order", "reduce_op", "root", "tag"):
         return name
     if name in row.rule.agreed:
-        return "argument"
+        return "groups" if row.rule.makes_groups else "argument"
     return "pairs" if key.ranks and "pairs" in row.rule.constraints.values() else "sizes"
 
 

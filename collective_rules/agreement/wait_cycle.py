@@ -162,6 +162,8 @@ class _Simulation:
             while at[rank] < len(timeline):
                 pending = self.next_call(timeline[at[rank]])
                 at[rank] += 1
+                if not self.takes_part(pending):
+                    continue
                 ready += self.launch(rank, pending)
                 if pending.rendezvous in self.awaited and self.blocks[pending.sequence.numbers[pending.place]]:
                     self.waiting.setdefault(pending.rendezvous, []).append(rank)
@@ -170,6 +172,11 @@ class _Simulation:
         for (rank, _), stream in self.streams.items():
             if stream and (rank not in self.blocked or rank in self.awaited[self.blocked[rank][0]]):
                 self.blocked[rank] = (stream[0].rendezvous, self.call(stream[0]))
+
+    def takes_part(self, pending: _Pending) -> bool:
+        """Return whether the rank keeps anybody waiting: one that makes a group of others does not."""
+        number = pending.sequence.numbers[pending.place]
+        return self.blocks[number] or not self.signatures.calls[number].row.rule.waits_for
 
     def call(self, pending: _Pending) -> Call:
         return pending.sequence.call(pending.place, self.signatures)
@@ -221,6 +228,9 @@ class _Simulation:
             number = self.collective_numbers[id(sequence)][place]
             rendezvous = (id(group), number)
             awaited = set() if rendezvous in self.awaited else set(self.participants[id(group)][number])
+            one = self.signatures.calls[sequence.numbers[place]]
+            if one.row.rule.waits_for:
+                awaited.intersection_update(one.attribute(one.row.rule.waits_for))
         self.awaited.setdefault(rendezvous, awaited)
         return _Pending(rendezvous, sequence, place)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from collective_rules.agreement.group_names import NamedGroups, is_about_groups
 from collective_rules.agreement.sequences import Signatures
 from collective_rules.backends import Backend
 from collective_rules.call import Call
@@ -104,6 +105,8 @@ def compare(
     certain = list(certain_findings(damage, backend))
     doubtful = list(doubtful_findings(damage, backend, certain))
     agreed = [*certain, *map(damage.weakened, doubtful)]
+    if not any(is_about_groups(finding) for finding in certain):
+        agreed += _named_differently(by_rank.values())
     decided = [finding.severity != UNDECIDABLE for finding in (*certain, *doubtful)]  # by agree, damaged or not
     parting = list(compress(agreed, decided))
     wanted = _all_ranks(groups, world) if expected is None else set(expected)
@@ -124,6 +127,17 @@ def compare(
         divergences=divergences(parting, timelines, groups, context),
         notes=(*notes, *_found_then(ranked)),
     )
+
+
+def _named_differently(recordings: Iterable[Recording]) -> Iterator[Finding]:
+    """Yield the findings that one number stands for groups of different ranks, by the names that are recorded."""
+    named, seen = NamedGroups(), set[int]()
+    for each in recordings:
+        for call in each.calls if each.same_names else ():
+            if id(call.group) not in seen or call.row.rule.makes_groups:
+                seen.add(id(call.group))
+                named.see(call)
+    yield from named.findings()
 
 
 def _rank_of(recording: Recording) -> int:

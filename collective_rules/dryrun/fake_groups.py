@@ -58,12 +58,10 @@ def patch_groups(patches: Patches, devices: DeclaredDevices, world_size: int, ra
     ) -> Any:
         named.pop("device_id", None)
         world = distributed_c10d._get_default_group()
-        if ranks is not None and rank not in ranks and not args and not named.get("use_local_synchronization"):
-            # A group of others: only its name is used up, as in a real run.
-            distributed_c10d._process_group_name(list(ranks), use_hashed_name=False)
-            return dist.GroupMember.NON_GROUP_MEMBER
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             made = original(ranks, None, None, None, *args, **named)
+        if made in (None, dist.GroupMember.NON_GROUP_MEMBER):
+            return made
         declared[made] = _main_name(backend) if backend else declared.get(world, "undefined")
         _backend_configs()[made] = _config(backend) if backend else _backend_configs()[world]
         return made

@@ -19,6 +19,7 @@ from torch._C import _distributed_c10d as _c10d
 from collective_rules.errors import CallError, DisagreementError
 from collective_rules.finding import Finding
 from collective_rules.ledger import Entry
+from collective_rules.live.group_claims import GroupClaims
 from collective_rules.live.handshake import LateError, job_of
 from collective_rules.live.rendezvous import Rendezvous
 from collective_rules.live.running_hash import RunningHash
@@ -65,6 +66,7 @@ class RankComparer:
         self._hashes: dict[int, tuple[Group, RunningHash | None]] = {}
         # Not the backends themselves: a group that is destroyed in the block has to close its connections.
         self._timeouts: list[tuple[weakref.ref[dist.ProcessGroup], Any, timedelta]] = []
+        self._claims = GroupClaims()
         self._works: deque[TimedWork] = deque(maxlen=_MOST_WORKS)
         self._lock = threading.Lock()
         self._late: Finding | None = None
@@ -80,11 +82,16 @@ class RankComparer:
 
         Raises `DisagreementError` where the ranks differ, or where another rank found that they differ.
         """
+        call = entry.facts.call
+        self._claims.restarts += call.row.rule.numbers_anew
         session = self._session or self._connect()
         if session is None:
             return
         session.refuse()
-        call = entry.facts.call
+        if call.row.rule.numbers_anew:
+            session.tail.append((entry, 0))
+            return
+        is_first_use = id(call.group) not in self._hashes
         running = self._running_hash(call.group)
         if running is None or call.row.rule.one_sided:
             return
@@ -100,13 +107,19 @@ class RankComparer:
                     session.windows.append((key, running.group, running.number, running.count))
             session.tail.append((entry, index))
         session.stamp, session.thread = time.monotonic(), threading.get_ident()
-        meets = self._rendezvous
+        meets = self._rendezvous if self._how == ALWAYS or call.row.rule.makes_groups else None
         with session.needing_store():
+            if is_first_use and not call.row.rule.makes_groups:
+                self._claims.claim(session, call.group, entry.source)
             # Of calls in quick succession the watchdog posts the last.
             if session.wants_posting() or (meets is not None and meets.is_small(call.group)):
                 session.post_last()
             if meets is not None:
                 meets.meet(entry, index, running.key, backend)
+
+    def limit(self) -> float | None:
+        """Return the most seconds that a group may take to be made: the deadline, where ranks are compared."""
+        return None if self._session is None else self._deadline
 
     def after(self, entry: Entry, returned: Any) -> Any:
         """Return what the op returned; for a message of gloo's, a Work that waits no longer than the deadline."""
@@ -176,7 +189,7 @@ class RankComparer:
                 say_goodbye(session, serves=serves)
         except LostStoreError:
             pass  # the store's process has left: there is nobody to tell, and nothing to delete
-        self._hashes = {}
+        self._hashes, self._claims = {}, GroupClaims()
 
     def _connect(self) -> Session | None:
         if not dist.is_initialized():
@@ -199,8 +212,7 @@ class RankComparer:
             tail: deque[Any] = deque(maxlen=_MOST_LAST)
             session = Session(store, rank, ranks, self._deadline, self._note, tail, how=str(self._how))
             self._session = session
-        if self._how == ALWAYS:
-            self._rendezvous = Rendezvous(session)
+        self._rendezvous = Rendezvous(session)
         with session.needing_store():
             session.enter()
             self._watchdog = Watchdog(session)

@@ -40,6 +40,7 @@ _LATE = (
 )
 _AT_WORK = (os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "distributed", ""), timed_work.__file__)
 """The files whose functions are at work while a thread is in a collective."""
+_DECORATORS = frozenset({"wrapper", "inner", "decorator"})
 
 
 @attrs.frozen
@@ -71,17 +72,19 @@ def answer(session: Session) -> bytes:
     tail = last_calls(session, _LAST)
     whole = len(tail) < _LAST and len(session.tail) == len(tail)
     inside = bool(session.failure) or is_in_collective(session.thread)
-    head = {"does": _doing_now(session), "waits": waits, "whole": whole, "inside": inside}
+    head = {"does": doing_now(session), "waits": waits, "whole": whole, "inside": inside}
     return json.dumps(head).encode() + b"\n" + pack_tail(tail, session.encoder)
 
 
-def _doing_now(session: Session) -> str:
-    (line, inside), last = _line_of(session.thread), session.last()
+def doing_now(session: Session) -> str:
+    """Return what the thread of this rank's last call does now, also where that is no call."""
+    (line, function), last = _line_of(session.thread), session.last()
     if session.failure:
         return f"failed in {last}: {session.failure}"
-    if inside:
+    if function and line == session.last_line():
         return f"is in {last}"
-    return f"{f'is at {line}; ' if line else ''}its last call: {last}"
+    where = f"is in {function}, {line}; " if function and line else f"is at {line}; " if line else ""
+    return f"{where}its last call: {last}"
 
 
 def last_calls(session: Session, most: int) -> list[Any]:
@@ -205,7 +208,9 @@ def _errors(states: Iterable[RankState]) -> tuple[Finding, ...]:
 
 def _is_cause(finding: Finding) -> bool:
     """Return whether calls differ: that a rank makes no call may follow from where it waits."""
-    return "missing" not in finding.names and lookup(finding.op).rule.constraints.get(finding.id) != "partner"
+    if "missing" in finding.names:
+        return False
+    return not finding.op or lookup(finding.op).rule.constraints.get(finding.id) != "partner"
 
 
 def _circle(session: Session, states: States, left: Left) -> Finding | None:
@@ -390,17 +395,29 @@ def tails(states: States) -> str:
 
 def is_in_collective(thread: int) -> bool:
     """Return whether a thread is at work in torch.distributed."""
-    return _line_of(thread)[1]
+    return bool(_line_of(thread)[1])
 
 
-def _line_of(thread: int) -> tuple[str, bool]:
-    """Return the innermost line of a thread in the program itself, and whether torch.distributed lies further in."""
+def _line_of(thread: int) -> tuple[str, str]:
+    """Return the innermost line of a thread in the program itself, and the function of torch.distributed that it calls.
+
+    "" where there is none. Decorators of that function are passed over.
+    """
     frame: FrameType | None = sys._current_frames().get(thread)
-    inside = False
+    function = ""
     while frame is not None:
-        file = frame.f_code.co_filename
-        if is_program(file):
-            return place_text(file, frame.f_lineno), inside
-        inside = inside or file.startswith(_AT_WORK)
+        code = frame.f_code
+        if is_program(code.co_filename):
+            return place_text(code.co_filename, frame.f_lineno), function
+        if code.co_filename.startswith(_AT_WORK) and not (function and code.co_name in _DECORATORS):
+            function = _function_text(frame)
         frame = frame.f_back
-    return "", inside
+    return "", function
+
+
+def _function_text(frame: FrameType) -> str:
+    """Return the name of a function as programs write it: "torch.distributed.new_group"."""
+    name = frame.f_code.co_qualname.replace("TimedWork", "Work")
+    module = str(frame.f_globals.get("__name__", "torch.distributed"))
+    short = module.rpartition(".")[0] if hasattr(sys.modules.get(module.rpartition(".")[0]), name) else module
+    return f"{'torch.distributed' if module == timed_work.__name__ else short}.{name}"

@@ -27,6 +27,7 @@ Keys of a block, below `JOBS`, the job's name, the kind of block and its number:
 | `ERROR` | the first rank to publish (a claim) | every rank | the last rank to leave |
 | `lead` of a turn | the first rank that wants to ask (a claim) | ranks that want to ask | the leader, if all is well |
 | `CALM` | the leader, if nothing is wrong after a failure | ranks whose collective failed | a rank that fails next |
+| `group_claim` of a number | the first rank to use it (a claim) | ranks that use it | the last rank to leave |
 | `REST` | each rank that knows other keys that are left (an append) | the last rank to leave | the last rank to leave |
 | `GONE` | each rank that leaves (a count) | each rank that leaves | the last rank to leave |
 
@@ -105,6 +106,11 @@ def come(meeting: str) -> str:
 def verdict(meeting: str) -> str:
     """Return the key of a meeting's result, for which ranks wait."""
     return f"{meeting}v"
+
+
+def group_claim(restarts: int, name: str) -> str:
+    """Return the key under which ranks say which ranks a group has, after so many restarts of torch's numbers."""
+    return f"group/{restarts}/{name}"
 
 
 def of_meeting(meeting: str) -> tuple[str, str, str]:

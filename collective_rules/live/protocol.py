@@ -17,6 +17,7 @@ from collective_rules.call import Call
 from collective_rules.errors import CallError, CollectiveRulesError
 from collective_rules.finding import Finding
 from collective_rules.ledger import CallFacts, Entry
+from collective_rules.messages import call_text
 from collective_rules.records import from_finding_record, from_record, to_finding_record, to_record
 from collective_rules.spec import Group
 
@@ -101,7 +102,8 @@ def encode(call: Call, sizes: str = "") -> EncodedCall:
     except (CallError, TypeError, ValueError):  # illegal: `check` says why
         values, varies = [call.row.rule.name], True
     code = int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "little")
-    return EncodedCall(text, f"{call.op} {sizes}".rstrip(), code, varies)
+    about = call_text(call) if call.row.rule.makes_groups else f"{call.op} {sizes}".rstrip()
+    return EncodedCall(text, about, code, varies)
 
 
 @attrs.frozen

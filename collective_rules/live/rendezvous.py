@@ -4,6 +4,7 @@ Every rank posts its call before it reads the calls that were posted by then: of
 post finds the disagreement, and does not send. A rank that blocks in its call waits for all ranks; the last to come
 compares all calls and tells the others. A call that does not block is compared with those that came before it, and goes
 on: so two groups may be used in crossed order. A send and its receive are a meeting of two.
+Where a group is made, all ranks of the parent are compared, and those that the backend connects wait for each other.
 """
 
 from __future__ import annotations
@@ -53,8 +54,13 @@ class Rendezvous:
         call = entry.facts.call
         if call.group.size == 1:
             return
-        if not call.row.rule.point_to_point:
-            self._meet(entry, call, f"{where}/{index}", self._everyone(call.group), index, backend)
+        rule, key, everyone = call.row.rule, f"{where}/{index}", self._everyone(call.group)
+        if not rule.point_to_point:
+            self._meet(entry, call, key, everyone, index, backend, waits=not (entry.asynchronous or rule.waits_for))
+            awaited = () if entry.asynchronous or not rule.waits_for else call.attribute(rule.waits_for)
+            if len(awaited) > 1:
+                connected = {place: rank for place, rank in everyone.items() if rank in awaited}
+                self._meet(entry, call, f"{key}/of/{_digest(awaited)}", connected, index, backend, waits=True)
             return
         try:
             messages = list(members(call))
@@ -92,7 +98,8 @@ class Rendezvous:
             self._counts[where, *pair, tag] = number + 1
         everyone = self._everyone(group)
         key = f"{where}/{pair[0]}>{pair[1]}#{tag}/{number}"
-        self._meet(entry, single, key, {rank: everyone[rank] for rank in pair}, number, backend)
+        both = {rank: everyone[rank] for rank in pair}
+        self._meet(entry, single, key, both, number, backend, waits=not entry.asynchronous)
 
     def _everyone(self, group: Group) -> Members:
         if id(group) not in self._members:
@@ -104,13 +111,16 @@ class Rendezvous:
             self._any_source.add((where, rank))
         return (where, rank) in self._any_source
 
-    def _meet(self, entry: Entry, call: Call, key: str, everyone: Members, index: int, backend: str | None) -> None:
+    def _meet(
+        self, entry: Entry, call: Call, key: str, everyone: Members, index: int, backend: str | None, *, waits: bool
+    ) -> None:
+        """Compare a call with those of the ranks that are there; with `waits`, wait until `everyone` is there."""
         session, store, blocking = self._session, self._session.store, not entry.asynchronous
         alone = call is entry.facts.call
         encoded = session.encoder.of(entry.facts) if alone else encode(call, entry.facts.sizes)
         session.post(key, Arrival(call.group.rank, blocking, entry.source, encoded.record).pack())
         come = store.add(keys.come(key), 1) if len(everyone) > _SMALL else 0
-        if come == len(everyone) or not (come and blocking):
+        if come == len(everyone) or not (come and (waits or call.row.rule.makes_groups)):
             try:
                 findings, whole = self._compare_posts(key, call, everyone, index, backend)
             except UnreadableError as error:
@@ -126,9 +136,13 @@ class Rendezvous:
         sends = call.row.rule.direction == "send"
         to_any = keys.any_source(key.partition("/")[0], call.attribute("peer")) if sends else ""
         meeting = Meeting(key, everyone, call, index, call_text(call, encoded.text, index, entry.source), to_any)
-        if blocking:
+        if waits:
             self._wait(meeting)
-            return
+        elif not call.row.rule.makes_groups:
+            self._keep_open(entry, meeting)
+
+    def _keep_open(self, entry: Entry, meeting: Meeting) -> None:
+        """Keep a meeting until the program waits for the result of its call."""
         self._open.setdefault(entry.number, []).append(meeting)
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
@@ -195,3 +209,7 @@ def _signature(size: int, backend: str | None, posts: list[Arrival]) -> bytes:
         digest.update(b"%d %d %d " % (post.rank, post.blocking, len(post.record)))
         digest.update(post.record)
     return digest.digest()
+
+
+def _digest(ranks: tuple[int, ...]) -> str:
+    return hashlib.blake2b(repr(ranks).encode(), digest_size=6).hexdigest()

@@ -268,6 +268,13 @@ class Session:
         """Return whether it is long enough ago that this rank told the others its last call."""
         return time.monotonic() - self.posted_at > max(_SHORTEST, len(self.ranks) / _A_SECOND)
 
+    def last_line(self) -> str:
+        """Return the line that made this rank's last call; "" before any."""
+        try:
+            return self.tail[-1][0].source
+        except IndexError:
+            return ""
+
     def last(self) -> str:
         """Return a text that names this rank's last call."""
         try:

@@ -14,6 +14,7 @@ from collective_rules.live.diagnosis import (
     answer,
     ask,
     departed,
+    doing_now,
     in_order,
     is_in_collective,
     missing_of,
@@ -27,6 +28,8 @@ from collective_rules.live.store import LostStoreError
 
 CONNECTING = 30.0
 """Seconds beyond the deadline for a rank to connect to the store: a name server that does not answer takes 5."""
+_RAISING = 1.0
+"""Seconds for a rank to raise a published error, before its watchdog says where the rank is stuck."""
 _KEPT = 64
 """How many meetings that are over stay in the store: a rank may be about to read a verdict."""
 
@@ -44,6 +47,8 @@ class Watchdog:
         self._reported = 0.0
         self._has_told = False
         self._looked: dict[Waiting, tuple[bytes, bool]] = {}
+        self._learned = 0.0
+        self._said = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -83,6 +88,7 @@ class Watchdog:
             self._tell_before_the_end()
         if session.error is not None:
             session.release()
+            self._say_where(session.error)
             return
         self._clean(_KEPT)
         last = session.last()
@@ -134,6 +140,18 @@ class Watchdog:
         end = text.rfind(b"\n") + 1
         fresh, self._heard = text[self._heard : end], max(self._heard, end)
         return fresh.decode(errors="replace").splitlines()
+
+    def _say_where(self, error: DisagreementError) -> None:
+        """Say on stderr, once, where this rank is stuck while there is an error to raise."""
+        session = self._session
+        self._learned = self._learned or time.monotonic()
+        late = time.monotonic() - self._learned > _RAISING
+        if late and not self._said:
+            self._said = True
+            if not session.waits and is_in_collective(session.thread):
+                print(
+                    f"collective_rules: rank {session.rank} {doing_now(session)}\n{error}", file=sys.stderr, flush=True
+                )
 
     def _clean(self, keep: int) -> None:
         """Delete from the store the meetings that are over, but for the last `keep`."""
@@ -240,8 +258,7 @@ def hang(session: Session) -> DisagreementError | None:
     """
     states = ask(session)
     findings = why_stuck(session, states)
-    doing = "failed in" if session.failure else "hangs in"
-    lines = [f"collective_rules: rank {session.rank} {doing} {session.last()}"]
+    lines = [f"collective_rules: rank {session.rank} {doing_now(session)}"]
     lines += [finding.message for finding in findings] or ["no calls differ among the ranks that answered"]
     print("\n".join([*lines, tails(states)]), file=sys.stderr, flush=True)
     if findings:

@@ -2,7 +2,8 @@
 
 The dispatcher asks the key `BackendSelect` in every thread, also in inference mode and below autograd, for tensors of
 every device, and no collective has a kernel there. One is put there while somebody listens, and taken away afterwards.
-It tells the listeners, and passes the call on to the kernel of the tensors' backend.
+It tells the listeners, and passes the call on to the kernel of the tensors' backend. The functions that make groups are
+no ops; while somebody listens, `group_making` tells of them.
 Calls on meta and fake tensors are passed on, and not told: nothing is sent.
 
 A listener that belongs to a thread hears the calls of that thread, and of the threads that it starts. While listeners
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 
+from collective_rules.mode.group_making import GroupFunctions, GroupMaking, Make
 from collective_rules.ops import OPS
 
 _KEY = torch._C.DispatchKey.BackendSelect
@@ -40,6 +42,9 @@ class Listener(Protocol):
     def hear(self, op: Any, send: Send, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Hear of a call, send it by `send`, and return what the program gets."""
 
+    def hear_of_groups(self, making: GroupMaking, make: Make) -> Any:
+        """Hear that groups are about to be made, make them by `make`, and return what the program gets."""
+
 
 @attrs.frozen(eq=False)
 class _Heard:
@@ -55,12 +60,13 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.libraries: list[Any] = []
+        self.functions = GroupFunctions(_tell_of_groups)
         self.listening: tuple[_Heard, ...] = ()
         self.adopted: dict[int, int] = {}
         """Thread → the thread whose listeners hear its calls, of threads that were started by another."""
 
     def install(self) -> None:
-        """Put the kernels there."""
+        """Put the kernels there, and replace the functions that make groups."""
         libraries: dict[str, Any] = {}
         try:
             for op in filter(None, map(_overload, OPS)):
@@ -68,17 +74,33 @@ class _State:
                 if library is None:
                     library = libraries[op.namespace] = torch.library.Library(op.namespace, "IMPL")
                 library.impl(op.name().partition("::")[2], _kernel(op), "BackendSelect", with_keyset=True)
+            self.functions.replace()
         finally:
             self.libraries = [*libraries.values()]
 
     def uninstall(self) -> None:
-        """Take the kernels away."""
+        """Take the kernels away, and put the functions back."""
+        self.functions.restore()
         while self.libraries:
             self.libraries.pop()._destroy()
 
     def forget(self) -> None:
         """Let a forked process begin without listeners: they are its parent's."""
         self.lock, self.listening, self.adopted = threading.RLock(), (), {}
+
+
+def _tell_of_groups(making: GroupMaking, make: Make) -> Any:
+    for listener in _listeners():
+        make = _making_through(listener, making, make)
+    return make(None)
+
+
+def _making_through(listener: Listener, making: GroupMaking, make: Make) -> Make:
+    return lambda limit: listener.hear_of_groups(making, lambda own: make(_least(limit, own)))
+
+
+def _least(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 _state = _State()

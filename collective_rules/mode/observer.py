@@ -18,6 +18,9 @@ class Observer(Protocol):
     def before(self, entry: Entry, backend: str | None) -> None:
         """See a call that is about to be sent, and is judged by the limits of `backend`."""
 
+    def limit(self) -> float | None:
+        """Return the most seconds that a group may take to be made; None for as long as the program says."""
+
     def after(self, entry: Entry, returned: Any) -> Any:
         """See a call that was sent, and return the value that the program gets in place of `returned`."""
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
 import torch
 import torch.distributed as dist
 from torch._C import _distributed_c10d as _c10d
@@ -25,12 +26,14 @@ from collective_rules.ledger import CallFacts, Entry, Ledger
 from collective_rules.mode import python_groups, works
 from collective_rules.mode.call_sites import CallSites, is_given_to_program, source_line
 from collective_rules.mode.group_arguments import UnknownGroupError
+from collective_rules.mode.group_making import GroupMaking, Make
 from collective_rules.mode.kernels import Send
 from collective_rules.mode.observer import Observer
 from collective_rules.mode.postcheck import difference
 from collective_rules.mode.reader import ArgumentReader, ArgumentReaders, DeviceTypes
 from collective_rules.mode.simulated import Simulator
 from collective_rules.nested import leaves
+from collective_rules.spec import Group
 
 UNWAITED = "MODE2"
 """The id of the finding that nobody waits for a call: for a functional collective's result, or for a Work."""
@@ -92,6 +95,8 @@ class CallRecorder:
         self._inside = _Inside()
         self._start = 0.0
         self._coalescing: dict[Any, Any] = {}
+        self._parents: dict[Group, Group] = {}
+        self._had_groups = False
 
     def start(self) -> None:
         """Begin a block. Raises `SimulationError` where nothing is to be sent and a group is written in Python."""
@@ -100,6 +105,7 @@ class CallRecorder:
         if self._observer is not None:
             self._observer.start(self._note)
         self._start = time.perf_counter()
+        self._had_groups = dist.is_initialized()
         self._coalescing = dict(dist.distributed_c10d._world.pg_coalesce_state)
         self._sites.start()
         works.start(self._dropped)
@@ -134,6 +140,25 @@ class CallRecorder:
         """Record a call that a kernel tells of, unless it is part of one that is recorded, and carry it out."""
         reader = self.reader(op)
         return send(*args, **kwargs) if reader is None else self.carry_out(reader, send, args, kwargs)
+
+    def hear_of_groups(self, making: GroupMaking, make: Make) -> Any:
+        """Record that groups are about to be made, and make them, also where nothing is sent."""
+        if self._inside.now:
+            return make(None)
+        if making.call.row.rule.numbers_anew and not self._had_groups:
+            self._had_groups = True
+            return make(None)
+        self._inside.now = True
+        try:
+            group = self._parents.setdefault(making.call.group, making.call.group)
+            facts = CallFacts.of(attrs.evolve(making.call, group=group))
+            entry = self._enter_facts(facts, source_line(2), asynchronous=not making.waits)
+            if self._observer is None:
+                return make(None)
+            self._observer.before(entry, None)
+            return make(self._observer.limit())
+        finally:
+            self._inside.now = False
 
     def carry_out(
         self, reader: ArgumentReader, send: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -207,10 +232,12 @@ class CallRecorder:
             facts = reader.read(args, kwargs)
         except UnknownGroupError:
             return None
-        module, phase = self._sites.now()
-        at = time.perf_counter() - self._start
-        entry = self.ledger.enter(facts, source_line(3), module, phase, at, reader.asynchronous(args, kwargs))
+        entry = self._enter_facts(facts, source_line(3), asynchronous=reader.asynchronous(args, kwargs))
         return entry, self._judge(facts) if self._backend == "auto" else self._backend
+
+    def _enter_facts(self, facts: CallFacts, source: str, *, asynchronous: bool) -> Entry:
+        module, phase = self._sites.now()
+        return self.ledger.enter(facts, source, module, phase, time.perf_counter() - self._start, asynchronous)
 
     def _judge(self, facts: CallFacts) -> str | None:
         """Return the backend by whose limits a call is judged: its own, if there is a table of that backend's limits.

@@ -19,9 +19,10 @@ from collective_rules.notation import Part, Path, Statement, names, parse_path
 from collective_rules.ops.c10d import C10D
 from collective_rules.ops.exclusions import EXCLUSIONS
 from collective_rules.ops.functional import FUNCTIONAL
+from collective_rules.ops.groups import GROUP_OPS
 from collective_rules.ops.op import Op
 from collective_rules.ops.symm_mem import SYMM_MEM
-from collective_rules.rules import RULES, Form, Rule
+from collective_rules.rules import GROUP_RULES, RULES, Form, Rule
 
 OPS: Mapping[str, Op] = {op.op: op for op in C10D + FUNCTIONAL + SYMM_MEM}
 
@@ -39,6 +40,7 @@ _SOURCES: Mapping[str, str] = {
     "_c10d_functional_autograd": "torch/csrc/distributed/c10d/Functional.cpp",
     "c10d_functional": "torch/distributed/_functional_collectives_impl.py",
     "_dtensor": "torch/csrc/distributed/c10d/Functional.cpp",
+    "dist": "torch/distributed/distributed_c10d.py",
     "symm_mem": "torch/csrc/distributed/c10d/symm_mem, torch/distributed/_symmetric_memory/__init__.py",
 }
 
@@ -265,9 +267,10 @@ def lookup(op: Any) -> Row:
 def _look_further(op: Any) -> Row:
     name = _name_of(op)
     if name not in _CACHE:
-        if name not in OPS:
+        entry = OPS.get(name) or GROUP_OPS.get(name)
+        if entry is None:
             raise UnknownOpError(_why_unknown(name))
-        _CACHE[name] = _resolve(OPS[name])
+        _CACHE[name] = _resolve(entry)
     _CACHE[op] = _CACHE[name]
     return _CACHE[name]
 
@@ -300,7 +303,7 @@ def _resolve(entry: Op) -> Row:
         if not entry.schema:
             raise UnknownOpError(f"{entry.op} is not registered in torch {torch.__version__}")
         schema = torch._C.parse_schema(entry.schema)
-    rule = RULES[entry.rule]
+    rule = RULES.get(entry.rule) or GROUP_RULES[entry.rule]
     legacy = any(argument.name == "ranks" for argument in schema.arguments)
     arguments = tuple(_argument(argument, legacy) for argument in schema.arguments)
     names_ = entry.forms or (rule.forms[0].name,)

@@ -22,6 +22,7 @@ from collective_rules.recordings.recording import Notes, short
 from collective_rules.recordings.spellings import EVEN, SPELLINGS, SUMMARIES, dtype_of, spelled
 
 _KNOWN = re.compile(r"2\.\d+")
+_TORCHS_NAMES = 4
 _PAIR = re.compile(r"(\d+)(->|<-)(\d+)$")
 _OWN = re.compile(r"/torch/|/collective_rules/mode/|^<|/(runpy|threading|contextlib|typing_extensions)\.py$")
 _DEFAULT = "default_pg"
@@ -56,8 +57,11 @@ class FlightRecorder(Collector):
 
     def value(self, key: str, value: Any) -> None:
         """Take in a value of the top level."""
-        if key == "version" and not (isinstance(value, str) and _KNOWN.fullmatch(value)):
-            self.notes.add("READ7", f"version={short(value)}")
+        if key == "version":
+            if not (isinstance(value, str) and _KNOWN.fullmatch(value)):
+                self.notes.add("READ7", f"version={short(value)}")
+            else:  # before torch 2.5, NCCL counted the groups that a process is in
+                self.same_names = int(value.removeprefix("2.")) >= _TORCHS_NAMES
         elif key == "rank":
             self.rank = self.fields.number(value, "rank", "the top level")
         elif key == "world_size":

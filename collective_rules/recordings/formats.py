@@ -92,7 +92,7 @@ def _read_ledger(path: str, stream: ByteStream, notes: Notes, rank: int | None, 
     counts = {"records": lines.records, "collectives": lines.records, "calls": len(calls)}
     size = _first(world_size, lines.world_size)
     found = (notes.findings(rank), counts, notes.lost, tuple(lines.told))
-    return Recording(path, lines.name, rank, size, calls, *found)
+    return Recording(path, lines.name, rank, size, calls, *found, same_names=True)
 
 
 def _read_pickle(path: str, stream: ByteStream, notes: Notes) -> tuple[Collector, int]:
@@ -162,7 +162,8 @@ def _recording(
         rank = known.ranks[known.rank] if known.rank is not None and known.rank < len(known.ranks) else None
     calls: tuple[Call, ...] = tuple(built(events, groups, rank, notes))
     counts = {"records": records, "collectives": len(events), "calls": len(calls)}
-    return Recording(path, source.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
+    told = (path, source.name, rank, size, calls, notes.findings(rank), counts, notes.lost)
+    return Recording(*told, same_names=source.same_names)
 
 
 def _first(*numbers: int | None) -> int | None:

@@ -137,6 +137,7 @@ class Collector(abc.ABC):
 
     `name` is the format's, as people read it. `arrays` are the lists of the file's top level whose items are records.
     The reader takes each record by `item`, every other value of the top level by `value`; `events` comes last.
+    `same_names`: whether the file names groups as torch does, with one number for a group on all ranks.
     """
 
     name: ClassVar[str]
@@ -165,6 +166,7 @@ class Collector(abc.ABC):
         self.groups = RecordedGroups(notes)
         self.rank: int | None = None
         self.world_size: int | None = None
+        self.same_names = False
 
     def configure(self, groups: Any, size_key: str, where: str) -> None:
         """Take in a list of groups: their names, sizes and ranks."""

@@ -97,6 +97,7 @@ class Recording:
       shape, an argument that is `UNKNOWN`.
     - `findings`: what could not be read or decided (`NOTES`), each once, with how often.
     - `read`: counts: of "records" in the file, of "collectives" among them, and of "calls".
+    - `same_names`: whether the names of groups are those that torch itself gives, which mean the same on every rank.
     - `lost`: the names of groups of which calls could not be read, somewhere among the others; None for one whose
       group is not known either.
     - `told`: the findings that a guard wrote into its ledger while the program ran.
@@ -111,6 +112,7 @@ class Recording:
     read: Mapping[str, int] = attrs.field(factory=dict)
     lost: tuple[str | None, ...] = ()
     told: tuple[Finding, ...] = ()
+    same_names: bool = False
 
     @property
     def is_cut(self) -> bool:

@@ -113,6 +113,10 @@ KINDS: Mapping[str, Kind] = {
     ),
     "call": Kind("all ranks of the group make the same collective", "Call the same collective on every rank."),
     "ranks": Kind("every rank of the group takes part, once", "Make the call on every rank of the group."),
+    "groups": Kind(
+        "all ranks of the parent make the same groups: of the same ranks, in one order",
+        "Make the same groups on all ranks: call new_group on every rank, with the same ranks, in one order.",
+    ),
 }
 
 
@@ -176,7 +180,10 @@ class Rule:
     - `volumes`: how many bytes move.
     - `source`: where torch documents or implements the collective.
     - `oracle`: plain torch, all ranks' inputs → all ranks' outputs (see `rules.oracles`); None where there is none.
-    - `agreed`: attributes beyond the sizes that every rank must pass alike.
+    - `agreed`: attributes beyond the sizes that every rank must pass alike. `follows`: those of them that the earlier
+      calls determine: where ranks made other calls before, that is what is told.
+    - `waits_for`: the attribute with the global ranks that wait for each other in a call; "" for all ranks.
+    - `numbers_anew`: from a call on, torch numbers groups from the start.
     - `contents`: the ranks whose input's contents count: "all", "root" (broadcast reads the root's alone) or "none"
       (nothing moves).
     - `fixed_dtypes`: parts whose dtype does not follow the dtype of the others.
@@ -198,6 +205,9 @@ class Rule:
     source: str
     oracle: Oracle | None = None
     agreed: tuple[str, ...] = ("dtype",)
+    follows: tuple[str, ...] = ()
+    waits_for: str = ""
+    numbers_anew: bool = False
     contents: str = "all"
     fixed_dtypes: Mapping[str, torch.dtype] = attrs.field(factory=dict)
     derived: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
@@ -215,6 +225,11 @@ class Rule:
     def point_to_point(self) -> bool:
         """Whether a call is a message between two ranks, or a batch of messages."""
         return bool(self.direction)
+
+    @property
+    def makes_groups(self) -> bool:
+        """Whether a call makes process groups."""
+        return "groups" in self.constraints.values()
 
     def id_of(self, kind: str) -> str:
         """Return the id of this rule's constraint of `kind`; every kind that can be violated has one."""
