@@ -225,11 +225,15 @@ class Session:
         """Wait for the verdict of a meeting, and return it; raise an error that was published meanwhile."""
         verdict = _RELEASED if self.error is not None else self.store.get(keys.verdict(key))
         if verdict == _RELEASED:
-            text = self.store.find(keys.ERROR)
-            if text is not None:
-                self.learn(text)
-            self.refuse()
+            self.refuse_published()
         return verdict
+
+    def refuse_published(self) -> None:
+        """Raise the published error, also one of which this rank's watchdog has not heard yet."""
+        text = self.store.find(keys.ERROR)
+        if text is not None:
+            self.learn(text)
+        self.refuse()
 
     def mention(self, findings: Iterable[Finding]) -> bool:
         """Note findings that raise no error, return whether one is new; those that differ in place alone are one."""

@@ -56,6 +56,7 @@ def compare_at_end(session: Session, *, last: bool, whole: bool) -> tuple[Findin
     """
     store, everyone = session.store, dict(enumerate(session.ranks))
     if last:
+        session.refuse_published()  # by a rank that has left since
         totals = {rank: left.totals for rank, left in departed(session).items()}
         varies = any(running[-1] for hashes in totals.values() for running in hashes)
         verdict = b"more" if whole or varies or any(differing(totals)) else b"alike"
