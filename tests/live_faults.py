@@ -206,6 +206,22 @@ def destroyed_groups(rank: int, size: int) -> list[int]:
     return [use_a_group() for _ in range(5)]
 
 
+def long(rank: int, size: int) -> None:
+    """Many calls in quick succession, and messages both ways."""
+    for step in range(1500):
+        dist.all_reduce(ones(8))
+        if step % 50 == 0 and rank < 2:
+            (dist.send if rank == 0 else dist.recv)(ones(3), 1 - rank)
+            (dist.recv if rank == 0 else dist.send)(ones(3), 1 - rank)
+
+
+def short_blocks(rank: int, size: int) -> None:
+    """Blocks within the block, each with the end that all ranks come to."""
+    for step in range(10):
+        with guard(agree=("always", "exit", 2)[step % 3], deadline=60):
+            dist.all_reduce(ones(3))
+
+
 def leaves_by_an_error(rank: int, size: int) -> list[int]:
     """How often the others look for the answer of a rank that is known to have left."""
     asked: list[int] = []

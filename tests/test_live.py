@@ -151,7 +151,9 @@ def test_a_hang_is_reported_with_the_last_calls_of_all_ranks(ranks: Ranks) -> No
     shown = ended[0].output
     assert 1 == shown.count("collective_rules: rank")
     assert "rank 1 does not answer" in shown
-    assert all(f"rank {rank} failed in c10d::allreduce_" in shown for rank in (0, 2))
+    # The first to fail asks the other, whose own time may not be up by then.
+    for rank in (0, 2):
+        assert any(f"rank {rank} {does} in c10d::allreduce_" in shown for does in ("failed", "is")), shown
     assert 2 == shown.count("its last calls:\n")
 
 
