@@ -1,6 +1,7 @@
 """Programs whose store, machine or own objects are at fault, and not their calls: for `tests.live_ranks`."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +17,16 @@ ones = torch.ones
 GARBAGE = b"\xff no rank wrote this"
 
 
-def slow_after_each_message(culprit: int) -> Callable[[int, int], None]:
-    """Return a legal program in which one rank is descheduled after each message to the store."""
+def slow_after_each_message(culprit: int, seconds: float, *, alone: bool) -> Callable[[int, int], None]:
+    """Return a legal program in which one rank is descheduled after each message to the store.
+
+    `alone`: only the program's own thread is, and the rank's watchdog goes on answering.
+    """
 
     def program(rank: int, size: int) -> None:
         dist.all_reduce(ones(3))
-        dist.all_reduce(ones(3), async_op=True).wait()
         if rank < 2:
             (dist.send if rank == 0 else dist.recv)(ones(3), 1 - rank)
-            (dist.recv if rank == 0 else dist.send)(ones(3), *([1] if rank == 0 else [0]))
         if rank == 2:
             dist.recv(ones(3))
         elif rank == 1:
@@ -33,23 +35,26 @@ def slow_after_each_message(culprit: int) -> Callable[[int, int], None]:
     def prepare() -> tuple[Any, ...]:
         if dist.get_rank() == culprit:
             for name in ("_try", "_over_process"):
-                setattr(store.RankStore, name, _slow(getattr(store.RankStore, name)))
+                setattr(store.RankStore, name, _slow(getattr(store.RankStore, name), seconds, alone=alone))
         return ()
 
     program.prepare = prepare  # type: ignore[attr-defined]  # as with_groups
     return program
 
 
-def _slow(act: Any) -> Any:
+def _slow(act: Any, seconds: float, *, alone: bool) -> Any:
     def act_slowly(self: Any, *args: Any) -> Any:
         result = act(self, *args)
-        time.sleep(0.25)  # more than two looks of another rank's watchdog
+        if not alone or threading.current_thread() is threading.main_thread():
+            time.sleep(seconds)
         return result
 
     return act_slowly
 
 
-first_is_slow, second_is_slow = slow_after_each_message(0), slow_after_each_message(1)
+# More than two looks of another rank's watchdog; and more than that watchdog needs to ask the others, too.
+first_is_slow = slow_after_each_message(0, 0.25, alone=False)
+second_is_slow = slow_after_each_message(1, 0.6, alone=True)
 
 
 def _be_a_new_process() -> None:
