@@ -58,7 +58,7 @@ class Simulated:
 
     def __init__(self, rank: int, size: int, port: int) -> None:
         ranks = tuple(range(size))
-        self.session = Session(Client(port), rank, ranks, 60.0, lambda findings: None, deque(maxlen=100))
+        self.session = Session(Client(port), rank, ranks, 60.0, lambda findings: None, deque(maxlen=100), how="always")
         self.group = cr.Group(size, rank, "0", ranks)
         call = cr.call("c10d::allreduce_", group=self.group, tensors=[cr.Spec((1024,), torch.float32)])
         self.entry = Ledger(0).enter(CallFacts.of(call, "gloo"), "train.py:88", "", "", 0.0, True)
