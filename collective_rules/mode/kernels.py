@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import attrs
 import torch
+from torch._C._dynamo import eval_frame as _eval_frame
 
 from collective_rules.mode.group_making import GroupFunctions, GroupMaking, Make
 from collective_rules.ops import OPS
@@ -27,7 +28,8 @@ from collective_rules.ops import OPS
 _KEY = torch._C.DispatchKey.BackendSelect
 _BELOW = torch._C._dispatch_keyset_full_after(_KEY)
 _META, _PYTHON = torch._C.DispatchKey.Meta, torch._C.DispatchKey.PythonDispatcher
-
+_NOT_COMPILED = _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_frame._FrameAction.SKIP)
+"""Neither a kernel nor what it calls: else torch.compile, where it is at work, compiles this library's own code."""
 
 Send = Callable[..., Any]
 """Sends a call: takes the arguments of the op."""
@@ -179,6 +181,7 @@ def _kernel(op: Any) -> Callable[..., Any]:
             send = _through(listener, op, send)
         return send(*args, **kwargs)
 
+    _eval_frame.set_code_exec_strategy(tell.__code__, _NOT_COMPILED)
     return tell
 
 
