@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -25,6 +26,10 @@ Make = Callable[[float | None], Any]
 """Makes the groups; a backend may take at most so many seconds, None for as long as the program says."""
 Tell = Callable[["GroupMaking", Make], Any]
 """Tells who listens that groups are about to be made, and returns what the program gets."""
+
+
+_described: weakref.WeakKeyDictionary[dist.ProcessGroup, Group] = weakref.WeakKeyDictionary()
+"""A parent's group of calls that make its subgroups: to describe a large group takes long."""
 
 
 @attrs.frozen(eq=False)
@@ -102,7 +107,8 @@ def _new_group(arguments: _Arguments) -> GroupMaking | None:
     members = [*everyone] if ranks is None else [int(each) for each in ranks]
     if arguments.get("sort_ranks", True):
         members.sort()
-    if not {*members} <= {*everyone} or len({*members}) < len(members) or (is_local and rank not in members):
+    outside = bool(members) and (min(members) < 0 or max(members) >= len(everyone))
+    if outside or len({*members}) < len(members) or (is_local and rank not in members):
         return None
     if is_local:  # compared by the members alone
         group = Group(len(members), members.index(rank), f"subgroups of {tuple(members)}", tuple(members))
@@ -135,9 +141,12 @@ def _subgroups_of(parent: dist.ProcessGroup) -> Group:
 
     A collective that does not wait may stand before them on one rank, and behind them on another.
     """
-    of_rank = distributed_c10d._world.pg_group_ranks.get(parent, {})
-    ranks = tuple(sorted(of_rank, key=of_rank.__getitem__))
-    return Group(parent.size(), parent.rank(), f"subgroups of {parent.group_name}", ranks)
+    group = _described.get(parent)
+    if group is None:
+        of_rank = distributed_c10d._world.pg_group_ranks.get(parent, {})
+        ranks = tuple(sorted(of_rank, key=of_rank.__getitem__))
+        group = _described[parent] = Group(parent.size(), parent.rank(), f"subgroups of {parent.group_name}", ranks)
+    return group
 
 
 def _meets_at_once(world: dist.ProcessGroup, backend: Any) -> bool:

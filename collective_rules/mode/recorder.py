@@ -95,7 +95,7 @@ class CallRecorder:
         self._inside = _Inside()
         self._start = 0.0
         self._coalescing: dict[Any, Any] = {}
-        self._parents: dict[Group, Group] = {}
+        self._parents: dict[int, tuple[Group, Group]] = {}
         self._had_groups = False
 
     def start(self) -> None:
@@ -150,7 +150,11 @@ class CallRecorder:
             return make(None)
         self._inside.now = True
         try:
-            group = self._parents.setdefault(making.call.group, making.call.group)
+            group = making.call.group
+            if id(group) not in self._parents:  # to compare the ranks of a large group takes long
+                equal = next((each for _, each in self._parents.values() if each == group), group)
+                self._parents[id(group)] = (group, equal)
+            group = self._parents[id(group)][1]
             facts = CallFacts.of(attrs.evolve(making.call, group=group))
             entry = self._enter_facts(facts, source_line(2), asynchronous=not making.waits)
             if self._observer is None:
