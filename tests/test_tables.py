@@ -17,7 +17,7 @@ from collective_rules.mode import simulated
 from collective_rules.notation import ANY, GroupSize, Name, Number, Rest, Shares, Splits, parse_path
 from collective_rules.ops import OPS, lookup
 from collective_rules.ops import op as op_columns
-from collective_rules.rules import KINDS, RULES, Rule, size_functions
+from collective_rules.rules import GROUP_RULES, KINDS, RULES, Rule, size_functions
 
 FOLLOWERS = {name: [lookup(op) for op, entry in OPS.items() if entry.rule == name] for name in RULES}
 RAW = (op_columns.SENT, op_columns.DENSE, op_columns.FORMAT, op_columns.CONTIGUOUS)
@@ -108,7 +108,7 @@ def test_a_rule_lists_each_kind_once_and_only_known_ones(rule: Rule) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_some_rules(kind: str) -> None:
     """And its advice is a sentence."""
-    assert any(kind in rule.constraints.values() for rule in RULES.values())
+    assert any(kind in rule.constraints.values() for rule in (*RULES.values(), *GROUP_RULES.values()))
     assert KINDS[kind].advice.endswith(".")
 
 
