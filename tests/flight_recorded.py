@@ -3,6 +3,7 @@
 TORCH_FR_BUFFER_SIZE asks for it, before torch is imported. It records the group of each collective, what gloo made of
 it, and the sizes and dtypes that gloo was given. It does not record
 
+- that groups are made;
 - point-to-point calls and monitored_barrier, but it counts them;
 - the reduce op, the root, split sizes, strides, and whether the caller waits;
 - more of several outputs than how many the first list has, and the sizes of the first of them.
@@ -18,6 +19,7 @@ import attrs
 import torch
 
 import collective_rules as cr
+from collective_rules.rules import GROUP_RULES
 
 BUFFER = {"TORCH_FR_BUFFER_SIZE": "20000"}
 """The environment for a Flight Recorder of that many entries."""
@@ -48,7 +50,7 @@ class Recorded:
 def recorded(call: cr.Call) -> Iterator[Recorded]:
     """Yield the entries that gloo makes of `call`."""
     rule, size = call.row.rule.name, call.group.size
-    if _unrecorded(call):
+    if rule in GROUP_RULES or _unrecorded(call):
         return
     given = tuple(map(_sized, _specs(call, call.row.reads)))
     if rule in {"reduce_scatter", "reduce_scatter_tensor"}:  # it has none: it reduces all, one tensor after another
