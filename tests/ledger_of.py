@@ -48,6 +48,7 @@ def main() -> None:
         "recorder": dump(),
     }
     (Path(directory) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
+    sys.stdout.flush()
     os._exit(0)  # at times torch aborts a process that ends well, while its threads are taken down
 
 

@@ -139,7 +139,7 @@ class PythonGroup(dist.ProcessGroup):
 @pytest.fixture
 def python_backend() -> Iterator[str]:
     dist.Backend.register_backend(
-        "python_group", lambda store, rank, size, limit: PythonGroup(rank, size), devices="cpu"
+        "python_group", lambda store, rank, size, limit: PythonGroup(rank, size), devices=["cpu"]
     )
     before = c10d._register_process_group
     yield "python_group"

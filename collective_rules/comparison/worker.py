@@ -5,6 +5,7 @@ This module imports all modules that a rank needs, so that a process forked afte
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def run_rank(payload: dict[str, Any]) -> dict[str, Any]:
         return {"ended": "refused", "status": 2, "message": str(error)}
     finally:
         alarm.stop()
+        sys.stdout.flush()  # the process ends without it
     write_ledger(result.ledger, payload["ledger"], rank=options["rank"], world_size=options["world_size"])
     unknown = isinstance(result.error, (UnknownValueError, SimulationError))
     return {
@@ -74,6 +76,8 @@ def _message(error: BaseException | None, *, named: bool) -> str:
 
 def _put_output_into(path: str) -> None:
     sys.stdout.flush()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a rank that is killed has put out what it wrote until then
     with open(path, "wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
