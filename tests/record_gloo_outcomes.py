@@ -8,7 +8,7 @@ import sys
 
 from tests.gloo_outcomes import OUTCOMES
 from tests.gloo_outcomes import __doc__ as header
-from tests.test_gloo import observed
+from tests.test_gloo import broken_groups, observed
 
 ORDER = ("ok", "silently wrong", "raises", "hangs")
 
@@ -22,7 +22,7 @@ def place(id_: str) -> tuple[str, int]:
 def main() -> None:
     """Print the module."""
     known = {id_: set(outcomes) for id_, outcomes in OUTCOMES.items()}
-    for broken, outcome, _ in observed(int(sys.argv[1]) if len(sys.argv) > 1 else 4):
+    for broken, outcome, _ in observed(broken_groups(int(sys.argv[1]) if len(sys.argv) > 1 else 4)):
         known.setdefault(broken.id, set()).add(outcome)
     print(f'"""{header}"""\n\nfrom collections.abc import Mapping\n\nOUTCOMES: Mapping[str, tuple[str, ...]] = {{')
     for id_ in sorted(known, key=place):
