@@ -99,6 +99,11 @@ GA, SC, LISTS = "c10d::gather_", "c10d::scatter_", "c10d::alltoall_"
 TWO = {"tensors": each((4,), count=2)}
 MIXED = {"tensors": [spec((4,)), spec((4,), dtype=I32)]}
 UNEVEN_AG = {"input_tensors": [spec((2,))], "output_tensors": [uneven(2, 3, 1, 2)]}
+SLICED_UNEVEN = {**UNEVEN_AG, "output_tensors": [[spec((2,), S), *uneven(3, 1, 2)]]}
+PERMUTED_UNEVEN = {
+    "input_tensors": [spec(SHAPE, C)],
+    "output_tensors": [[spec(SHAPE), spec((1, 2, 3, 2)), *each(count=2)]],
+}
 UNEVEN_RS = {"input_tensors": [uneven(2, 3, 1, 2)], "output_tensors": [spec((2,))]}
 UNEVEN_S = {
     "input_tensors": [[spec((2, 2), S), spec((1, 2)), spec((2, 2)), spec((2, 2))]],
@@ -153,13 +158,11 @@ BEYOND: Mapping[str, Case] = {
     "NCCL25": Case(OUT_AG, o=C),
     "NCCL26": Case(RS, o=C),
     "NCCL27": Case(GA, o=S),
-    "NCCL28": Case(AG, arguments={**UNEVEN_AG, "output_tensors": [[spec((2,), S), *uneven(3, 1, 2)]]}),
+    "NCCL28": Case(AG, arguments=SLICED_UNEVEN),
     "NCCL29": Case(RS, arguments=UNEVEN_S),
     "NCCL30": Case(BASE_AG, C),
     "NCCL31": Case(BASE_RS, C),
-    "NCCL32": Case(AG, arguments={
-        "input_tensors": [spec(SHAPE, C)], "output_tensors": [[spec(SHAPE), spec((1, 2, 3, 2)), *each(count=2)]]
-    }),
+    "NCCL32": Case(AG, arguments=PERMUTED_UNEVEN),
     "NCCL33": Case(GA, o=C),
     "NCCL35": Case(AR, arguments=TWO),
     "NCCL36": Case("c10d::recv_any_source_"),
@@ -192,12 +195,10 @@ BEYOND: Mapping[str, Case] = {
     "XCCL16": Case(AG, C),
     "XCCL17": Case(RS, o=C),
     "XCCL18": Case(GA, o=S),
-    "XCCL19": Case(AG, arguments={**UNEVEN_AG, "output_tensors": [[spec((2,), S), *uneven(3, 1, 2)]]}),
+    "XCCL19": Case(AG, arguments=SLICED_UNEVEN),
     "XCCL20": Case(RS, arguments=UNEVEN_S),
     "XCCL21": Case(BASE_AG, C),
-    "XCCL22": Case(AG, arguments={
-        "input_tensors": [spec(SHAPE, C)], "output_tensors": [[spec(SHAPE), spec((1, 2, 3, 2)), *each(count=2)]]
-    }),
+    "XCCL22": Case(AG, arguments=PERMUTED_UNEVEN),
     "XCCL23": Case(GA, o=C),
     "XCCL25": Case(AR, arguments=TWO),
     "XCCL26": Case("c10d::recv_any_source_"),

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Read when torch is imported. A functional send leaves a Work behind that cannot be waited for (testing/dispatch.py
 # says why), of which torch warns when the process ends, once for each.
@@ -18,6 +19,9 @@ from torch._C._distributed_c10d import FakeProcessGroup
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from collective_rules.cli import main
+
+if TYPE_CHECKING:
+    from tests.live_ranks import Ranks
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts a process in the background so, and the processes that tests start and interrupt would inherit it.
@@ -39,6 +43,16 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no folder ../shared beside the checkout: its recorded facts cannot be compared")
     return path
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator["Ranks"]:
+    """Forks ranks that are compared while they run; one process for all tests of a file."""
+    from tests.live_ranks import Ranks  # noqa: PLC0415 - it imports much of torch
+
+    started = Ranks()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,13 +56,6 @@ HANGS = {"one_less": ("AR11", (1,)), "other_root": ("BC3", (1,)), "message_tag":
 """What hangs in gloo until its time-out, which is the deadline."""
 
 DEADLINE = 3.0
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    started = Ranks()
-    yield started
-    started.close()
 
 
 def first_findings(ended: list[Ended], *, but: tuple[int, ...] = ()) -> set[tuple[str, tuple[int, ...]]]:

@@ -1,19 +1,10 @@
 """What may go wrong around a legal program: slow ranks, a store with a past, strange values, evil objects."""
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import settings
 
 from tests.live_faults import WRITTEN
 from tests.live_ranks import Ended, Ranks
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    started = Ranks()
-    yield started
-    started.close()
 
 
 def extras(ended: list[Ended]) -> list[object]:

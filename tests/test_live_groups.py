@@ -1,19 +1,10 @@
 """Groups on real gloo under the comparison: who makes which, under one name, and where ranks are meanwhile."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.live_ranks import Ended, Ranks
 
 SETTINGS = ["always", "exit", 10]
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    started = Ranks()
-    yield started
-    started.close()
 
 
 def first_of_all(ended: list[Ended]) -> tuple[str, tuple[int, ...]]:

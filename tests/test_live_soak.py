@@ -32,13 +32,6 @@ PROGRAMS = [
 """Legal programs, and how many ranks they have."""
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    started = Ranks()
-    yield started
-    started.close()
-
-
 @pytest.fixture
 def competition() -> Iterator[None]:
     """Twice as many busy processes as there are cores."""

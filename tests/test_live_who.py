@@ -1,19 +1,10 @@
 """Who and why, while ranks run: circles, slow ranks and ranks that left by an error of their own are told as such."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.live_ranks import Ended, Ranks
 
 DEADLINE = 3.0
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    started = Ranks()
-    yield started
-    started.close()
 
 
 def raised(ended: list[Ended], *, but: tuple[int, ...] = ()) -> Ended:

@@ -7,9 +7,7 @@ import importlib.util
 import sys
 from typing import Any
 
-from collective_rules.finding import Finding
-from collective_rules.guarding import Guard
-from collective_rules.integrations.training import GuardedTraining
+from collective_rules.integrations.training import GuardingCallback
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -23,26 +21,12 @@ def _callback() -> Any:
     return importlib.import_module(name).Callback
 
 
-class GuardCallback(_callback()):  # type: ignore[misc]  # one of two packages
+class GuardCallback(GuardingCallback, _callback()):  # type: ignore[misc]  # one of two packages
     """Guards each of the trainer's runs, from its set-up to its end: `Trainer(callbacks=[GuardCallback(agree=100)])`.
 
     The arguments are those of `collective_rules.guard`. `guard` is the guard of the last run, `findings` holds the
     findings of all runs. The run raises what a block of `guard` raises.
     """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self._training = GuardedTraining(settings)
-
-    @property
-    def guard(self) -> Guard | None:
-        """The guard of the last run; None before the first."""
-        return self._training.guard
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What is wrong, of all runs that have ended."""
-        return self._training.findings
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin to guard: the process group is there, the model is not yet wrapped."""

@@ -36,3 +36,21 @@ class GuardedTraining:
             self.guard.__exit__(type(error) if error else None, error, None)
         finally:
             self.findings += self.guard.findings
+
+
+class GuardingCallback:
+    """What all callbacks have, before the library's own class. `settings` are the arguments of `guard`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self._training = GuardedTraining(settings)
+
+    @property
+    def guard(self) -> Guard | None:
+        """The guard of the last training; None before the first."""
+        return self._training.guard
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong, of all trainings that have ended."""
+        return self._training.findings

@@ -6,13 +6,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from collective_rules.finding import Finding
-from collective_rules.guarding import Guard
 from collective_rules.guarding.process import AtExit
-from collective_rules.integrations.training import GuardedTraining
+from collective_rules.integrations.training import GuardingCallback
 
 
-class GuardCallback(TrainerCallback):  # type: ignore[misc]  # may not be installed where this is checked
+class GuardCallback(GuardingCallback, TrainerCallback):  # type: ignore[misc]  # may not be installed where this is checked
     """Guards the training: `Trainer(..., callbacks=[GuardCallback(agree=100)])`.
 
     The arguments are those of `collective_rules.guard`. `guard` is the guard of the last training, `findings` holds the
@@ -21,18 +19,8 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]  # may not be instal
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._training = GuardedTraining(settings)
+        super().__init__(**settings)
         self._at_exit: AtExit | None = None
-
-    @property
-    def guard(self) -> Guard | None:
-        """The guard of the last training; None before the first."""
-        return self._training.guard
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What is wrong, of all trainings that have ended."""
-        return self._training.findings
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to guard: the process group is there, and the model is wrapped."""
